@@ -1,0 +1,350 @@
+"""ResUNet with FiLM, built from a table; one module serves every size.
+
+Parameter names are those of the published checkpoint, so that import is a rename and a transpose.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from audiosep_jax.errors import InputError
+
+LEAK = 0.01
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_MOMENTUM = 0.99  # 0.01 in PyTorch's sense
+NUM_MASK_CHANNELS = 3  # magnitude, and the real and imaginary part of the rotation
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the separator; the defaults are the published ResUNet30 at 32 kHz.
+
+    `dtype` is that of the convolutions; parameters, statistics and spectra keep their own.
+    """
+
+    sample_rate_hz: int = 32000
+    window_samples: int = 2048
+    hop_samples: int = 320
+    condition_features: int = 512
+    stem_channels: int = 32
+    encoder_channels: tuple[int, ...] = (32, 64, 128, 256, 384, 384)
+    time_pools: tuple[int, ...] = (2, 2, 2, 2, 2, 1)
+    frequency_pools: tuple[int, ...] = (2, 2, 2, 2, 2, 2)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        levels = {len(self.encoder_channels), len(self.time_pools), len(self.frequency_pools)}
+        sizes = [self.sample_rate_hz, self.hop_samples, self.condition_features, self.stem_channels]
+        sizes += [*self.encoder_channels, *self.time_pools, *self.frequency_pools]
+        if len(levels) != 1 or levels == {0}:
+            raise InputError(
+                "model: encoder_channels, time_pools and frequency_pools need the same length, "
+                f"not {self.encoder_channels}, {self.time_pools}, {self.frequency_pools}"
+            )
+        if min(sizes) < 1:
+            raise InputError("model: every size must be at least 1")
+        if self.window_samples % (2 * self.frequency_stride) or self.window_samples < 2:
+            raise InputError(
+                f"model.window_samples={self.window_samples} must be a multiple of twice the "
+                f"product of frequency_pools, {2 * self.frequency_stride}"
+            )
+        if self.hop_samples > self.window_samples // 2:
+            raise InputError(
+                f"model.hop_samples={self.hop_samples} must be at most half of "
+                f"model.window_samples={self.window_samples}"
+            )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(f"model.dtype={self.dtype!r} must be float32 or bfloat16")
+
+    @property
+    def num_bins(self) -> int:
+        """Bins of the STFT, one more than the network sees."""
+        return self.window_samples // 2 + 1
+
+    @property
+    def time_stride(self) -> int:
+        """Frames to a multiple of which the network pads."""
+        return math.prod(self.time_pools)
+
+    @property
+    def frequency_stride(self) -> int:
+        """Bins that one bin of the innermost level covers."""
+        return math.prod(self.frequency_pools)
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A row of the network's table; `stride` is the (time, frequency) pooling or upsampling."""
+
+    name: str
+    kind: Literal["encoder", "middle", "decoder"]
+    in_channels: int
+    out_channels: int
+    stride: tuple[int, int]
+
+    def shifts(self) -> dict[str, int]:
+        """Channels of each FiLM shift of the block, by its published name."""
+        widths = {"conv_block1": (self.in_channels, self.out_channels)}
+        own = {}
+        if self.kind == "decoder":
+            widths = {"conv_block2": (2 * self.out_channels, self.out_channels)}
+            # The published decoder also owns a beta2 that nothing reads.
+            own = {"beta1": self.in_channels, "beta2": self.in_channels}
+        inner = {
+            f"{block}->beta{i}": channels
+            for block, pair in widths.items()
+            for i, channels in enumerate(pair, start=1)
+        }
+        return {f"{self.name}->{name}": channels for name, channels in (own | inner).items()}
+
+
+def block_table(config: ModelConfig) -> list[Block]:
+    """The network, top to bottom: 13 rows for the published sizes."""
+    outs = config.encoder_channels
+    ins = (config.stem_channels, *outs[:-1])
+    strides = list(zip(config.time_pools, config.frequency_pools, strict=True))
+    depth = len(outs)
+    encoder = [
+        Block(f"encoder_block{i + 1}", "encoder", ins[i], outs[i], strides[i]) for i in range(depth)
+    ]
+    middle = Block(f"conv_block{depth + 1}a", "middle", outs[-1], outs[-1], (1, 1))
+    decoder_ins = (outs[-1], *outs[::-1][:-1])
+    decoder = [
+        Block(f"decoder_block{i + 1}", "decoder", decoder_ins[i], outs[::-1][i], strides[::-1][i])
+        for i in range(depth)
+    ]
+    return [*encoder, middle, *decoder]
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all but the last axis, with PyTorch's running statistics.
+
+    The variance is computed in two passes (the one-pass formula cancels) and, unlike flax's, the
+    running variance is the unbiased one. With `axis_name` the statistics are those of all devices.
+    An extra `shift` `(B, C)` is added at the end, here so that evaluation is one multiply-add.
+    """
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, shift_BC: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
+        channels = x.shape[-1]
+        scale_C = self.param("scale", nn.initializers.ones, (channels,))
+        bias_C = self.param("bias", nn.initializers.zeros, (channels,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        variance = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        mean_C, variance_C = mean.value, variance.value
+        if train:
+            mean_C, variance_C, count = self._statistics(x)
+            if not self.is_initializing():
+                mean.value = _moving(mean.value, mean_C)
+                variance.value = _moving(variance.value, variance_C * (count / max(count - 1, 1)))
+        gain_C = scale_C * jax.lax.rsqrt(variance_C + BATCH_NORM_EPSILON)
+        if train:  # centre first: exact where the mean is large against the deviation
+            offset = bias_C if shift_BC is None else bias_C + _per_item(shift_BC, x.ndim)
+            return ((x - mean_C) * gain_C + offset).astype(x.dtype)
+        offset = bias_C - mean_C * gain_C
+        offset = offset if shift_BC is None else offset + _per_item(shift_BC, x.ndim)
+        return (x * gain_C + offset).astype(x.dtype)
+
+    def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Mean and biased variance by channel over every device, and how many values they span."""
+        axes = tuple(range(x.ndim - 1))
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean_C = self._over_devices(x.mean(axes))
+        variance_C = self._over_devices(((x - mean_C) ** 2).mean(axes))
+        devices = 1 if self._local() else jax.lax.axis_size(self.axis_name)
+        return mean_C, variance_C, x.size // x.shape[-1] * devices
+
+    def _local(self) -> bool:
+        return self.axis_name is None or self.is_initializing()
+
+    def _over_devices(self, x: jax.Array) -> jax.Array:
+        return x if self._local() else jax.lax.pmean(x, self.axis_name)
+
+
+def _moving(old: jax.Array, new: jax.Array) -> jax.Array:
+    return BATCH_NORM_MOMENTUM * old + (1 - BATCH_NORM_MOMENTUM) * new.astype(old.dtype)
+
+
+def _per_item(shift_BC: jax.Array, num_axes: int) -> jax.Array:
+    """`(B, C)` to `(B, 1, ..., C)`."""
+    return jnp.expand_dims(shift_BC, tuple(range(1, num_axes - 1)))
+
+
+def _convolution(
+    features: int, kernel: int, *, bias: bool, dtype: jnp.dtype | None, name: str
+) -> nn.Conv:
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=nn.initializers.xavier_uniform(),
+        name=name,
+    )
+
+
+class FiLM(nn.Module):
+    """Linear layers of the condition, one for each shift of the network."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, condition_BE: jax.Array) -> dict[str, jax.Array]:
+        """Shifts `(B, C)` by published name, such as `encoder_block1->conv_block1->beta1`."""
+        init = nn.initializers.xavier_uniform()
+        return {
+            name: nn.Dense(channels, kernel_init=init, name=name)(condition_BE)
+            for block in block_table(self.config)
+            for name, channels in block.shifts().items()
+        }
+
+
+class ResidualBlock(nn.Module):
+    """Two pre-activated 3x3 convolutions beside a shortcut."""
+
+    features: int
+    dtype: jnp.dtype | None
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(
+        self, x_BTFC: jax.Array, beta1_BC: jax.Array, beta2_BC: jax.Array, *, train: bool
+    ) -> jax.Array:
+        """`conv2(act(bn2(conv1(act(bn1(x) + beta1))) + beta2)) + shortcut(x)`."""
+        bn1 = BatchNorm(self.axis_name, name="bn1")
+        bn2 = BatchNorm(self.axis_name, name="bn2")
+        conv1 = _convolution(self.features, 3, bias=False, dtype=self.dtype, name="conv1")
+        conv2 = _convolution(self.features, 3, bias=False, dtype=self.dtype, name="conv2")
+        y_BTFC = conv1(nn.leaky_relu(bn1(x_BTFC, beta1_BC, train=train), LEAK))
+        y_BTFC = conv2(nn.leaky_relu(bn2(y_BTFC, beta2_BC, train=train), LEAK))
+        if x_BTFC.shape[-1] == self.features:
+            return x_BTFC + y_BTFC
+        shortcut = _convolution(self.features, 1, bias=True, dtype=self.dtype, name="shortcut")
+        return shortcut(x_BTFC) + y_BTFC
+
+
+class Upsample(nn.Module):
+    """Transposed convolution whose kernel is its stride, without bias: one matmul and a reshape."""
+
+    features: int
+    stride: tuple[int, int]
+    dtype: jnp.dtype | None
+
+    @nn.compact
+    def __call__(self, x_BTFC: jax.Array) -> jax.Array:
+        init = nn.initializers.xavier_uniform()
+        shape = (*self.stride, x_BTFC.shape[-1], self.features)
+        kernel = self.param("kernel", init, shape)
+        x_BTFC, kernel = nn.dtypes.promote_dtype(x_BTFC, kernel, dtype=self.dtype)
+        batch, frames, bins, _ = x_BTFC.shape
+        time, frequency = self.stride
+        y = jnp.einsum("btfc,uvcd->btufvd", x_BTFC, kernel)
+        return y.reshape(batch, frames * time, bins * frequency, self.features)
+
+
+class EncoderBlock(nn.Module):
+    """Residual block; the skip connection is its output, pooled for the next level."""
+
+    block: Block
+    dtype: jnp.dtype | None
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(
+        self, x_BTFC: jax.Array, shifts: dict[str, jax.Array], *, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """(pooled, skip)."""
+        name = f"{self.block.name}->conv_block1->beta"
+        conv = ResidualBlock(
+            self.block.out_channels, self.dtype, self.axis_name, name="conv_block1"
+        )
+        skip = conv(x_BTFC, shifts[f"{name}1"], shifts[f"{name}2"], train=train)
+        return _average_pool(skip, self.block.stride), skip
+
+
+class DecoderBlock(nn.Module):
+    """Upsamples, joins the skip connection, and refines both with a residual block."""
+
+    block: Block
+    dtype: jnp.dtype | None
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTFC: jax.Array,
+        skip_BTFC: jax.Array,
+        shifts: dict[str, jax.Array],
+        *,
+        train: bool,
+    ) -> jax.Array:
+        name, features = self.block.name, self.block.out_channels
+        bn1 = BatchNorm(self.axis_name, name="bn1")
+        upsample = Upsample(features, self.block.stride, self.dtype, name="conv1")
+        conv = ResidualBlock(features, self.dtype, self.axis_name, name="conv_block2")
+        UnusedBatchNorm(self.block.in_channels, name="bn2")()
+        x_BTFC = upsample(nn.leaky_relu(bn1(x_BTFC, shifts[f"{name}->beta1"], train=train), LEAK))
+        x_BTFC = jnp.concatenate([x_BTFC, skip_BTFC.astype(x_BTFC.dtype)], axis=-1)
+        beta = f"{name}->conv_block2->beta"
+        return conv(x_BTFC, shifts[f"{beta}1"], shifts[f"{beta}2"], train=train)
+
+
+class UnusedBatchNorm(nn.Module):
+    """The decoder's `bn2`, which the published network owns and never calls: kept for export."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self) -> None:
+        self.param("scale", nn.initializers.ones, (self.features,))
+        self.param("bias", nn.initializers.zeros, (self.features,))
+        self.variable("batch_stats", "mean", jnp.zeros, (self.features,))
+        self.variable("batch_stats", "var", jnp.ones, (self.features,))
+
+
+def _average_pool(x_BTFC: jax.Array, stride: tuple[int, int]) -> jax.Array:
+    batch, frames, bins, channels = x_BTFC.shape
+    time, frequency = stride
+    shape = (batch, frames // time, time, bins // frequency, frequency, channels)
+    return x_BTFC.reshape(shape).mean(axis=(2, 4))
+
+
+class ResUNet(nn.Module):
+    """Magnitude spectrogram and FiLM shifts to three mask channels."""
+
+    config: ModelConfig
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, mag_BTF: jax.Array, shifts: dict[str, jax.Array], *, train: bool
+    ) -> jax.Array:
+        """`(B, T, F, 3)`, not squashed yet; zero in the last bin, which the network never sees."""
+        dtype = jnp.bfloat16 if self.config.dtype == "bfloat16" else None
+        frames = mag_BTF.shape[1]
+        x_BTF = BatchNorm(self.axis_name, name="bn0")(mag_BTF, train=train)
+        x_BTF = jnp.pad(x_BTF, ((0, 0), (0, -frames % self.config.time_stride), (0, 0)))
+        x_BTFC = x_BTF[:, :, :-1, None]
+        stem = self.config.stem_channels
+        x_BTFC = _convolution(stem, 1, bias=True, dtype=dtype, name="pre_conv")(x_BTFC)
+        skips: list[jax.Array] = []
+        for block in block_table(self.config):
+            if block.kind == "decoder":
+                decoder = DecoderBlock(block, dtype, self.axis_name, name=block.name)
+                x_BTFC = decoder(x_BTFC, skips.pop(), shifts, train=train)
+                continue
+            encoder = EncoderBlock(block, dtype, self.axis_name, name=block.name)
+            x_BTFC, skip_BTFC = encoder(x_BTFC, shifts, train=train)
+            if block.kind == "encoder":
+                skips.append(skip_BTFC)
+        after = _convolution(NUM_MASK_CHANNELS, 1, bias=True, dtype=dtype, name="after_conv")
+        mask_BTFC = after(x_BTFC).astype(mag_BTF.dtype)
+        return jnp.pad(mask_BTFC[:, :frames], ((0, 0), (0, 0), (0, 1), (0, 0)))
