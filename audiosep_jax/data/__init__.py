@@ -1,0 +1,1 @@
+"""Clips, mixtures and the stream of batches."""

@@ -1,0 +1,253 @@
+"""audio_io: every format and rate comes in as it is, and every broken file is named."""
+
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audiosep_jax import audio_io
+from audiosep_jax.audio_io import AudioError
+from audiosep_jax.errors import InputError
+
+RATE_HZ = 22050
+
+
+def sines(num_samples=6000, num_channels=2, rate_hz=RATE_HZ, amplitude=0.5):
+    time_S = np.arange(num_samples) / rate_hz
+    rows = [np.sin(2 * np.pi * 300 * (k + 1) * time_S) for k in range(num_channels)]
+    return (amplitude * np.stack(rows)).astype(np.float32)
+
+
+def save(path, audio_CS, **options):
+    soundfile.write(path, audio_CS.T, options.pop("rate_hz", RATE_HZ), **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options", "tolerance"),
+    [
+        (".wav", {"subtype": "PCM_16"}, 4e-5),
+        (".wav", {"subtype": "PCM_U8"}, 8e-3),
+        (".wav", {"subtype": "DOUBLE"}, 0),
+        (".wav", {"format": "RF64", "subtype": "PCM_24"}, 1e-6),
+        (".wav", {"format": "WAV", "endian": "BIG", "subtype": "PCM_16"}, 4e-5),
+        (".flac", {}, 4e-5),
+        (".aiff", {}, 4e-5),
+        (".au", {}, 4e-5),
+        (".ogg", {"subtype": "VORBIS"}, 0.05),
+    ],
+)
+def test_reads_every_format_with_its_rate_and_channels(tmp_path, suffix, options, tolerance):
+    audio_CS = sines()
+    read_CS, rate_hz = audio_io.read(save(tmp_path / f"a{suffix}", audio_CS, **options))
+    assert rate_hz == RATE_HZ
+    assert read_CS.dtype == np.float32
+    np.testing.assert_allclose(read_CS, audio_CS, rtol=0, atol=tolerance)
+
+
+def test_reads_more_than_one_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_io, "_READ_FRAMES", 1000)
+    audio_CS = sines()
+    path = save(tmp_path / "a.wav", audio_CS, subtype="FLOAT")
+    np.testing.assert_array_equal(audio_io.read(path)[0], audio_CS)
+
+
+def test_reads_real_recordings(shared):
+    speech_CS, rate_hz = audio_io.read(shared / "data/recordings/speech_female_austen.ogg")
+    assert len(speech_CS) in (1, 2)
+    assert 1 < speech_CS.shape[1] / rate_hz < 120
+    assert 1e-3 < np.sqrt(np.mean(speech_CS**2)) < 0.5
+
+
+def fails(path):
+    """The one-line message of the AudioError that reading `path` raises."""
+    with pytest.raises(AudioError) as caught:
+        audio_io.read(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_names_what_is_not_an_audio_file(tmp_path):
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("Once upon a time there was no sound.\n" * 20)
+    (tmp_path / "file").write_text("x")
+    assert "no such file" in fails(tmp_path / "missing.wav")
+    assert "no such file" in fails(tmp_path / "file" / "below.wav")
+    assert "folder" in fails(tmp_path)
+    assert "empty" in fails(tmp_path / "empty.wav")
+    assert "cannot be read as audio" in fails(tmp_path / "text.wav")
+
+
+def test_names_samples_that_cannot_be_used(tmp_path):
+    audio_CS = sines()
+    assert "no samples" in fails(save(tmp_path / "zero.wav", audio_CS[:, :0]))
+    for value in (np.nan, np.inf, -np.inf):
+        audio_CS[1, 17] = value
+        assert "NaN" in fails(save(tmp_path / "a.wav", audio_CS, subtype="FLOAT"))
+    # Finite in the file's 64 bits, infinite in float32.
+    huge_CS = np.full((1, 10), 1e300)
+    assert "NaN" in fails(save(tmp_path / "huge.wav", huge_CS, subtype="DOUBLE"))
+
+
+@pytest.mark.parametrize("rate_hz", [0, 1, 2**31 - 1])
+def test_names_an_absurd_rate(tmp_path, rate_hz):
+    path = save(tmp_path / "a.wav", sines())
+    content = bytearray(path.read_bytes())
+    content[24:28] = struct.pack("<I", rate_hz)
+    path.write_bytes(content)
+    fails(path)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".wav", {"subtype": "PCM_16"}),
+        (".wav", {"subtype": "FLOAT"}),
+        (".wav", {"format": "RF64"}),
+        (".aiff", {}),
+        (".flac", {}),
+        (".ogg", {"subtype": "VORBIS"}),
+    ],
+)
+def test_names_truncated_audio(tmp_path, suffix, options, share):
+    path = save(tmp_path / f"a{suffix}", sines(60000), **options)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    fails(path)
+
+
+def test_names_an_ogg_cut_between_two_pages(tmp_path):
+    path = save(tmp_path / "a.ogg", sines(400_000), subtype="VORBIS")
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rfind(b"OggS")])
+    assert "truncated" in fails(path)
+
+
+@pytest.mark.parametrize("written", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_accepts_the_unknown_length_of_streaming_writers(tmp_path, written):
+    audio_CS = sines()
+    path = save(tmp_path / "a.wav", audio_CS, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data") + 4
+    content[4:8] = content[at : at + 4] = struct.pack("<I", written)
+    path.write_bytes(content)
+    np.testing.assert_allclose(audio_io.read(path)[0], audio_CS, rtol=0, atol=4e-5)
+
+
+def test_accepts_a_whole_wav_whose_outer_size_is_wrong(tmp_path):
+    path = save(tmp_path / "a.wav", sines(), subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[4:8] = struct.pack("<I", len(content))  # a common slip: should be 8 less
+    path.write_bytes(content)
+    assert audio_io.read(path)[0].shape == (2, 6000)
+
+
+def test_to_mono_averages_the_channels():
+    np.testing.assert_allclose(audio_io.to_mono(np.array([[1.0, 2], [3, 6]])), [2, 4])
+    np.testing.assert_array_equal(audio_io.to_mono(np.array([[1.0, 2]])), [1, 2])
+
+
+@given(
+    num_samples=st.integers(1, 3000),
+    from_hz=st.sampled_from([8000, 11025, 16000, 44100, 48000, 96000]),
+    to_hz=st.sampled_from([8000, 16000, 22050, 32000, 48000]),
+)
+@settings(max_examples=40, deadline=None)
+def test_resampled_length_is_rounded_up(num_samples, from_hz, to_hz):
+    audio_CS = np.ones((2, num_samples), np.float32)
+    resampled_CS = audio_io.resample(audio_CS, from_hz, to_hz)
+    assert resampled_CS.shape == (2, -(-num_samples * to_hz // from_hz))
+    # The last sample is computed, not filled in with zero.
+    assert np.abs(resampled_CS[:, -1]).min() > 1e-3
+
+
+@pytest.mark.parametrize(("from_hz", "to_hz"), [(44100, 32000), (32000, 44100), (96000, 8000)])
+def test_resampled_sine_is_the_same_sine(from_hz, to_hz):
+    audio_CS = sines(from_hz, rate_hz=from_hz)
+    expected_CS = sines(to_hz, rate_hz=to_hz)
+    resampled_CS = audio_io.resample(audio_CS, from_hz, to_hz)
+    edge = to_hz // 10
+    error_CS = (resampled_CS - expected_CS)[:, edge:-edge]
+    assert np.abs(error_CS).max() < 1e-4
+
+
+def test_resampling_removes_what_the_lower_rate_cannot_hold():
+    time_S = np.arange(44100) / 44100
+    audio_CS = np.sin(2 * np.pi * 10_000 * time_S)[None].astype(np.float32)
+    assert np.abs(audio_io.resample(audio_CS, 44100, 16000)[:, 800:-800]).max() < 1e-4
+
+
+def test_equal_rates_change_nothing():
+    audio_CS = sines()
+    assert audio_io.resample(audio_CS, 44100, 44100) is audio_CS
+
+
+def test_float_files_keep_what_is_above_one(tmp_path):
+    audio_CS = sines(amplitude=3.0)
+    path = tmp_path / "new" / "folder" / "a.wav"
+    audio_io.write(path, audio_CS, 48000)
+    read_CS, rate_hz = audio_io.read(path)
+    np.testing.assert_array_equal(read_CS, audio_CS)
+    assert rate_hz == 48000
+    assert os.listdir(path.parent) == ["a.wav"]
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32"])
+def test_integer_files_neither_wrap_nor_clip(tmp_path, subtype):
+    path = tmp_path / "a.wav"
+    audio_CS = sines(amplitude=1.0)
+    audio_CS[0, :2] = [1, -1]
+    audio_io.write(path, audio_CS, RATE_HZ, subtype=subtype)
+    np.testing.assert_allclose(audio_io.read(path)[0], audio_CS, rtol=0, atol=5e-5)
+    with pytest.raises(InputError, match=r"1\.01 would clip"):
+        audio_io.write(path, audio_CS * 1.01, RATE_HZ, subtype=subtype)
+    assert audio_io.read(path)[0].max() <= 1  # the earlier file is still there
+
+
+def test_long_audio_gets_64_bit_lengths(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_io, "_WAV_MAX_BYTES", 1000)
+    path, audio_CS = tmp_path / "a.wav", sines()
+    audio_io.write(path, audio_CS, RATE_HZ)
+    assert path.read_bytes()[:4] == b"RF64"
+    np.testing.assert_array_equal(audio_io.read(path)[0], audio_CS)
+
+
+def refused(path, audio_CS, **options):
+    with pytest.raises(InputError) as caught:
+        audio_io.write(path, audio_CS, RATE_HZ, **options)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_refused_writes_leave_nothing_behind(tmp_path):
+    audio_CS = sines()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    refused(tmp_path / "file" / "a.wav", audio_CS)
+    refused(tmp_path / "folder", audio_CS)
+    refused(tmp_path / "new" / "a.wav", audio_CS[:, :0])
+    refused(tmp_path / "new" / "a.wav", audio_CS * np.nan)
+    refused(tmp_path / "new" / "a.wav", audio_CS, subtype="MPEG_LAYER_III_X")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path, audio_CS = tmp_path / "a.wav", sines()
+    audio_io.write(path, audio_CS, RATE_HZ)
+
+    def interrupted(part, *_, **__):
+        part.write_bytes(b"RIFF")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(soundfile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        audio_io.write(path, audio_CS * 0, RATE_HZ)
+    assert os.listdir(tmp_path) == ["a.wav"]
+    np.testing.assert_array_equal(audio_io.read(path)[0], audio_CS)
