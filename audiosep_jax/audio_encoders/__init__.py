@@ -1,0 +1,1 @@
+"""CLAP's audio tower: a waveform in, one unit vector per clip out."""

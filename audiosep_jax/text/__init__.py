@@ -1,0 +1,1 @@
+"""Frozen text encoders: a list of sentences in, one unit vector per sentence out."""
