@@ -17,7 +17,7 @@ Variables = Mapping[str, Any]
 
 
 def torch_name(path: tuple[str, ...]) -> str:
-    """Published name, without prefix, of the leaf at a path as `("params", "base", ..., "scale")`."""
+    """Published name, without prefix, of a leaf such as `("params", "base", "bn0", "scale")`."""
     *modules, leaf = path[1:]
     leaf = {
         "kernel": "weight",
