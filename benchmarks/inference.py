@@ -1,0 +1,252 @@
+"""How near the separator comes to the machine's own speed, and where its time goes.
+
+    python benchmarks/inference.py --seconds 5 10 --repeats 7
+
+Times the published sizes with random weights over the whole call, waveform to waveform, beside
+large matmuls in the same run, in turns, so that a busy machine slows both. Then times every part by
+itself. The target on two CPU cores is 0.65 of the matmul's GFLOP/s.
+"""
+
+import argparse
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from audiosep_jax.audiosep import AudioSep, apply_mask, magnitude
+from audiosep_jax.resunet import (
+    NUM_MASK_CHANNELS,
+    BatchNorm,
+    Block,
+    DecoderBlock,
+    EncoderBlock,
+    FiLM,
+    ModelConfig,
+    block_table,
+)
+from audiosep_jax.stft import istft, num_frames, stft
+
+MATMUL_SIZES = (1024, 2048, 4096)
+TARGET = 0.65
+Part = tuple[Callable[..., Any], tuple[Any, ...]]  # a jitted function and its arguments
+
+
+# ---------------------------------------------------------------------- what there is to compute
+
+
+def network_flop(config: ModelConfig, num_samples: int) -> dict[str, int]:
+    """Operations (two for a multiply-add) of the convolutions of each row of the table, by name."""
+    return {name: 2 * macs for name, macs in _macs(config, num_samples)}
+
+
+def block_shapes(config: ModelConfig, num_samples: int) -> Iterator[tuple[Block, int, int]]:
+    """Each block with the frames and bins at which its 3x3 convolutions run."""
+    frames = num_frames(num_samples, config.hop_samples)
+    frames += -frames % config.time_stride
+    bins = config.window_samples // 2
+    for block in block_table(config):
+        time_stride, frequency_stride = block.stride
+        if block.kind == "decoder":
+            frames, bins = frames * time_stride, bins * frequency_stride
+        yield block, frames, bins
+        if block.kind == "encoder":
+            frames, bins = frames // time_stride, bins // frequency_stride
+
+
+def _macs(config: ModelConfig, num_samples: int) -> Iterator[tuple[str, int]]:
+    rows = list(block_shapes(config, num_samples))
+    pixels = rows[0][1] * rows[0][2]
+    yield "pre_conv", pixels * config.stem_channels
+    for block, frames, bins in rows:
+        ins, outs = block.in_channels, block.out_channels
+        upsample = ins * outs if block.kind == "decoder" else 0
+        ins = 2 * outs if block.kind == "decoder" else ins
+        shortcut = ins * outs if ins != outs else 0
+        yield block.name, frames * bins * (upsample + 9 * ins * outs + 9 * outs**2 + shortcut)
+    yield "after_conv", pixels * config.encoder_channels[0] * NUM_MASK_CHANNELS
+
+
+# ---------------------------------------------------------------------- what is timed
+
+
+def whole_call(config: ModelConfig, variables: Any, num_samples: int) -> Part:
+    """Mixture to estimate, one clip."""
+    audio_BS = jnp.asarray(_noise(1, num_samples))
+    condition_BE = jnp.asarray(_noise(1, config.condition_features))
+    apply = jax.jit(functools.partial(AudioSep(config).apply, train=False))
+    return apply, (variables, audio_BS, condition_BE)
+
+
+def parts(config: ModelConfig, variables: Any, num_samples: int) -> dict[str, Part]:
+    """Every part of the call by itself, on arrays of the shapes that it meets there."""
+    window, hop = config.window_samples, config.hop_samples
+    frames = num_frames(num_samples, hop)
+    spectrum_BTF = jnp.asarray(_noise(1, frames, window // 2 + 1), jnp.complex64)
+    audio_BS, mask_BTFC = _noise(1, num_samples), _noise(*spectrum_BTF.shape, NUM_MASK_CHANNELS)
+    forward = jax.jit(lambda x: stft(x, window, hop))
+    back = jax.jit(lambda x: istft(x, num_samples, window, hop))
+    mask = jax.jit(lambda x, y: (magnitude(x), apply_mask(x, y)))
+    film, film_arguments = _film(config, variables)
+    return {
+        "stft": (forward, (jnp.asarray(audio_BS),)),
+        "film": (film, film_arguments),
+        "pre_conv": _pre_conv(config, variables, frames),
+        **_blocks(config, variables, num_samples, film(*film_arguments)),
+        "after_conv": _after_conv(config, variables, num_samples),
+        "magnitude, mask": (mask, (spectrum_BTF, jnp.asarray(mask_BTFC))),
+        "istft": (back, (spectrum_BTF,)),
+    }
+
+
+def matmul(size: int, dtype: str) -> Part:
+    """Square matrices; 2 size^3 operations."""
+    a, b = (jnp.asarray(_noise(size, size), dtype) for _ in range(2))
+    return jax.jit(jnp.matmul), (a, b)
+
+
+def _film(config: ModelConfig, variables: Any) -> Part:
+    apply = jax.jit(FiLM(config).apply)
+    params = {"params": variables["params"]["film"]}
+    return apply, (params, jnp.asarray(_noise(1, config.condition_features)))
+
+
+def _pre_conv(config: ModelConfig, variables: Any, frames: int) -> Part:
+    """Normalises the magnitudes, pads their frames and makes the first channels."""
+    norm = BatchNorm()
+
+    def pre_conv(bn0: Any, conv: Any, mag_BTF: jax.Array) -> jax.Array:
+        x_BTF: Any = norm.apply(bn0, mag_BTF, train=False)
+        x_BTF = jnp.pad(x_BTF, ((0, 0), (0, -frames % config.time_stride), (0, 0)))
+        x_BTFC = x_BTF[:, :, :-1, None].astype(config.dtype)
+        return x_BTFC * conv["kernel"][0, 0, 0].astype(config.dtype) + conv["bias"].astype(
+            config.dtype
+        )
+
+    conv = variables["params"]["base"]["pre_conv"]
+    mag_BTF = jnp.asarray(_noise(1, frames, config.num_bins))
+    return jax.jit(pre_conv), (_of(variables, "bn0"), conv, mag_BTF)
+
+
+def _after_conv(config: ModelConfig, variables: Any, num_samples: int) -> Part:
+    *_, (_, frames, bins) = block_shapes(config, num_samples)
+
+    def after_conv(conv: Any, x_BTFC: jax.Array) -> jax.Array:
+        return x_BTFC @ conv["kernel"][0, 0].astype(config.dtype) + conv["bias"]
+
+    x_BTFC = jnp.asarray(_noise(1, frames, bins, config.encoder_channels[0]), config.dtype)
+    return jax.jit(after_conv), (variables["params"]["base"]["after_conv"], x_BTFC)
+
+
+def _blocks(config: ModelConfig, variables: Any, num_samples: int, shifts: Any) -> dict[str, Part]:
+    dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
+    found: dict[str, Part] = {}
+    for block, frames, bins in block_shapes(config, num_samples):
+        own = {name: x for name, x in shifts.items() if name.startswith(f"{block.name}->")}
+        inputs = [_noise(1, frames, bins, block.in_channels)]
+        kind: Any = EncoderBlock
+        if block.kind == "decoder":
+            time_stride, frequency_stride = block.stride
+            small = (1, frames // time_stride, bins // frequency_stride, block.in_channels)
+            inputs = [_noise(*small), _noise(1, frames, bins, block.out_channels)]
+            kind = DecoderBlock
+        arrays = [jnp.asarray(x, config.dtype) for x in inputs]
+        apply = jax.jit(functools.partial(kind(block, dtype, None).apply, train=False))
+        found[block.name] = (apply, (_of(variables, block.name), *arrays, own))
+    return found
+
+
+def _of(variables: Any, name: str) -> dict[str, Any]:
+    """The variables of one module of the network."""
+    return {kind: tree["base"][name] for kind, tree in variables.items()}
+
+
+def _noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def random_variables(config: ModelConfig) -> Any:
+    """Weights of a fresh network."""
+    arguments = (jnp.zeros((1, config.window_samples)), jnp.zeros((1, config.condition_features)))
+    init = jax.jit(functools.partial(AudioSep(config).init, train=False))
+    return init(jax.random.key(0), *arguments)
+
+
+# ---------------------------------------------------------------------- timing and report
+
+
+def times_in_turns(work: dict[str, Part], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each, `repeats` rounds over all, after one for compilation."""
+    for function, arguments in work.values():
+        jax.block_until_ready(function(*arguments))
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(repeats):
+        for name, (function, arguments) in work.items():
+            started = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def report_rates(config: ModelConfig, variables: Any, seconds: list[float], repeats: int) -> None:
+    """GFLOP/s of the whole call and of the matmuls, best and median, and their ratio."""
+    work = {f"matmul n={size}": matmul(size, config.dtype) for size in MATMUL_SIZES}
+    gflop = {f"matmul n={size}": 2 * size**3 / 1e9 for size in MATMUL_SIZES}
+    for duration in seconds:
+        num_samples = round(duration * config.sample_rate_hz)
+        work[f"{duration:g} s clip"] = whole_call(config, variables, num_samples)
+        gflop[f"{duration:g} s clip"] = sum(network_flop(config, num_samples).values()) / 1e9
+    measured = times_in_turns(work, repeats)
+    rates = {name: [gflop[name] / s for s in row] for name, row in measured.items()}
+    for name, row in rates.items():
+        told = f"best {max(row):7.1f}  median {statistics.median(row):7.1f} GFLOP/s"
+        print(f"{name:<16} {gflop[name]:7.1f} GFLOP  {told}")
+    largest = rates[f"matmul n={MATMUL_SIZES[-1]}"]
+    fastest = max(max(rates[f"matmul n={size}"]) for size in MATMUL_SIZES)
+    for duration in seconds:
+        row = rates[f"{duration:g} s clip"]
+        print(
+            f"{duration:g} s clip / matmul n={MATMUL_SIZES[-1]}: "
+            f"best {max(row) / max(largest):.2f}, "
+            f"median {statistics.median(a / b for a, b in zip(row, largest, strict=True)):.2f}; "
+            f"best / fastest matmul of any size {max(row) / fastest:.2f} (target {TARGET})"
+        )
+
+
+def report_parts(config: ModelConfig, variables: Any, duration: float, repeats: int) -> None:
+    """Share of the time and GFLOP/s of each part, and their sum beside the whole call."""
+    num_samples = round(duration * config.sample_rate_hz)
+    flop = network_flop(config, num_samples)
+    whole = whole_call(config, variables, num_samples)
+    named = parts(config, variables, num_samples)
+    measured = times_in_turns({"whole call": whole, **named}, repeats)
+    medians = {name: statistics.median(row) for name, row in measured.items()}
+    total = sum(medians[name] for name in named)
+    print(f"\n{duration:g} s clip, each part by itself, medians:")
+    for name in named:
+        rate = f"{flop[name] / 1e9 / medians[name]:7.1f} GFLOP/s" if name in flop else ""
+        print(f"{name:<16} {medians[name] * 1e3:8.1f} ms {medians[name] / total:6.1%}  {rate}")
+    whole_ms = medians["whole call"] * 1e3
+    print(f"{'sum of parts':<16} {total * 1e3:8.1f} ms; the whole call takes {whole_ms:.1f} ms")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, nargs="+", default=[5.0, 10.0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    arguments = parser.parse_args()
+    config = ModelConfig(dtype=arguments.dtype)
+    variables = random_variables(config)
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {arguments.dtype}")
+    report_rates(config, variables, arguments.seconds, arguments.repeats)
+    for duration in arguments.seconds:
+        report_parts(config, variables, duration, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()
