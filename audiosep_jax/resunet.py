@@ -4,6 +4,7 @@ Parameter names are those of the published checkpoint, so that import is a renam
 """
 
 import dataclasses
+import itertools
 import math
 from typing import Any, Literal
 
@@ -190,12 +191,17 @@ class Pointwise(nn.Module):
     dtype: jnp.dtype | None
 
     @nn.compact
-    def __call__(self, x_BTFC: jax.Array) -> jax.Array:
-        shape = (1, 1, x_BTFC.shape[-1], self.features)
+    def __call__(self, *parts_BTFC: jax.Array) -> jax.Array:
+        """Of the parts side by side on the channels, which need not be joined for it."""
+        widths = [part_BTFC.shape[-1] for part_BTFC in parts_BTFC]
+        shape = (1, 1, sum(widths), self.features)
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), shape)
         bias_C = self.param("bias", nn.initializers.zeros, (self.features,))
-        x_BTFC, kernel, bias_C = nn.dtypes.promote_dtype(x_BTFC, kernel, bias_C, dtype=self.dtype)
-        return x_BTFC @ kernel[0, 0] + bias_C
+        *parts, kernel, y = nn.dtypes.promote_dtype(*parts_BTFC, kernel, bias_C, dtype=self.dtype)
+        starts = itertools.accumulate(widths, initial=0)
+        for part_BTFC, width, start in zip(parts, widths, starts, strict=False):
+            y = y + part_BTFC @ kernel[0, 0, start : start + width]
+        return y
 
 
 def _conv3x3(features: int, dtype: jnp.dtype | None, name: str) -> nn.Conv:
@@ -228,9 +234,13 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTFC: jax.Array, beta1_BC: jax.Array, beta2_BC: jax.Array, *, train: bool
+        self, *parts_BTFC: jax.Array, beta1_BC: jax.Array, beta2_BC: jax.Array, train: bool
     ) -> jax.Array:
-        """`conv2(act(bn2(conv1(act(bn1(x) + beta1))) + beta2)) + shortcut(x)`."""
+        """`conv2(act(bn2(conv1(act(bn1(x) + beta1))) + beta2)) + shortcut(x)`.
+
+        x is the parts side by side on the channels.
+        """
+        x_BTFC = jnp.concatenate(parts_BTFC, axis=-1)
         bn1 = BatchNorm(self.axis_name, name="bn1")
         bn2 = BatchNorm(self.axis_name, name="bn2")
         conv1 = _conv3x3(self.features, self.dtype, "conv1")
@@ -239,7 +249,7 @@ class ResidualBlock(nn.Module):
         y_BTFC = conv2(nn.leaky_relu(bn2(y_BTFC, beta2_BC, train=train), LEAK))
         if x_BTFC.shape[-1] == self.features:
             return x_BTFC + y_BTFC
-        return Pointwise(self.features, self.dtype, name="shortcut")(x_BTFC) + y_BTFC
+        return Pointwise(self.features, self.dtype, name="shortcut")(*parts_BTFC) + y_BTFC
 
 
 class Upsample(nn.Module):
@@ -277,7 +287,8 @@ class EncoderBlock(nn.Module):
         conv = ResidualBlock(
             self.block.out_channels, self.dtype, self.axis_name, name="conv_block1"
         )
-        skip = conv(x_BTFC, shifts[f"{name}1"], shifts[f"{name}2"], train=train)
+        betas = {"beta1_BC": shifts[f"{name}1"], "beta2_BC": shifts[f"{name}2"]}
+        skip = conv(x_BTFC, **betas, train=train)
         return _average_pool(skip, self.block.stride), skip
 
 
@@ -303,9 +314,9 @@ class DecoderBlock(nn.Module):
         conv = ResidualBlock(features, self.dtype, self.axis_name, name="conv_block2")
         UnusedBatchNorm(self.block.in_channels, name="bn2")()
         x_BTFC = upsample(nn.leaky_relu(bn1(x_BTFC, shifts[f"{name}->beta1"], train=train), LEAK))
-        x_BTFC = jnp.concatenate([x_BTFC, skip_BTFC.astype(x_BTFC.dtype)], axis=-1)
         beta = f"{name}->conv_block2->beta"
-        return conv(x_BTFC, shifts[f"{beta}1"], shifts[f"{beta}2"], train=train)
+        betas = {"beta1_BC": shifts[f"{beta}1"], "beta2_BC": shifts[f"{beta}2"]}
+        return conv(x_BTFC, skip_BTFC.astype(x_BTFC.dtype), **betas, train=train)
 
 
 class UnusedBatchNorm(nn.Module):

@@ -74,14 +74,6 @@ def test_its_name_is_that_of_the_file_and_its_values_are_valid(path: Path) -> No
     assert material_difference(config, from_mapping(load(path).get_config().to_dict())) is None
 
 
-def _stand_in(values) -> None:
-    """For what a test has not: a manifest, downloads, and minutes for ResUNet30 on a CPU."""
-    values.data.source, values.data.segment_seconds = "synthetic", 0.5
-    values.text.encoder, values.init_from = "hashed", ""
-    values.model.stem_channels, values.model.encoder_channels = 2, (4,)
-    values.model.time_pools = values.model.frequency_pools = (2,)
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_one_step(
     path: Path,
@@ -93,8 +85,6 @@ def test_one_step(
     values.batch_size = values.valid.batch_size = values.valid.num_mixtures = 8
     values.num_steps = values.log_every_steps = 1
     values.data.num_synthetic_clips = 50
-    if values.data.source == "manifest":
-        _stand_in(values)
     if values.data.source == "esc50":
         values.data.root = str(request.getfixturevalue("shared") / "data" / "esc10")
     if path.stem in PUBLISHED:
