@@ -2,8 +2,8 @@
 
 Command:   python train.py --config configs/esc50.py --config.data.root=ESC-50
 Hardware:  two CPU cores (or any GPU)
-Time:      about 50 minutes on two CPU cores
-Expect:    validation SDRi 2 dB on the ESC-10 classes, still rising
+Time:      45 minutes to step 3000 on two busy CPU cores
+Expect:    validation SDRi 6 dB on the ESC-10 classes at step 3000, still rising
 """
 
 from ml_collections import ConfigDict
