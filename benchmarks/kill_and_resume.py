@@ -66,13 +66,16 @@ def finish(workdir: Path, num_steps: int) -> None:
 
 
 def kill_at_random(workdir: Path, rng: random.Random) -> float:
-    """Seconds after the log was opened at which a run was killed."""
+    """Seconds after its first new step was logged at which a run was killed."""
     metrics = workdir / METRICS_FILE
     old_file = metrics.stat().st_ino if metrics.is_file() else None
     process = start(workdir, FAR)
-    while not metrics.is_file() or metrics.stat().st_ino == old_file:
+    opened_bytes = None
+    while opened_bytes is None or metrics.stat().st_size <= opened_bytes:
         if process.poll() is not None:
             sys.exit(f"train.py ended with {process.returncode}:\n{process.communicate()[0]}")
+        if opened_bytes is None and metrics.is_file() and metrics.stat().st_ino != old_file:
+            opened_bytes = metrics.stat().st_size
         time.sleep(0.01)
     seconds = rng.uniform(0, MAX_WAIT_SECONDS)
     time.sleep(seconds)
@@ -132,13 +135,13 @@ def main() -> int:
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         killed, whole = Path(folder) / "killed", Path(folder) / "whole"
-        print("kill  seconds after start  last step logged  checkpoints (all restored)")
+        print("kill  seconds after step  last step logged  checkpoints (all restored)")
         states: dict[int, TrainState] = {}
         for number in range(1, arguments.kills + 1):
             seconds = kill_at_random(killed, rng)
             states = restore_all(killed)
             last = max(losses(killed), default=0)
-            print(f"{number:4}  {seconds:19.2f}  {last:16}  {list(states)}", flush=True)
+            print(f"{number:4}  {seconds:18.2f}  {last:16}  {list(states)}", flush=True)
         end = max(states, default=0) + 10
         finish(killed, end)
         finish(whole, end)
