@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from golden_towers import GOLDEN
 from separator_examples import (
+    SMALLEST,
     TINY,
     cast,
     published_variables,
@@ -113,7 +114,7 @@ def test_gradients_are_finite_on_silence_and_zero_masks():
         estimate_BS = istft(apply_mask(spectrum_BTF, mask_BTFC), audio_BS.shape[1], 16, 4)
         return jnp.sum(estimate_BS) + jnp.sum(magnitude(spectrum_BTF))
 
-    gradients = jax.grad(energy, argnums=(0, 1))(
+    gradients = jax.jit(jax.grad(energy, argnums=(0, 1)))(
         np.zeros((1, 20), np.float32), np.zeros((1, 6, 9, 3))
     )
     assert all(np.isfinite(gradient).all() for gradient in gradients)
@@ -121,7 +122,7 @@ def test_gradients_are_finite_on_silence_and_zero_masks():
 
 def test_network_gradients_are_finite_on_silence():
     def loss(variables, mixture_BS, condition_BE):
-        network = AudioSep(TINY)
+        network = AudioSep(SMALLEST)
         estimate_BS, _ = network.apply(
             variables, mixture_BS, condition_BE, train=True, mutable=["batch_stats"]
         )
@@ -129,21 +130,21 @@ def test_network_gradients_are_finite_on_silence():
 
     silence_BS, condition_BE = np.zeros((2, 50), np.float32), np.zeros((2, 6), np.float32)
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
-    for leaf in jax.tree.leaves(gradient(tiny_variables(), silence_BS, condition_BE)):
+    for leaf in jax.tree.leaves(gradient(tiny_variables(SMALLEST), silence_BS, condition_BE)):
         assert np.isfinite(leaf).all()
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 15, 16, 17, 64, 77])
 def test_any_length_comes_back_whole(num_samples):
     # A mask of ones but for the last bin, which the network does not see and takes away.
-    variables = jax.tree.map(np.array, tiny_variables())
+    variables = jax.tree.map(np.array, tiny_variables(SMALLEST))
     variables["params"]["base"]["after_conv"] = {
-        "kernel": np.zeros((1, 1, TINY.stem_channels + 1, 3), np.float32),
+        "kernel": np.zeros((1, 1, SMALLEST.stem_channels + 1, 3), np.float32),
         "bias": np.array([40, 40, 0], np.float32),
     }
     batch = tiny_batch(5, 2, num_samples)
-    window, hop = TINY.window_samples, TINY.hop_samples
-    estimate_BS = jax.jit(functools.partial(AudioSep(TINY).apply, train=False))(
+    window, hop = SMALLEST.window_samples, SMALLEST.hop_samples
+    estimate_BS = jax.jit(functools.partial(AudioSep(SMALLEST).apply, train=False))(
         variables, batch["mixture"], batch["condition"]
     )
     kept_BTF = stft(batch["mixture"], window, hop).at[..., -1].set(0)
@@ -152,28 +153,30 @@ def test_any_length_comes_back_whole(num_samples):
 
 
 def test_estimate_does_not_depend_on_the_rest_of_the_batch():
-    apply = jax.jit(functools.partial(AudioSep(TINY).apply, train=False))
+    apply = jax.jit(functools.partial(AudioSep(SMALLEST).apply, train=False))
     batch = tiny_batch(6, 3)
-    whole_BS = apply(tiny_variables(), batch["mixture"], batch["condition"])
+    whole_BS = apply(tiny_variables(SMALLEST), batch["mixture"], batch["condition"])
     for row in range(3):
         one_BS = apply(
-            tiny_variables(), batch["mixture"][row : row + 1], batch["condition"][row : row + 1]
+            tiny_variables(SMALLEST),
+            batch["mixture"][row : row + 1],
+            batch["condition"][row : row + 1],
         )
         np.testing.assert_allclose(whole_BS[row], one_BS[0], rtol=0, atol=1e-6)
 
 
 def test_condition_changes_the_estimate():
-    apply = jax.jit(functools.partial(AudioSep(TINY).apply, train=False))
+    apply = jax.jit(functools.partial(AudioSep(SMALLEST).apply, train=False))
     batch = tiny_batch(6, 2)
-    one_BS = apply(tiny_variables(), batch["mixture"], batch["condition"])
-    other_BS = apply(tiny_variables(), batch["mixture"], batch["condition"][::-1])
+    one_BS = apply(tiny_variables(SMALLEST), batch["mixture"], batch["condition"])
+    other_BS = apply(tiny_variables(SMALLEST), batch["mixture"], batch["condition"][::-1])
     assert np.abs(one_BS - other_BS).max() > 1e-3
 
 
 def test_unused_weights_are_kept_and_unused():
-    variables = tiny_variables()
+    variables = tiny_variables(SMALLEST)
     batch = tiny_batch(7, 1)
-    apply = functools.partial(AudioSep(TINY).apply, train=False)
+    apply = functools.partial(AudioSep(SMALLEST).apply, train=False)
 
     def energy(params):
         both = {**variables, "params": params}
