@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,25 +28,29 @@ class AudioError(InputError):
 
 def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     """(audio_CS float32, sample_rate_hz) of any file libsndfile reads; AudioError if unusable."""
-    path = Path(path)
-    _check_file(path)
-    try:
-        with soundfile.SoundFile(_openable(path)) as file:
-            sample_rate_hz, promised_frames = file.samplerate, file.frames
-            audio_SC = _read_frames(file)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be read as audio ({_reason(error)})") from error
-    if sample_rate_hz not in _PLAUSIBLE_RATE_HZ:
-        raise AudioError(f"{path}: its header gives a sample rate of {sample_rate_hz} Hz")
-    if len(audio_SC) == 0:
-        raise AudioError(f"{path}: contains no samples")
-    # A FLAC stream of unknown length promises 2^63 - 1 frames.
-    if len(audio_SC) < promised_frames < 1 << 48:
-        found = f"{len(audio_SC)} of {promised_frames} samples"
-        raise AudioError(f"{path}: is truncated, only {found} are there")
-    if not np.isfinite(audio_SC).all():
-        raise AudioError(f"{path}: contains NaN or infinite samples")
+    blocks, sample_rate_hz = [], 0
+    for block_SC, sample_rate_hz in _blocks(Path(path)):  # noqa: B007
+        blocks.append(block_SC)
+    audio_SC = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     return np.ascontiguousarray(audio_SC.T), sample_rate_hz
+
+
+def mono_blocks(path: str | os.PathLike[str], sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """Blocks of audio_S: what `read`, `to_mono` and `resample` give, in memory for one block."""
+    stream, num_read, num_given = None, 0, 0
+    for block_SC, rate_hz in _blocks(Path(path)):
+        block_S = to_mono(block_SC.T)
+        if rate_hz == sample_rate_hz:
+            yield block_S
+            continue
+        stream = stream or soxr.ResampleStream(rate_hz, sample_rate_hz, 1, quality="HQ")
+        num_read += len(block_S)
+        resampled_S = stream.resample_chunk(np.ascontiguousarray(block_S))
+        num_given += len(resampled_S)
+        yield resampled_S
+    if stream is not None:
+        rest_S = stream.resample_chunk(np.zeros(_padding(rate_hz, sample_rate_hz), "f4"), last=True)
+        yield rest_S[: -(-num_read * sample_rate_hz // rate_hz) - num_given]
 
 
 def to_mono(audio_CS: np.ndarray) -> np.ndarray:
@@ -58,9 +63,7 @@ def resample(audio_CS: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     if from_hz == to_hz:
         return audio_CS
     num_samples = -(-audio_CS.shape[1] * to_hz // from_hz)
-    # soxr rounds the length to nearest; zeros behind the end make it compute the last sample too.
-    padding = -(-2 * from_hz // to_hz) + 1
-    padded_CS = np.pad(audio_CS, ((0, 0), (0, padding)))
+    padded_CS = np.pad(audio_CS, ((0, 0), (0, _padding(from_hz, to_hz))))
     resampled_SC = soxr.resample(padded_CS.T, from_hz, to_hz, quality="HQ")
     return np.ascontiguousarray(resampled_SC[:num_samples].T)
 
@@ -103,14 +106,33 @@ def _openable(path: Path) -> Path | io.BytesIO:
     return io.BytesIO(content)
 
 
-def _read_frames(file: soundfile.SoundFile) -> np.ndarray:
-    """All frames (S, C) there are, without trusting the header for how many."""
-    blocks = []
-    while len(block := file.read(_READ_FRAMES, dtype="float32", always_2d=True)):
-        blocks.append(block)
-    if not blocks:
-        return np.zeros((0, file.channels), np.float32)
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+def _blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
+    """(audio_SC, sample_rate_hz) a block at a time, without trusting the header for how many."""
+    _check_file(path)
+    num_frames = 0
+    try:
+        with soundfile.SoundFile(_openable(path)) as file:
+            sample_rate_hz, promised_frames = file.samplerate, file.frames
+            if sample_rate_hz not in _PLAUSIBLE_RATE_HZ:
+                raise AudioError(f"{path}: its header gives a sample rate of {sample_rate_hz} Hz")
+            while len(block_SC := file.read(_READ_FRAMES, dtype="float32", always_2d=True)):
+                if not np.isfinite(block_SC).all():
+                    raise AudioError(f"{path}: contains NaN or infinite samples")
+                num_frames += len(block_SC)
+                yield block_SC, sample_rate_hz
+    except (soundfile.SoundFileError, OSError) as error:
+        raise AudioError(f"{path}: cannot be read as audio ({_reason(error)})") from error
+    if num_frames == 0:
+        raise AudioError(f"{path}: contains no samples")
+    # A FLAC stream of unknown length promises 2^63 - 1 frames.
+    if num_frames < promised_frames < 1 << 48:
+        found = f"{num_frames} of {promised_frames} samples"
+        raise AudioError(f"{path}: is truncated, only {found} are there")
+
+
+def _padding(from_hz: int, to_hz: int) -> int:
+    """Zeros behind the end that make soxr, which rounds lengths, compute the last sample too."""
+    return -(-2 * from_hz // to_hz) + 1
 
 
 def _check_file(path: Path) -> None:
