@@ -1,71 +1,269 @@
-"""Read, resample and write audio; nothing else in the library opens an audio file."""
+"""Read and write audio, whole or block by block; nothing else here opens an audio file."""
 
+import contextlib
 import io
 import os
-import struct
+import shutil
+import subprocess
+import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Literal, Self
 
 import numpy as np
 import soundfile
-import soxr
 
+from audiosep_jax.audio_headers import AudioError, check_file, is_video, openable, reason
 from audiosep_jax.errors import InputError
+from audiosep_jax.resampling import Resampler, resample
+
+__all__ = [
+    "AudioError",
+    "AudioReader",
+    "AudioWriter",
+    "Resampler",
+    "mono_blocks",
+    "read",
+    "resample",
+    "suffix_of",
+    "to_mono",
+    "write",
+    "writable_format",
+]
 
 _PLAUSIBLE_RATE_HZ = range(100, 10_000_001)
 _READ_FRAMES = 1 << 20
-_OGG_MAX_PAGE_BYTES = 27 + 255 + 255 * 255
-# Writers that cannot seek back leave 0, all ones or "as much as fits" (sox, arecord) as the length.
-_UNKNOWN_LENGTH = 0x7FFF0000
-_INTEGER_SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32")
+_WRITE_FRAMES = 1 << 16  # libsndfile's Vorbis encoder overruns its stack with much more
+# A FLAC stream of unknown length promises 2^63 - 1 frames.
+_UNKNOWN_FRAMES = 1 << 48
+_INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+_SAMPLE_BYTES = {"DOUBLE": 8, "PCM_24": 3, "PCM_16": 2, "PCM_U8": 1, "PCM_S8": 1}
+_SHORT_FORMATS = ("WAV", "WAVEX", "AIFF")
 _WAV_MAX_BYTES = 0xFFFFFFFF - 4096
+_SUFFIXES = {"VORBIS": "ogg", "OPUS": "opus", "WAVEX": "wav", "RF64": "wav", "AIFF": "aiff"}
+Clip = Literal["none", "clamp"]
 
 
-class AudioError(InputError):
-    """A file that holds no usable audio; the message is one line that names the file."""
+class AudioReader:
+    """An open recording, read in blocks.
+
+    with AudioReader("street.flac") as recording:
+        first_CS = recording.read(recording.sample_rate_hz)
+
+    Files that libsndfile does not know go through ffmpeg, where it is installed.
+
+    Raises:
+        AudioError: the file cannot be used; also while it is read, where that shows only then.
+    """
+
+    sample_rate_hz: int
+    num_channels: int
+    num_samples: int
+    format: str  # as libsndfile calls it, such as WAV
+    subtype: str  # such as PCM_16
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        check_file(self.path)
+        try:
+            self._file = _open(self.path)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise self._unreadable(error) from error
+        self.sample_rate_hz, self.num_channels = self._file.samplerate, self._file.channels
+        self.format, self.subtype = self._file.format, self._file.subtype
+        self._given = 0
+        try:
+            if self.sample_rate_hz not in _PLAUSIBLE_RATE_HZ:
+                rate = f"a sample rate of {self.sample_rate_hz} Hz"
+                raise AudioError(f"{self.path}: its header gives {rate}")
+            self.num_samples = self._count()
+            if self.num_samples == 0:
+                raise AudioError(f"{self.path}: contains no samples")
+        except BaseException:
+            self._file.close()
+            raise
+
+    def read(self, num_samples: int) -> np.ndarray:
+        """The next `(channels, S)` float32: `num_samples`, fewer at the end and then none."""
+        try:
+            audio_SC = self._file.read(max(0, num_samples), dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise self._unreadable(error) from error
+        self._given += len(audio_SC)
+        # Headers may promise fewer samples than there are, but not more.
+        if len(audio_SC) < num_samples and self._given < self.num_samples:
+            found = f"{self._given} of {self.num_samples} samples"
+            raise AudioError(f"{self.path}: is truncated, only {found} are there")
+        if not np.isfinite(audio_SC).all():
+            raise AudioError(f"{self.path}: contains NaN or infinite samples")
+        return np.ascontiguousarray(audio_SC.T)
+
+    def blocks(self, num_samples: int) -> Iterator[np.ndarray]:
+        """The rest, in blocks of at most `num_samples`."""
+        while (audio_CS := self.read(num_samples)).shape[1]:
+            yield audio_CS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _count(self) -> int:
+        """Samples by the header, or by decoding it all where that does not say."""
+        if 0 < self._file.frames < _UNKNOWN_FRAMES:
+            return self._file.frames
+        count = 0
+        try:
+            while frames := len(self._file.read(_READ_FRAMES, dtype="float32")):
+                count += frames
+            self._file.close()
+            self._file = _open(self.path)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise self._unreadable(error) from error
+        return count
+
+    def _unreadable(self, error: Exception) -> AudioError:
+        return AudioError(f"{self.path}: cannot be read as audio ({reason(error)})")
+
+
+class AudioWriter:
+    """A recording that is written in blocks, and is there only once it is whole.
+
+    with AudioWriter("dog.wav", 44100, 2) as out:
+        out.write(block_CS)
+
+    Where the block fails nothing is left, and a file that was there before stays.
+
+    Args:
+        path: where it appears; its folder is made where missing.
+        format: as libsndfile calls it. A WAV of unknown length ends with an error at 4 GB.
+        clip: of samples beyond -1..1. `clamp` limits them; `none` writes them as they are, where
+            the subtype is of floating point, and else refuses.
+        num_samples: how many will come, where known: a WAV that has to be gets 64-bit lengths.
+
+    Raises:
+        InputError: it cannot be written, or a sample would clip or is not finite.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        sample_rate_hz: int,
+        num_channels: int,
+        *,
+        format: str = "WAV",
+        subtype: str = "FLOAT",
+        clip: Clip = "none",
+        num_samples: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if not soundfile.check_format(format, subtype):
+            raise InputError(f"{self.path}: {format} has no subtype {subtype!r}")
+        self._subtype, self._clip = subtype, clip
+        self._sample_bytes = _SAMPLE_BYTES.get(subtype, 4)
+        expected_bytes = (num_samples or 0) * num_channels * self._sample_bytes
+        if format == "WAV" and expected_bytes >= _WAV_MAX_BYTES:
+            format = "RF64"  # WAV with 64-bit lengths
+        self._bytes_left = _WAV_MAX_BYTES if format in _SHORT_FORMATS else float("inf")
+        self._new_folders = [x for x in self.path.absolute().parents if not x.exists()]
+        self._part = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.part")
+        self._file = self._opened(sample_rate_hz, num_channels, format)
+
+    def write(self, audio_CS: np.ndarray) -> None:
+        """Appends `(channels, S)` floating-point samples."""
+        for start in range(0, audio_CS.shape[1], _WRITE_FRAMES):
+            block_SC = self._stored(audio_CS[:, start : start + _WRITE_FRAMES].T)
+            self._bytes_left -= block_SC.size * self._sample_bytes
+            if self._bytes_left < 0:
+                raise InputError(f"{self.path}: more than 4 GB; choose FLAC, W64 or RF64")
+            try:
+                self._file.write(block_SC)
+            except _WRITE_ERRORS as error:
+                raise self._unwritable(error) from error
+
+    def close(self) -> None:
+        """Finishes the file, which stays under its temporary name until the `with` ends."""
+        try:
+            self._file.close()
+        except _WRITE_ERRORS as error:
+            raise self._unwritable(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+            if kind is None:
+                os.replace(self._part, self.path)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        finally:
+            self._remove()
+
+    def _opened(self, sample_rate_hz: int, num_channels: int, format: str) -> soundfile.SoundFile:
+        options = {"format": format, "subtype": self._subtype}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_dir():
+                raise IsADirectoryError("it is a folder")
+            return soundfile.SoundFile(
+                os.fspath(self._part), "w", sample_rate_hz, num_channels, **options
+            )
+        except (*_WRITE_ERRORS, ValueError) as error:
+            self._remove()
+            raise self._unwritable(error) from error
+
+    def _stored(self, audio_SC: np.ndarray) -> np.ndarray:
+        """Samples as they go to libsndfile; checked, and of integer subtypes rounded here.
+
+        libsndfile reads 16 bits as k / 32768 and writes x * 32767: what is read and written again
+        would change.
+        """
+        peak = float(np.abs(audio_SC).max())
+        if not np.isfinite(peak):
+            raise InputError(f"{self.path}: not written, the audio contains NaN or infinite samples")
+        if peak > 1 and self._clip == "clamp":
+            audio_SC = np.clip(audio_SC, -1, 1)
+        elif peak > 1 and self._subtype in _INTEGER_BITS:
+            what = f"a peak of {peak:.3g} would clip in {self._subtype}"
+            raise InputError(f"{self.path}: not written, {what}")
+        if self._subtype not in _INTEGER_BITS:
+            return audio_SC
+        bits = _INTEGER_BITS[self._subtype]
+        steps = np.rint(audio_SC.astype(np.float64) * 2.0 ** (bits - 1))
+        return np.minimum(steps, 2.0 ** (bits - 1) - 1).astype(np.int32) << (32 - bits)
+
+    def _remove(self) -> None:
+        """What is left of the temporary file, and the folders made for it if nothing is in them."""
+        with contextlib.suppress(OSError):  # its folder is a file or may not be written: no part
+            self._part.unlink(missing_ok=True)
+        for folder in self._new_folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _unwritable(self, error: Exception) -> InputError:
+        return InputError(f"{self.path}: cannot be written ({reason(error)})")
+
+
+# soundfile asserts that every frame went out: a full disk arrives here as AssertionError.
+_WRITE_ERRORS = (OSError, soundfile.SoundFileError, AssertionError)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     """(audio_CS float32, sample_rate_hz) of any file libsndfile reads; AudioError if unusable."""
-    blocks, sample_rate_hz = [], 0
-    for block_SC, sample_rate_hz in _blocks(Path(path)):  # noqa: B007
-        blocks.append(block_SC)
-    audio_SC = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    return np.ascontiguousarray(audio_SC.T), sample_rate_hz
-
-
-def mono_blocks(path: str | os.PathLike[str], sample_rate_hz: int) -> Iterator[np.ndarray]:
-    """Blocks of audio_S: what `read`, `to_mono` and `resample` give, in memory for one block."""
-    stream, num_read, num_given = None, 0, 0
-    for block_SC, rate_hz in _blocks(Path(path)):
-        block_S = to_mono(block_SC.T)
-        if rate_hz == sample_rate_hz:
-            yield block_S
-            continue
-        stream = stream or soxr.ResampleStream(rate_hz, sample_rate_hz, 1, quality="HQ")
-        num_read += len(block_S)
-        resampled_S = stream.resample_chunk(np.ascontiguousarray(block_S))
-        num_given += len(resampled_S)
-        yield resampled_S
-    if stream is not None:
-        rest_S = stream.resample_chunk(np.zeros(_padding(rate_hz, sample_rate_hz), "f4"), last=True)
-        yield rest_S[: -(-num_read * sample_rate_hz // rate_hz) - num_given]
-
-
-def to_mono(audio_CS: np.ndarray) -> np.ndarray:
-    """audio_S, the mean of the channels."""
-    return audio_CS[0] if len(audio_CS) == 1 else audio_CS.mean(axis=0)
-
-
-def resample(audio_CS: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Band-limited conversion of (channels, S) to exactly ceil(S * to_hz / from_hz) samples."""
-    if from_hz == to_hz:
-        return audio_CS
-    num_samples = -(-audio_CS.shape[1] * to_hz // from_hz)
-    padded_CS = np.pad(audio_CS, ((0, 0), (0, _padding(from_hz, to_hz))))
-    resampled_SC = soxr.resample(padded_CS.T, from_hz, to_hz, quality="HQ")
-    return np.ascontiguousarray(resampled_SC[:num_samples].T)
+    with AudioReader(path) as recording:
+        blocks = list(recording.blocks(_READ_FRAMES))
+        audio_CS = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+        return audio_CS, recording.sample_rate_hz
 
 
 def write(
@@ -73,150 +271,100 @@ def write(
     audio_CS: np.ndarray,
     sample_rate_hz: int,
     *,
+    format: str = "WAV",
     subtype: str = "FLOAT",
 ) -> None:
-    """Write (channels, S) as WAV, whole or not at all; an integer subtype refuses to clip."""
-    path = Path(path)
-    _check_writable(path, audio_CS, subtype)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        # RF64 is WAV with 64-bit lengths; 8 bytes a sample is the most that a subtype takes.
-        container = "WAV" if audio_CS.size * 8 < _WAV_MAX_BYTES else "RF64"
-        soundfile.write(part, audio_CS.T, sample_rate_hz, format=container, subtype=subtype)
-        os.replace(part, path)
-    except (OSError, soundfile.SoundFileError, AssertionError) as error:
-        # soundfile asserts that every frame went out: a full disk arrives here as AssertionError.
-        raise InputError(f"{path}: cannot be written ({_reason(error)})") from error
-    finally:
-        _remove(part)
-
-
-def _openable(path: Path) -> Path | io.BytesIO:
-    """The path, or a mended copy of a WAV whose writer never came back to fill in its lengths."""
-    with path.open("rb") as file:
-        unfinished = file.read(8) == b"RIFF\0\0\0\0"
-    if not unfinished:
-        return path
-    # libsndfile reads to the end of the file where the lengths are 8 and 0, but not where 0 and 0.
-    content = bytearray(path.read_bytes())
-    content[4] = 8
-    return io.BytesIO(content)
-
-
-def _blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """(audio_SC, sample_rate_hz) a block at a time, without trusting the header for how many."""
-    _check_file(path)
-    num_frames = 0
-    try:
-        with soundfile.SoundFile(_openable(path)) as file:
-            sample_rate_hz, promised_frames = file.samplerate, file.frames
-            if sample_rate_hz not in _PLAUSIBLE_RATE_HZ:
-                raise AudioError(f"{path}: its header gives a sample rate of {sample_rate_hz} Hz")
-            while len(block_SC := file.read(_READ_FRAMES, dtype="float32", always_2d=True)):
-                if not np.isfinite(block_SC).all():
-                    raise AudioError(f"{path}: contains NaN or infinite samples")
-                num_frames += len(block_SC)
-                yield block_SC, sample_rate_hz
-    except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{path}: cannot be read as audio ({_reason(error)})") from error
-    if num_frames == 0:
-        raise AudioError(f"{path}: contains no samples")
-    # A FLAC stream of unknown length promises 2^63 - 1 frames.
-    if num_frames < promised_frames < 1 << 48:
-        found = f"{num_frames} of {promised_frames} samples"
-        raise AudioError(f"{path}: is truncated, only {found} are there")
-
-
-def _padding(from_hz: int, to_hz: int) -> int:
-    """Zeros behind the end that make soxr, which rounds lengths, compute the last sample too."""
-    return -(-2 * from_hz // to_hz) + 1
-
-
-def _check_file(path: Path) -> None:
-    """What can be said before decoding; libsndfile plays a truncated WAV or Ogg as if whole."""
-    try:
-        if not path.exists():
-            raise AudioError(f"{path}: no such file")
-        if not path.is_file():
-            raise AudioError(f"{path}: is not a file but a folder or device")
-        num_bytes = path.stat().st_size
-        if num_bytes == 0:
-            raise AudioError(f"{path}: is empty")
-        missing_bytes = _missing_bytes(path, num_bytes)
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be opened ({_reason(error)})") from error
-    if missing_bytes:
-        raise AudioError(f"{path}: is truncated, {missing_bytes} or more of its bytes are missing")
-
-
-def _missing_bytes(path: Path, num_bytes: int) -> int:
-    """How many bytes the container promises beyond the end of the file (0 for other formats)."""
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
-            promised = _end_of_audio_chunk(file, num_bytes, head[:4])
-        elif head[:4] == b"OggS":
-            file.seek(max(0, num_bytes - 2 * _OGG_MAX_PAGE_BYTES))
-            promised = num_bytes + _missing_ogg_bytes(file.read())
-        else:
-            promised = 0
-    return max(0, promised - num_bytes)
-
-
-def _end_of_audio_chunk(file: BinaryIO, num_bytes: int, form: bytes) -> int:
-    """The offset where the audio chunk ends by its header, 0 if unknown.
-
-    The outer RIFF size is often off by a few bytes in files that are whole; the chunk's is not.
-    """
-    order = ">" if form in (b"FORM", b"RIFX") else "<"
-    offset, data_bytes_64 = 12, 0
-    while offset + 8 <= num_bytes:
-        file.seek(offset)
-        name, chunk_bytes = struct.unpack(order + "4sI", file.read(8))
-        if name == b"ds64":
-            data_bytes_64 = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
-        if name in (b"data", b"SSND"):
-            if form == b"RF64" and chunk_bytes == 0xFFFFFFFF:
-                return offset + 8 + data_bytes_64
-            return 0 if chunk_bytes >= _UNKNOWN_LENGTH else offset + 8 + chunk_bytes
-        offset += 8 + chunk_bytes + chunk_bytes % 2
-    return 0
-
-
-def _missing_ogg_bytes(tail: bytes) -> int:
-    """Bytes (at least) missing behind `tail`: the last page must be whole and end the stream."""
-    start = tail.rfind(b"OggS")
-    page = tail[start:]
-    if start < 0 or len(page) < 27 or len(page) < 27 + page[26]:
-        return 1
-    page_bytes = 27 + page[26] + sum(page[27 : 27 + page[26]])
-    ends_stream = bool(page[5] & 4)
-    return max(page_bytes - len(page), 0 if ends_stream else 1)
-
-
-def _check_writable(path: Path, audio_CS: np.ndarray, subtype: str) -> None:
-    if not soundfile.check_format("WAV", subtype):
-        raise InputError(f"{path}: WAV has no subtype {subtype!r}")
+    """Write (channels, S), whole or not at all; an integer subtype refuses to clip."""
     if audio_CS.ndim != 2 or audio_CS.size == 0:
         raise InputError(f"{path}: no audio of shape (channels, samples) to write")
-    peak = float(np.abs(audio_CS).max())
-    if not np.isfinite(peak):
-        raise InputError(f"{path}: not written, the audio contains NaN or infinite samples")
-    if subtype in _INTEGER_SUBTYPES and peak > 1:
-        raise InputError(f"{path}: not written, a peak of {peak:.3g} would clip in {subtype}")
+    channels, num_samples = audio_CS.shape
+    options = {"format": format, "subtype": subtype, "num_samples": num_samples}
+    with AudioWriter(path, sample_rate_hz, channels, **options) as out:  # type: ignore[arg-type]
+        out.write(audio_CS)
 
 
-def _remove(part: Path) -> None:
+def to_mono(audio_CS: np.ndarray) -> np.ndarray:
+    """audio_S, the mean of the channels."""
+    return audio_CS[0] if len(audio_CS) == 1 else audio_CS.mean(axis=0)
+
+
+def mono_blocks(path: str | os.PathLike[str], sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """Blocks of audio_S: what `read`, `to_mono` and `resample` give, in memory for one block."""
+    with AudioReader(path) as recording:
+        stream = Resampler(recording.sample_rate_hz, sample_rate_hz, 1)
+        for block_CS in recording.blocks(_READ_FRAMES):
+            yield stream.feed(to_mono(block_CS)[None])[0]
+        yield stream.finish()[0]
+
+
+def writable_format(
+    recording: AudioReader, format: str | None = None, subtype: str | None = None
+) -> tuple[str, str]:
+    """(format, subtype) for audio of a recording's rate and channels.
+
+    Args:
+        format: None for the recording's own, or WAV where libsndfile cannot write that.
+        subtype: None for the recording's own, or the format's default where it has no such.
+
+    Raises:
+        InputError: what was asked for cannot be written.
+    """
+    asked = (format or recording.format).upper()
+    wanted = [subtype.upper()] if subtype else [recording.subtype, _default_subtype(asked)]
+    for name in [asked] if format else [asked, "WAV"]:
+        choices = [*wanted, "FLOAT"] if name == "WAV" and not subtype else wanted
+        for choice in choices:
+            if _can_be_written(name, choice, recording.sample_rate_hz, recording.num_channels):
+                return name, choice
+    kind = f"{asked} {subtype}" if subtype else asked
+    audio = f"{recording.num_channels} channels at {recording.sample_rate_hz} Hz"
+    raise InputError(f"{recording.path}: {audio} cannot be written as {kind}; choose WAV or FLAC")
+
+
+def suffix_of(format: str, subtype: str) -> str:
+    """The usual ending of a file name, such as `.flac`."""
+    return "." + _SUFFIXES.get(subtype, _SUFFIXES.get(format, format.lower()))
+
+
+def _default_subtype(format: str) -> str:
+    return soundfile.default_subtype(format) or "FLOAT"
+
+
+def _can_be_written(format: str, subtype: str, sample_rate_hz: int, num_channels: int) -> bool:
+    if format not in soundfile.available_formats() or not soundfile.check_format(format, subtype):
+        return False
+    if format in ("RAW", "SD2"):  # the one has no header, the other is two files
+        return False
+    options = {"format": format, "subtype": subtype}
     try:
-        part.unlink(missing_ok=True)
-    except OSError:  # its folder is a file or may not be written: then there is no part either
-        return
+        soundfile.SoundFile(io.BytesIO(), "w", sample_rate_hz, num_channels, **options).close()
+    except (soundfile.SoundFileError, ValueError, AssertionError):
+        return False
+    return True
 
 
-def _reason(error: Exception) -> str:
-    """The error in a few words on one line, without the path that the caller names."""
-    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
-    return " ".join(str(text or type(error).__name__).split()).rstrip(".")
+def _open(path: Path) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(openable(path))
+    except soundfile.SoundFileError:
+        if not is_video(path):
+            raise
+        return _decoded_by_ffmpeg(path)
+
+
+def _decoded_by_ffmpeg(path: Path) -> soundfile.SoundFile:
+    """The first audio stream of a video, as a temporary file that has no name any more."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise AudioError(f"{path}: is a video or alike; install ffmpeg to have its sound read")
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        options = "-nostdin -v error -y -protocol_whitelist file -i".split()
+        output = "-map 0:a:0 -vn -sn -dn -c:a pcm_f32le -rf64 auto -f wav".split()
+        source = f"file:{path.absolute()}"
+        command = [program, *options, source, *output, file.name]
+        ran = subprocess.run(command, capture_output=True, check=False)
+        if ran.returncode:
+            lines = ran.stderr.decode(errors="replace").split("\n")
+            said = " ".join(" ".join(line for line in lines if line.strip()).split())[-200:]
+            raise AudioError(f"{path}: cannot be read as audio (ffmpeg: {said})")
+        return soundfile.SoundFile(open(file.name, "rb"))  # noqa: SIM115

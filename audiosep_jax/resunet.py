@@ -234,22 +234,35 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, *parts_BTFC: jax.Array, beta1_BC: jax.Array, beta2_BC: jax.Array, train: bool
+        self,
+        *parts_BTFC: jax.Array,
+        beta1_BC: jax.Array,
+        beta2_BC: jax.Array,
+        train: bool,
+        inside_T: jax.Array | None = None,
     ) -> jax.Array:
         """`conv2(act(bn2(conv1(act(bn1(x) + beta1))) + beta2)) + shortcut(x)`.
 
-        x is the parts side by side on the channels.
+        x is the parts side by side on the channels. Of its frames those outside `inside_T` are
+        none of the recording's: the convolutions see the zeros there that they pad with.
         """
         x_BTFC = jnp.concatenate(parts_BTFC, axis=-1)
         bn1 = BatchNorm(self.axis_name, name="bn1")
         bn2 = BatchNorm(self.axis_name, name="bn2")
         conv1 = _conv3x3(self.features, self.dtype, "conv1")
         conv2 = _conv3x3(self.features, self.dtype, "conv2")
-        y_BTFC = conv1(nn.leaky_relu(bn1(x_BTFC, beta1_BC, train=train), LEAK))
-        y_BTFC = conv2(nn.leaky_relu(bn2(y_BTFC, beta2_BC, train=train), LEAK))
+        y_BTFC = nn.leaky_relu(bn1(x_BTFC, beta1_BC, train=train), LEAK)
+        y_BTFC = conv1(_only_inside(y_BTFC, inside_T))
+        y_BTFC = nn.leaky_relu(bn2(y_BTFC, beta2_BC, train=train), LEAK)
+        y_BTFC = conv2(_only_inside(y_BTFC, inside_T))
         if x_BTFC.shape[-1] == self.features:
             return x_BTFC + y_BTFC
         return Pointwise(self.features, self.dtype, name="shortcut")(*parts_BTFC) + y_BTFC
+
+
+def _only_inside(x_BTFC: jax.Array, inside_T: jax.Array | None) -> jax.Array:
+    """Zero where a frame is not inside."""
+    return x_BTFC if inside_T is None else jnp.where(inside_T[:, None, None], x_BTFC, 0)
 
 
 class Upsample(nn.Module):
@@ -280,7 +293,12 @@ class EncoderBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTFC: jax.Array, shifts: dict[str, jax.Array], *, train: bool
+        self,
+        x_BTFC: jax.Array,
+        shifts: dict[str, jax.Array],
+        *,
+        train: bool,
+        inside_T: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """(pooled, skip)."""
         name = f"{self.block.name}->conv_block1->beta"
@@ -288,7 +306,7 @@ class EncoderBlock(nn.Module):
             self.block.out_channels, self.dtype, self.axis_name, name="conv_block1"
         )
         betas = {"beta1_BC": shifts[f"{name}1"], "beta2_BC": shifts[f"{name}2"]}
-        skip = conv(x_BTFC, **betas, train=train)
+        skip = conv(x_BTFC, **betas, train=train, inside_T=inside_T)
         return _average_pool(skip, self.block.stride), skip
 
 
@@ -307,6 +325,7 @@ class DecoderBlock(nn.Module):
         shifts: dict[str, jax.Array],
         *,
         train: bool,
+        inside_T: jax.Array | None = None,
     ) -> jax.Array:
         name, features = self.block.name, self.block.out_channels
         bn1 = BatchNorm(self.axis_name, name="bn1")
@@ -316,7 +335,8 @@ class DecoderBlock(nn.Module):
         x_BTFC = upsample(nn.leaky_relu(bn1(x_BTFC, shifts[f"{name}->beta1"], train=train), LEAK))
         beta = f"{name}->conv_block2->beta"
         betas = {"beta1_BC": shifts[f"{beta}1"], "beta2_BC": shifts[f"{beta}2"]}
-        return conv(x_BTFC, skip_BTFC.astype(x_BTFC.dtype), **betas, train=train)
+        skip_BTFC = skip_BTFC.astype(x_BTFC.dtype)
+        return conv(x_BTFC, skip_BTFC, **betas, train=train, inside_T=inside_T)
 
 
 class UnusedBatchNorm(nn.Module):

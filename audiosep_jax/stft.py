@@ -33,7 +33,14 @@ def stft(audio_BS: jax.Array, window_samples: int, hop_samples: int) -> jax.Arra
     half = window_samples // 2
     padded_BS = jnp.pad(audio_BS, ((0, 0), (half, half)), mode="reflect")
     num = num_frames(audio_BS.shape[1], hop_samples)
-    window_W = jnp.asarray(hann_window(window_samples), audio_BS.dtype)
+    return padded_stft(padded_BS, num, window_samples, hop_samples)
+
+
+def padded_stft(
+    padded_BS: jax.Array, num: int, window_samples: int, hop_samples: int
+) -> jax.Array:
+    """Spectrum `(B, num, F)` of what has its half windows already; frame t starts at t hops."""
+    window_W = jnp.asarray(hann_window(window_samples), padded_BS.dtype)
     return jnp.fft.rfft(_frame(padded_BS, num, window_samples, hop_samples) * window_W)
 
 
@@ -45,12 +52,21 @@ def istft(
     Needs `hop_samples <= window_samples // 2`, or the last samples lie in no frame.
     """
     half = window_samples // 2
+    inside_T = jnp.ones(spectrum_BTF.shape[1], bool)
+    audio_BS = padded_istft(spectrum_BTF, inside_T, window_samples, hop_samples)
+    return audio_BS[:, half : half + num_samples]
+
+
+def padded_istft(
+    spectrum_BTF: jax.Array, inside_T: jax.Array, window_samples: int, hop_samples: int
+) -> jax.Array:
+    """Waveform with its half windows, of those frames alone that are `inside_T`."""
     frames_BTW = jnp.fft.irfft(spectrum_BTF, n=window_samples)
     window_W = jnp.asarray(hann_window(window_samples), frames_BTW.dtype)
-    squares_BTW = jnp.broadcast_to(window_W**2, (1, *frames_BTW.shape[1:]))
-    weight_BS = jnp.maximum(_overlap_add(squares_BTW, hop_samples), SQUARED_WINDOW_FLOOR)
-    audio_BS = _overlap_add(frames_BTW * window_W, hop_samples) / weight_BS
-    return audio_BS[:, half : half + num_samples]
+    window_TW = jnp.where(inside_T[:, None], window_W, 0)
+    weight_BS = _overlap_add(window_TW[None] ** 2, hop_samples)
+    audio_BS = _overlap_add(frames_BTW * window_TW, hop_samples)
+    return audio_BS / jnp.maximum(weight_BS, SQUARED_WINDOW_FLOOR)
 
 
 def _frame(audio_BS: jax.Array, num: int, window_samples: int, hop_samples: int) -> jax.Array:

@@ -242,12 +242,22 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path, audio_CS = tmp_path / "a.wav", sines()
     audio_io.write(path, audio_CS, RATE_HZ)
 
-    def interrupted(part, *_, **__):
-        part.write_bytes(b"RIFF")
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(soundfile, "write", interrupted)
+    monkeypatch.setattr(soundfile.SoundFile, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         audio_io.write(path, audio_CS * 0, RATE_HZ)
     assert os.listdir(tmp_path) == ["a.wav"]
     np.testing.assert_array_equal(audio_io.read(path)[0], audio_CS)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025])
+def test_mono_blocks_are_the_whole_read_mixed_down_and_resampled(tmp_path, rate_hz, monkeypatch):
+    audio_CS = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 5003)).astype(np.float32)
+    audio_io.write(tmp_path / "a.wav", audio_CS, rate_hz)
+    monkeypatch.setattr(audio_io, "_READ_FRAMES", 512)
+    blocks = list(audio_io.mono_blocks(tmp_path / "a.wav", 8000))
+    whole_CS = audio_io.resample(audio_io.to_mono(audio_CS)[None], rate_hz, 8000)
+    assert len(blocks) > 5
+    np.testing.assert_allclose(np.concatenate(blocks), whole_CS[0], rtol=0, atol=1e-6)
