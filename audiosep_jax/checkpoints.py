@@ -80,6 +80,7 @@ class Checkpoints:
             batch_stats=variables["batch_stats"],
             opt_state=training["opt_state"],
             ema=variables["params"] if averaged else None,
+            skipped_steps=training["skipped_steps"],
         )
 
     def wait(self) -> None:
@@ -132,7 +133,11 @@ def _options(config: CheckpointConfig | None) -> ocp.CheckpointManagerOptions:
 
 def _training(state: TrainState) -> dict[str, Any]:
     """All of the state that `model` does not hold."""
-    rest = {"step": state.step, "opt_state": state.opt_state}
+    rest = {
+        "step": state.step,
+        "opt_state": state.opt_state,
+        "skipped_steps": state.skipped_steps,
+    }
     return rest if state.ema is None else {**rest, "params": state.params}
 
 

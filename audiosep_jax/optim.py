@@ -14,7 +14,13 @@ STAIRCASE = (0.001, 0.01, 0.1)  # AudioSep's warm-up: a factor for each stretch 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The paper's optimiser. `clip_norm`, `ema_decay` and `decay_steps` are off at 0."""
+    """The paper's optimiser. `clip_norm`, `ema_decay` and `decay_steps` are off at 0.
+
+    With `accumulate_steps` above 1 each device takes its rows of a batch in that many equal parts,
+    one after another, and averages their gradients. BatchNorm sees one part at a time (on all
+    devices), and its running statistics move once for each, so this is not the same training as
+    with the whole batch at once.
+    """
 
     learning_rate: float = 1e-3
     b1: float = 0.9
@@ -27,6 +33,8 @@ class OptimConfig:
     decay_steps: int = 0  # step at which a cosine from the first step has brought the rate to 0
     clip_norm: float = 0.0
     ema_decay: float = 0.0
+    accumulate_steps: int = 1
+    max_skipped_steps: int = 0  # steps that may be skipped, as not finite, before training stops
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -37,6 +45,10 @@ class OptimConfig:
             raise InputError("optim: steps, clip_norm and weight_decay must be at least 0")
         if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and 0 <= self.ema_decay < 1):
             raise InputError("optim: b1, b2 and ema_decay must lie in [0, 1)")
+        if self.accumulate_steps < 1:
+            raise InputError(f"optim.accumulate_steps={self.accumulate_steps} must be at least 1")
+        if self.max_skipped_steps < 0:
+            raise InputError(f"optim.max_skipped_steps={self.max_skipped_steps} must be at least 0")
 
 
 class AmsgradState(NamedTuple):

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from audiosep_jax.audiosep import AudioSep
+from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.metrics import sdr_improvement, si_sdr
 from audiosep_jax.losses import LossConfig, loss_terms, total_loss
 from audiosep_jax.optim import OptimConfig, learning_rate, make_optimizer
@@ -23,13 +24,17 @@ Metrics = dict[str, jax.Array]
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes. `ema` is the moving average of `params`, or None."""
+    """All that a step changes. `ema` is the moving average of `params`, or None.
+
+    `skipped_steps` of the `step` steps were not finite and changed nothing else.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
     ema: Any
+    skipped_steps: jax.Array
 
     def variables(self) -> dict[str, Any]:
         """What to evaluate: the averaged parameters where there are any."""
@@ -54,17 +59,24 @@ def state_from_variables(variables: Mapping[str, Any], optim: OptimConfig) -> Tr
         batch_stats=variables["batch_stats"],
         opt_state=make_optimizer(optim).init(params),
         ema=jax.tree.map(jnp.array, params) if optim.ema_decay else None,
+        skipped_steps=jnp.zeros((), jnp.int32),
     )
 
 
 def make_train_step(
     model: ModelConfig, optim: OptimConfig, loss: LossConfig, axis_name: str | None = AXIS
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Body of a training step, to run under `pmap` or `shard_map` over `axis_name`, or alone."""
+    """Body of a training step, to run under `pmap` or `shard_map` over `axis_name`, or alone.
+
+    A step whose loss, gradients or statistics are not finite only counts itself.
+    """
     network, optimizer = AudioSep(model, axis_name), make_optimizer(optim)
 
     def mean(tree: Any) -> Any:
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+    def vary(tree: Any) -> Any:
+        return jax.lax.pcast(tree, axis_name, to="varying") if axis_name else tree
 
     def loss_fn(params: Any, batch_stats: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, Any]]:
         variables = {"params": params, "batch_stats": batch_stats}
@@ -73,32 +85,80 @@ def make_train_step(
         )
         terms = loss_terms(loss, model, estimate_BS, batch["target"])
         sdri_B = sdr_improvement(batch["target"], estimate_BS, batch["mixture"])
-        return total_loss(loss, terms), (updated["batch_stats"], terms | {"sdri": sdri_B.mean()})
+        value = total_loss(loss, terms)
+        return value, (updated["batch_stats"], {"loss": value, **terms, "sdri": sdri_B.mean()})
+
+    def gradients_of(params: Any, batch_stats: Any, batch: Batch) -> tuple[Any, Any, Metrics]:
+        gradients, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
+            params, batch_stats, batch
+        )
+        return gradients, batch_stats, metrics
+
+    def accumulated(params: Any, batch_stats: Any, batch: Batch) -> tuple[Any, Any, Metrics]:
+        def add(carry: tuple[Any, Any], part: Batch) -> tuple[tuple[Any, Any], Metrics]:
+            total, batch_stats = carry
+            gradients, batch_stats, metrics = gradients_of(params, batch_stats, part)
+            return (jax.tree.map(jnp.add, total, gradients), batch_stats), metrics
+
+        zeros = vary(jax.tree.map(jnp.zeros_like, params))
+        parts = _parts(batch, optim.accumulate_steps)
+        (total, batch_stats), metrics = jax.lax.scan(add, (zeros, batch_stats), parts)
+        gradients = jax.tree.map(lambda x: x / optim.accumulate_steps, total)
+        return gradients, batch_stats, jax.tree.map(jnp.mean, metrics)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        params = state.params
-        if axis_name:  # each device's own gradients, so that the mean below is a mean everywhere
-            params = jax.lax.pcast(params, axis_name, to="varying")
-        (value, (batch_stats, extra)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, state.batch_stats, batch
-        )
-        value, extra, gradients = mean((value, extra, gradients))
+        # Each device's own gradients, so that the mean below is a mean everywhere.
+        compute = gradients_of if optim.accumulate_steps == 1 else accumulated
+        gradients, batch_stats, metrics = compute(vary(state.params), state.batch_stats, batch)
+        gradients, metrics = mean((gradients, metrics))
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        new_params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": value,
-            **extra,
-            "gradient_norm": optax.tree.norm(gradients),
-            "update_norm": optax.tree.norm(updates),
-            "parameter_norm": optax.tree.norm(new_params),
-            "learning_rate": learning_rate(optim, state.step),
-        }
+        gradient_norm = optax.tree.norm(gradients)
+        finite = _all_finite((metrics["loss"], gradient_norm, batch_stats))
+        updates = jax.tree.map(lambda x: jnp.where(finite, x, 0), updates)
+        params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if optim.ema_decay:
-            ema = optax.incremental_update(new_params, ema, 1 - optim.ema_decay)
-        return TrainState(state.step + 1, new_params, batch_stats, opt_state, ema), metrics
+            ema = optax.incremental_update(params, ema, 1 - optim.ema_decay)
+        old = (state.batch_stats, state.opt_state, state.ema)
+        batch_stats, opt_state, ema = _choose(finite, (batch_stats, opt_state, ema), old)
+        skipped = 1 - finite.astype(jnp.int32)
+        metrics |= {
+            "gradient_norm": gradient_norm,
+            "update_norm": optax.tree.norm(updates),
+            "parameter_norm": optax.tree.norm(params),
+            "learning_rate": learning_rate(optim, state.step - state.skipped_steps),
+            "skipped": skipped,
+        }
+        skipped_steps = state.skipped_steps + skipped
+        return (
+            TrainState(state.step + 1, params, batch_stats, opt_state, ema, skipped_steps),
+            metrics,
+        )
 
     return train_step
+
+
+def _parts(batch: Batch, num_parts: int) -> Batch:
+    """Rows in equal parts: `(B, ...)` to `(parts, B / parts, ...)`."""
+
+    def split(x: jax.Array) -> jax.Array:
+        if x.shape[0] % num_parts:
+            raise InputError(
+                f"optim.accumulate_steps={num_parts} does not divide a device's {x.shape[0]} rows"
+            )
+        return x.reshape(num_parts, x.shape[0] // num_parts, *x.shape[1:])
+
+    return jax.tree.map(split, batch)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    values = [x.ravel() for x in jax.tree.leaves(tree)]
+    # Behind a barrier, or XLA computes it again within every kernel that asks for it.
+    return jax.lax.optimization_barrier(jnp.isfinite(jnp.concatenate(values)).all())
+
+
+def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 
 def make_eval_step(model: ModelConfig) -> Callable[[Any, Batch], Metrics]:

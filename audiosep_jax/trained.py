@@ -148,6 +148,7 @@ def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
         batch_stats=trained.variables["batch_stats"],
         opt_state={},
         ema=None,
+        skipped_steps=jnp.int32(0),
     )
     try:
         with contextlib.closing(Checkpoints(workdir, CheckpointConfig())) as checkpoints:

@@ -11,7 +11,7 @@ import argparse
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,53 +22,17 @@ from audiosep_jax.audiosep import AudioSep, apply_mask, magnitude
 from audiosep_jax.resunet import (
     NUM_MASK_CHANNELS,
     BatchNorm,
-    Block,
     DecoderBlock,
     EncoderBlock,
     FiLM,
     ModelConfig,
-    block_table,
 )
+from audiosep_jax.roofline import block_shapes, network_flop
 from audiosep_jax.stft import istft, num_frames, stft
 
 MATMUL_SIZES = (1024, 2048, 4096)
 TARGET = 0.65
 Part = tuple[Callable[..., Any], tuple[Any, ...]]  # a jitted function and its arguments
-
-
-# ---------------------------------------------------------------------- what there is to compute
-
-
-def network_flop(config: ModelConfig, num_samples: int) -> dict[str, int]:
-    """Operations (two for a multiply-add) of the convolutions of each row of the table, by name."""
-    return {name: 2 * macs for name, macs in _macs(config, num_samples)}
-
-
-def block_shapes(config: ModelConfig, num_samples: int) -> Iterator[tuple[Block, int, int]]:
-    """Each block with the frames and bins at which its 3x3 convolutions run."""
-    frames = num_frames(num_samples, config.hop_samples)
-    frames += -frames % config.time_stride
-    bins = config.window_samples // 2
-    for block in block_table(config):
-        time_stride, frequency_stride = block.stride
-        if block.kind == "decoder":
-            frames, bins = frames * time_stride, bins * frequency_stride
-        yield block, frames, bins
-        if block.kind == "encoder":
-            frames, bins = frames // time_stride, bins // frequency_stride
-
-
-def _macs(config: ModelConfig, num_samples: int) -> Iterator[tuple[str, int]]:
-    rows = list(block_shapes(config, num_samples))
-    pixels = rows[0][1] * rows[0][2]
-    yield "pre_conv", pixels * config.stem_channels
-    for block, frames, bins in rows:
-        ins, outs = block.in_channels, block.out_channels
-        upsample = ins * outs if block.kind == "decoder" else 0
-        ins = 2 * outs if block.kind == "decoder" else ins
-        shortcut = ins * outs if ins != outs else 0
-        yield block.name, frames * bins * (upsample + 9 * ins * outs + 9 * outs**2 + shortcut)
-    yield "after_conv", pixels * config.encoder_channels[0] * NUM_MASK_CHANNELS
 
 
 # ---------------------------------------------------------------------- what is timed

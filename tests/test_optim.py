@@ -162,6 +162,8 @@ def test_clipping_scales_only_gradients_that_are_too_long():
         ({"clip_norm": -1.0}, "clip_norm"),
         ({"b2": 1.0}, "b2"),
         ({"ema_decay": 1.0}, "ema_decay"),
+        ({"accumulate_steps": 0}, "accumulate_steps=0"),
+        ({"max_skipped_steps": -1}, "max_skipped_steps=-1"),
     ],
 )
 def test_impossible_settings_are_refused(changes, word):

@@ -14,6 +14,7 @@ from audiosep_jax.resunet import (
     BatchNorm,
     FiLM,
     ModelConfig,
+    Pointwise,
     Upsample,
     _average_pool,
     block_table,
@@ -129,6 +130,33 @@ def test_batch_norm_of_a_single_value_is_finite():
     np.testing.assert_allclose(y_BTFC[0, 0, 0], variables["params"]["bias"], atol=1e-6)
     expected = 0.99 * variables["batch_stats"]["var"]
     np.testing.assert_allclose(updated["batch_stats"]["var"], expected, rtol=1e-6)
+
+
+def test_batch_norm_of_bfloat16_has_the_statistics_of_float32():
+    # A sum of 8,192 numbers near 1 in bfloat16 stops at 256.
+    variables = norm_variables(2)
+    x_BTFC = jnp.asarray(np.random.default_rng(1).normal(1, 0.1, (2, 64, 64, 2)), jnp.bfloat16)
+    y_BTFC, updated = BatchNorm().apply(variables, x_BTFC, train=True, mutable=["batch_stats"])
+    x = np.asarray(x_BTFC, np.float64).reshape(-1, 2)
+    old, new = variables["batch_stats"], updated["batch_stats"]
+    assert new["mean"].dtype == new["var"].dtype == np.float32
+    np.testing.assert_allclose(new["mean"], 0.99 * old["mean"] + 0.01 * x.mean(0), rtol=1e-6)
+    expected = 0.99 * old["var"] + 0.01 * x.var(0, ddof=1)
+    np.testing.assert_allclose(new["var"], expected, rtol=1e-6)
+    assert y_BTFC.dtype == jnp.bfloat16  # rounded once, at the end
+    exact = normalised(np.asarray(x_BTFC, np.float64), x.mean(0), x.var(0), variables["params"])
+    np.testing.assert_allclose(np.asarray(y_BTFC, np.float64), exact, rtol=2**-8, atol=1e-5)
+
+
+def test_pointwise_sums_the_mask_in_float32():
+    x_BTFC = jnp.asarray(recipe.waveform(1, 1, 3, 4, 64), jnp.bfloat16)
+    params = {"kernel": recipe.waveform(2, 1, 1, 64, 3), "bias": recipe.waveform(3, 3)}
+    mask = Pointwise(3, jnp.bfloat16, jnp.float32)
+    y_BTFC = mask.apply({"params": params}, x_BTFC)
+    kernel = np.asarray(jnp.asarray(params["kernel"], jnp.bfloat16), np.float64)[0, 0]
+    expected = np.asarray(x_BTFC, np.float64) @ kernel + params["bias"]
+    assert y_BTFC.dtype == np.float32
+    np.testing.assert_allclose(y_BTFC, expected, rtol=0, atol=1e-5)
 
 
 def test_upsample_spreads_every_point_over_its_own_patch():

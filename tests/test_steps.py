@@ -1,6 +1,8 @@
 """Training and evaluation steps: the original's four steps, eight devices against one."""
 
+import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +23,15 @@ from separator_examples import (
 
 from audiosep_jax import steps
 from audiosep_jax.audiosep import AudioSep
+from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.metrics import sdr_improvement
 from audiosep_jax.losses import LossConfig
 from audiosep_jax.optim import OptimConfig
 from audiosep_jax.resunet import BatchNorm, ModelConfig
 from audiosep_jax.torch_import import export_separator
 
+# Small networks compile in half the time, and take their few steps as fast.
+QUICK_COMPILE = {"xla_backend_optimization_level": 0}
 PUBLISHED_OPTIM = OptimConfig(warmup="none")
 TINY_OPTIM = OptimConfig(warmup="none", clip_norm=1.0, ema_decay=0.9)
 
@@ -150,7 +155,7 @@ def tiny_body(axis_name=steps.AXIS):
 
 @functools.cache
 def alone():
-    return jax.jit(tiny_body(None))
+    return jax.jit(tiny_body(None), compiler_options=QUICK_COMPILE)
 
 
 @functools.cache
@@ -170,7 +175,8 @@ def under_shard_map(body):
     mesh = Mesh(np.asarray(jax.devices()), (steps.AXIS,))
     whole, rows = PartitionSpec(), PartitionSpec(steps.AXIS)
     specs = {"in_specs": (whole, rows), "out_specs": (whole, whole)}
-    return jax.jit(jax.shard_map(body, mesh=mesh, check_vma=True, **specs))
+    mapped = jax.shard_map(body, mesh=mesh, check_vma=True, **specs)
+    return jax.jit(mapped, compiler_options=QUICK_COMPILE)
 
 
 @functools.cache
@@ -215,21 +221,27 @@ def test_gradient_is_the_mean_over_devices(step):
 
 
 def unreplicated(body):
-    """How many leaves of (state, metrics) shard_map refuses to believe equal on all devices."""
+    """Names of (state, metrics) that shard_map refuses to believe equal on all devices."""
     with pytest.raises(ValueError, match="could not infer replication") as error:
         under_shard_map(body)(tiny_state(), tiny_batch(0, 16))
-    return tuple(str(error.value).count(f"* out_specs[{i}] is") for i in (0, 1))
+    found = re.findall(r"\* out_specs\[([01])\]\W+(\w+)", str(error.value))
+    return tuple({name for place, name in found if place == number} for number in "01")
+
+
+STATE = {"params", "batch_stats", "opt_state", "ema", "skipped_steps"}
+OF_THE_UPDATE = {"update_norm", "parameter_norm", "skipped"}  # they know whether it was finite
 
 
 def test_statistics_of_single_devices_are_noticed(monkeypatch):
     monkeypatch.setattr(BatchNorm, "_over_devices", lambda self, x: x)
-    assert unreplicated(tiny_body()) == (2 * 8, 0)  # mean and variance of each used BatchNorm
+    assert unreplicated(tiny_body()) == (STATE, OF_THE_UPDATE)
 
 
 def test_metrics_of_single_devices_are_noticed(monkeypatch):
     monkeypatch.setattr(BatchNorm, "_over_devices", lambda self, x: jax.lax.pmean(x, steps.AXIS))
     # The gradients are summed by shard_map itself; loss, its two terms and SDRi are left.
-    assert unreplicated(tiny_body(None)) == (0, 4)
+    metrics = {"loss", "waveform_l1", "spectrum_l1", "sdri"} | OF_THE_UPDATE
+    assert unreplicated(tiny_body(None)) == (STATE, metrics)
 
 
 def test_old_state_is_given_away():
@@ -295,6 +307,129 @@ def tree_norm(tree):
     return np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree)))
 
 
+# ------------------------------------------------------------------ steps that are not finite
+
+
+def poisoned(batch):
+    """One sample of one row is not a number."""
+    mixture_BS = batch["mixture"].copy()
+    mixture_BS[-1, 50] = np.nan
+    return batch | {"mixture": mixture_BS}
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
+    before, metrics = alone()(tiny_state(), tiny_batch(0, 4))
+    assert (int(metrics["skipped"]), int(before.skipped_steps)) == (0, 0)
+    after, metrics = alone()(before, poisoned(tiny_batch(1, 4)))
+    assert np.isnan(metrics["loss"])
+    assert (int(metrics["skipped"]), float(metrics["update_norm"])) == (1, 0)
+    assert (int(after.step), int(after.skipped_steps)) == (2, 1)
+    assert_same(after.replace(step=before.step, skipped_steps=before.skipped_steps), before, 0)
+    # The next step is what it would have been, had the bad batch never come.
+    resumed, metrics = alone()(after, tiny_batch(2, 4))
+    expected, _ = alone()(before, tiny_batch(2, 4))
+    assert (int(metrics["skipped"]), int(resumed.skipped_steps)) == (0, 1)
+    assert_same(resumed.replace(step=expected.step, skipped_steps=np.int32(0)), expected, 0)
+
+
+def test_one_device_that_is_not_finite_stops_the_step_on_all():
+    with jax.enable_x64(True):
+        before = tiny_state(np.float64)
+        batch = cast(tiny_batch(0, 16), np.float64)
+        after, metrics = jax.device_get(parallel()(before, poisoned(batch)))
+    assert metrics["skipped"] == after.skipped_steps == after.step == 1
+    assert_same(after.params, before.params, 0)
+    assert_same(after.batch_stats, before.batch_stats, 0)
+
+
+def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped(monkeypatch):
+    def total_loss(config, terms):  # a square root's slope at 0, times 0
+        return terms["waveform_l1"] + jnp.sqrt(0 * terms["waveform_l1"])
+
+    monkeypatch.setattr(steps, "total_loss", total_loss)
+    body = jax.jit(tiny_body(None), compiler_options=QUICK_COMPILE)
+    after, metrics = body(tiny_state(), tiny_batch(0, 4))
+    assert np.isfinite(metrics["loss"])
+    assert np.isnan(metrics["gradient_norm"])
+    assert int(metrics["skipped"]) == int(after.skipped_steps) == 1
+    assert_same(after.params, tiny_state().params, 0)
+
+
+def test_the_rate_counts_updates_and_not_steps():
+    optim = dataclasses.replace(TINY_OPTIM, warmup="linear", warmup_steps=4)
+    state = tiny_state(optim=optim).replace(step=np.int32(5), skipped_steps=np.int32(3))
+    body = steps.make_train_step(SMALLEST, optim, LOSSES, None)
+    _, metrics = jax.jit(body, compiler_options=QUICK_COMPILE)(state, tiny_batch(0, 4))
+    assert float(metrics["learning_rate"]) == pytest.approx(0.75 * optim.learning_rate)
+
+
+# ------------------------------------------------------------------ parts, memory, bfloat16
+
+
+def gradient(state):
+    """Of the first step from a fresh state whose gradient was too short to be clipped."""
+    return jax.tree.map(lambda m: m / (1 - TINY_OPTIM.b1), state.opt_state[1].mu)
+
+
+def test_parts_of_a_batch_one_after_another_on_eight_devices():
+    optim = dataclasses.replace(TINY_OPTIM, accumulate_steps=2)
+    step = under_shard_map(steps.make_train_step(SMALLEST, optim, LOSSES))
+    with jax.enable_x64(True):
+        state, batch = tiny_state(np.float64), cast(tiny_batch(0, 32), np.float64)
+        new, metrics = jax.device_get(step(state, batch))
+        # Each device has four rows of 32: the first two are of the first part.
+        parts = [
+            [x.reshape(8, 2, 2, -1)[:, i].reshape(16, -1) for x in batch.values()] for i in (0, 1)
+        ]
+        batches = [dict(zip(batch, part, strict=True)) for part in parts]
+        first, first_metrics = alone()(state, batches[0])
+        # The second part's gradient is at the same weights; its statistics follow the first's.
+        second, second_metrics = alone()(state.replace(batch_stats=first.batch_stats), batches[1])
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, gradient(first), gradient(second))
+    assert first_metrics["gradient_norm"] < 1 > second_metrics["gradient_norm"]
+    assert_same(gradient(new), mean, 1e-9)
+    assert_same(new.batch_stats, second.batch_stats, 1e-9)
+    expected = (first_metrics["loss"] + second_metrics["loss"]) / 2
+    assert metrics["loss"] == pytest.approx(float(expected), rel=1e-9)
+    assert int(new.step) == 1
+
+
+def test_rows_that_do_not_divide_into_parts():
+    optim = dataclasses.replace(TINY_OPTIM, accumulate_steps=3)
+    body = steps.make_train_step(SMALLEST, optim, LOSSES, None)
+    with pytest.raises(InputError, match=r"accumulate_steps=3 does not divide a device's 4 rows"):
+        jax.eval_shape(body, tiny_state(), tiny_batch(0, 4))
+
+
+def test_rematerialisation_changes_no_number():
+    model = dataclasses.replace(SMALLEST, remat=True)
+    body = steps.make_train_step(model, TINY_OPTIM, LOSSES, None)
+    assert str(jax.make_jaxpr(body)(tiny_state(), tiny_batch(0, 4))).count("remat") == 3
+    (state, metrics), expected = (
+        step(tiny_state(), tiny_batch(0, 4))
+        for step in (jax.jit(body, compiler_options=QUICK_COMPILE), alone())
+    )
+    assert_same(gradient(state), gradient(expected[0]), 1e-6)
+    assert_same(metrics, expected[1], 1e-5)
+
+
+def test_training_in_bfloat16_follows_float32():
+    model = dataclasses.replace(SMALLEST, dtype="bfloat16")
+    rough = steps.make_train_step(model, TINY_OPTIM, LOSSES, None)
+    rough = jax.jit(rough, compiler_options=QUICK_COMPILE)
+    batch, losses, states = tiny_batch(0, 4), {}, {}
+    for name, step in {"rough": rough, "exact": alone()}.items():
+        state, losses[name] = tiny_state(), []
+        for _ in range(60):
+            state, metrics = step(state, batch)
+            losses[name].append(float(metrics["loss"]))
+        states[name] = state
+    # Weights, moments, statistics and average stay float32.
+    assert all(x.dtype in (np.float32, np.int32) for x in jax.tree.leaves(states["rough"]))
+    difference = np.abs(np.subtract(losses["rough"], losses["exact"])).max()
+    assert 0 < difference < 0.02 * (losses["exact"][0] - losses["exact"][-1])
+
+
 def test_training_learns_a_batch():
     state, batch, losses = tiny_state(), tiny_batch(0, 4), []
     for _ in range(100):
@@ -307,7 +442,7 @@ def test_fresh_weights():
     init = jax.jit(
         steps.init_state,
         static_argnums=(0, 1),
-        compiler_options={"xla_backend_optimization_level": 0},
+        compiler_options=QUICK_COMPILE,
     )
     state = init(SMALLEST, PUBLISHED_OPTIM, jax.random.key(3))
     base, film = state.params["base"], state.params["film"]
