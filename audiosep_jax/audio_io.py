@@ -20,6 +20,7 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.resampling import Resampler, resample
 
 __all__ = [
+    "INTEGER_BITS",
     "AudioError",
     "AudioReader",
     "AudioWriter",
@@ -29,8 +30,8 @@ __all__ = [
     "resample",
     "suffix_of",
     "to_mono",
-    "write",
     "writable_format",
+    "write",
 ]
 
 _PLAUSIBLE_RATE_HZ = range(100, 10_000_001)
@@ -38,7 +39,7 @@ _READ_FRAMES = 1 << 20
 _WRITE_FRAMES = 1 << 16  # libsndfile's Vorbis encoder overruns its stack with much more
 # A FLAC stream of unknown length promises 2^63 - 1 frames.
 _UNKNOWN_FRAMES = 1 << 48
-_INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _SAMPLE_BYTES = {"DOUBLE": 8, "PCM_24": 3, "PCM_16": 2, "PCM_U8": 1, "PCM_S8": 1}
 _SHORT_FORMATS = ("WAV", "WAVEX", "AIFF")
 _WAV_MAX_BYTES = 0xFFFFFFFF - 4096
@@ -230,15 +231,17 @@ class AudioWriter:
         """
         peak = float(np.abs(audio_SC).max())
         if not np.isfinite(peak):
-            raise InputError(f"{self.path}: not written, the audio contains NaN or infinite samples")
+            raise InputError(
+                f"{self.path}: not written, the audio contains NaN or infinite samples"
+            )
         if peak > 1 and self._clip == "clamp":
             audio_SC = np.clip(audio_SC, -1, 1)
-        elif peak > 1 and self._subtype in _INTEGER_BITS:
+        elif peak > 1 and self._subtype in INTEGER_BITS:
             what = f"a peak of {peak:.3g} would clip in {self._subtype}"
             raise InputError(f"{self.path}: not written, {what}")
-        if self._subtype not in _INTEGER_BITS:
+        if self._subtype not in INTEGER_BITS:
             return audio_SC
-        bits = _INTEGER_BITS[self._subtype]
+        bits = INTEGER_BITS[self._subtype]
         steps = np.rint(audio_SC.astype(np.float64) * 2.0 ** (bits - 1))
         return np.minimum(steps, 2.0 ** (bits - 1) - 1).astype(np.int32) << (32 - bits)
 
@@ -358,8 +361,20 @@ def _decoded_by_ffmpeg(path: Path) -> soundfile.SoundFile:
     if program is None:
         raise AudioError(f"{path}: is a video or alike; install ffmpeg to have its sound read")
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        options = "-nostdin -v error -y -protocol_whitelist file -i".split()
-        output = "-map 0:a:0 -vn -sn -dn -c:a pcm_f32le -rf64 auto -f wav".split()
+        options = ["-nostdin", "-v", "error", "-y", "-protocol_whitelist", "file", "-i"]
+        output = [
+            "-map",
+            "0:a:0",
+            "-vn",
+            "-sn",
+            "-dn",
+            "-c:a",
+            "pcm_f32le",
+            "-rf64",
+            "auto",
+            "-f",
+            "wav",
+        ]
         source = f"file:{path.absolute()}"
         command = [program, *options, source, *output, file.name]
         ran = subprocess.run(command, capture_output=True, check=False)
@@ -367,4 +382,4 @@ def _decoded_by_ffmpeg(path: Path) -> soundfile.SoundFile:
             lines = ran.stderr.decode(errors="replace").split("\n")
             said = " ".join(" ".join(line for line in lines if line.strip()).split())[-200:]
             raise AudioError(f"{path}: cannot be read as audio (ffmpeg: {said})")
-        return soundfile.SoundFile(open(file.name, "rb"))  # noqa: SIM115
+        return soundfile.SoundFile(open(file.name, "rb"))

@@ -4,20 +4,28 @@ import dataclasses
 import functools
 import numbers
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from audiosep_jax import audio_io, hub, trained
 from audiosep_jax.audio_encoders.clap import AudioEncoder
-from audiosep_jax.audiosep import AudioSep
+from audiosep_jax.audio_io import AudioReader
 from audiosep_jax.errors import InputError
 from audiosep_jax.model_card import model_card
+from audiosep_jax.recordings import Clip, SeparatedFile, separate_recording
 from audiosep_jax.resunet import ModelConfig
+from audiosep_jax.separation_stream import (
+    AboveNyquist,
+    SeparationStream,
+    Stereo,
+    queries_at_once,
+    tile_frames_of,
+    tile_frames_that_fit,
+)
 from audiosep_jax.text.encoder import TextConfig, TextEncoder, embed_queries, make_encoder
 
 TEXT_OPTION = "text_model=DIR"
@@ -153,28 +161,123 @@ class Separator:
     ) -> np.ndarray:
         """As `separate`, for embeddings of what to separate: `(N, *audio.shape)` float32."""
         audio_CS = _checked_audio(audio)
+        stream = self._stream(sample_rate_hz, condition_NE, len(audio_CS), "channels", "drop")
+        estimate_NCS = np.concatenate([stream.feed(audio_CS), stream.finish()], axis=-1)
+        return estimate_NCS.reshape(len(estimate_NCS), *np.shape(audio))
+
+    def separate_file(
+        self,
+        input: str | Path,
+        outputs: Sequence[str | Path],
+        condition_NE: np.ndarray,
+        *,
+        residual: str | Path | None = None,
+        stereo: Stereo = "mid",
+        above_nyquist: AboveNyquist = "keep",
+        output_format: str | None = None,
+        subtype: str | None = None,
+        clip: Clip = "none",
+        tile_seconds: float | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> SeparatedFile:
+        """Separates a file of any length into one file for each condition, in bounded memory.
+
+        Args:
+            input: what libsndfile reads, or ffmpeg where it is installed.
+            outputs: a path for each row of `condition_NE`; all appear at the end, or none.
+            residual: where to write the mixture minus all the estimates.
+            stereo: `mid` computes one mask from the mean of the channels, which keeps the image;
+                `channels` separates each by itself, at as many times the cost.
+            above_nyquist: of what lies above the model's band, `keep` the share that the mask
+                leaves in the topmost bins, or `drop` it.
+            output_format: as libsndfile calls it, such as `FLAC`; the input's where None, or WAV
+                where that cannot be written. `subtype`, such as `PCM_16`, likewise.
+            clip: what is beyond -1..1: `clamp` limits it, `rescale` multiplies all files with one
+                factor, `none` writes it to floating-point files and refuses it to integer ones.
+            tile_seconds: how much is computed at once: more is faster and takes more memory. By
+                the memory that is free where None.
+            progress: called with the seconds of audio that were finished since its last call.
+
+        Raises:
+            InputError: a file cannot be read or written, or an argument makes no sense.
+        """
+        if len(outputs) != len(condition_NE):
+            raise InputError(f"{len(outputs)} outputs for {len(condition_NE)} conditions")
+
+        def start(recording: AudioReader) -> SeparationStream:
+            rate_hz, channels = recording.sample_rate_hz, recording.num_channels
+            options = (rate_hz, condition_NE, channels, stereo, above_nyquist)
+            return self._stream(*options, tile_seconds=tile_seconds)
+
+        return separate_recording(
+            start,
+            Path(input),
+            [Path(path) for path in outputs],
+            residual=None if residual is None else Path(residual),
+            output_format=output_format,
+            subtype=subtype,
+            clip=clip,
+            progress=progress,
+        )
+
+    def stream(
+        self,
+        sample_rate_hz: int,
+        condition_NE: np.ndarray,
+        num_channels: int = 1,
+        tile_seconds: float | None = None,
+        *,
+        stereo: Stereo = "mid",
+        above_nyquist: AboveNyquist = "keep",
+    ) -> SeparationStream:
+        """For sound that is still coming: `.feed(audio_CS)` gives what is ready, `.finish()` the
+        rest, in all the length of what was fed; nothing comes later than `.latency_seconds`.
+
+        Args:
+            tile_seconds: how much is computed at once; less is sooner and costs more.
+        """
+        options = (sample_rate_hz, condition_NE, num_channels, stereo, above_nyquist)
+        return self._stream(*options, tile_seconds=tile_seconds, live=True)
+
+    def _stream(
+        self,
+        sample_rate_hz: int,
+        condition_NE: np.ndarray,
+        num_channels: int,
+        stereo: Stereo,
+        above_nyquist: AboveNyquist,
+        *,
+        tile_seconds: float | None = None,
+        live: bool = False,
+    ) -> SeparationStream:
+        """Checked; where not `live`, recordings of up to two tiles wait for one pass."""
         condition_NE = _checked_conditions(condition_NE, self.model.condition_features)
         if not isinstance(sample_rate_hz, numbers.Integral) or sample_rate_hz < 1:
             raise InputError(f"sample_rate_hz={sample_rate_hz!r} must be a positive whole number")
-        rate_hz, model_hz = int(sample_rate_hz), self.model.sample_rate_hz
-        mixture_CS = audio_io.resample(audio_CS, rate_hz, model_hz)
-        estimate_NCS = np.asarray(_estimate(self.model, self.variables, mixture_CS, condition_NE))
-        # Rounded up on either way: never shorter than the input.
-        flat = estimate_NCS.reshape(-1, estimate_NCS.shape[-1])
-        back = audio_io.resample(flat, model_hz, rate_hz)[:, : audio_CS.shape[1]]
-        return back.reshape(len(condition_NE), *np.shape(audio))
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _estimate(
-    model: ModelConfig, variables: Any, mixture_CS: jax.Array, condition_NE: jax.Array
-) -> jax.Array:
-    """`(N, channels, S)`: every query in every channel, as one batch."""
-    queries, channels = len(condition_NE), len(mixture_CS)
-    mixture_BS = jnp.tile(mixture_CS, (queries, 1))
-    condition_BE = jnp.repeat(condition_NE, channels, axis=0)
-    estimate_BS: Any = AudioSep(model).apply(variables, mixture_BS, condition_BE, train=False)
-    return estimate_BS.reshape(queries, *mixture_CS.shape)
+        if stereo not in ("mid", "channels"):
+            raise InputError(f"stereo={stereo!r} must be mid or channels")
+        if above_nyquist not in ("keep", "drop"):
+            raise InputError(f"above_nyquist={above_nyquist!r} must be keep or drop")
+        if tile_seconds is not None and not tile_seconds > 0:
+            raise InputError(f"tile_seconds={tile_seconds!r} must be positive")
+        masks = 1 if stereo == "mid" else num_channels
+        tile_frames = (
+            tile_frames_of(self.model, tile_seconds)
+            if tile_seconds
+            else tile_frames_that_fit(self.model, masks)
+        )
+        return SeparationStream(
+            self.model,
+            self.variables,
+            condition_NE,
+            sample_rate_hz=int(sample_rate_hz),
+            num_channels=num_channels,
+            stereo=stereo,
+            above_nyquist=above_nyquist,
+            tile_frames=tile_frames,
+            whole_frames=0 if live else 2 * tile_frames,
+            group=queries_at_once(self.model, masks, tile_frames),
+        )
 
 
 class _Deferred:

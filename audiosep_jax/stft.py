@@ -36,9 +36,7 @@ def stft(audio_BS: jax.Array, window_samples: int, hop_samples: int) -> jax.Arra
     return padded_stft(padded_BS, num, window_samples, hop_samples)
 
 
-def padded_stft(
-    padded_BS: jax.Array, num: int, window_samples: int, hop_samples: int
-) -> jax.Array:
+def padded_stft(padded_BS: jax.Array, num: int, window_samples: int, hop_samples: int) -> jax.Array:
     """Spectrum `(B, num, F)` of what has its half windows already; frame t starts at t hops."""
     window_W = jnp.asarray(hann_window(window_samples), padded_BS.dtype)
     return jnp.fft.rfft(_frame(padded_BS, num, window_samples, hop_samples) * window_W)
