@@ -100,7 +100,7 @@ def make_train_step(
             gradients, batch_stats, metrics = gradients_of(params, batch_stats, part)
             return (jax.tree.map(jnp.add, total, gradients), batch_stats), metrics
 
-        zeros = vary(jax.tree.map(jnp.zeros_like, params))
+        zeros = jax.tree.map(jnp.zeros_like, params)
         parts = _parts(batch, optim.accumulate_steps)
         (total, batch_stats), metrics = jax.lax.scan(add, (zeros, batch_stats), parts)
         gradients = jax.tree.map(lambda x: x / optim.accumulate_steps, total)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -221,27 +220,27 @@ def test_gradient_is_the_mean_over_devices(step):
 
 
 def unreplicated(body):
-    """Names of (state, metrics) that shard_map refuses to believe equal on all devices."""
+    """How many leaves of (state, metrics) shard_map refuses to believe equal on all devices."""
     with pytest.raises(ValueError, match="could not infer replication") as error:
         under_shard_map(body)(tiny_state(), tiny_batch(0, 16))
-    found = re.findall(r"\* out_specs\[([01])\]\W+(\w+)", str(error.value))
-    return tuple({name for place, name in found if place == number} for number in "01")
+    return tuple(str(error.value).count(f"* out_specs[{i}] is") for i in (0, 1))
 
 
-STATE = {"params", "batch_stats", "opt_state", "ema", "skipped_steps"}
-OF_THE_UPDATE = {"update_norm", "parameter_norm", "skipped"}  # they know whether it was finite
+# All but the step hang on whether the step was finite; so do three metrics: whether it was
+# skipped, and the norms of update and parameters.
+WHOLE_STATE, OF_THE_UPDATE = 266, 3
 
 
 def test_statistics_of_single_devices_are_noticed(monkeypatch):
     monkeypatch.setattr(BatchNorm, "_over_devices", lambda self, x: x)
-    assert unreplicated(tiny_body()) == (STATE, OF_THE_UPDATE)
+    assert unreplicated(tiny_body()) == (WHOLE_STATE, OF_THE_UPDATE)
 
 
 def test_metrics_of_single_devices_are_noticed(monkeypatch):
     monkeypatch.setattr(BatchNorm, "_over_devices", lambda self, x: jax.lax.pmean(x, steps.AXIS))
     # The gradients are summed by shard_map itself; loss, its two terms and SDRi are left.
-    metrics = {"loss", "waveform_l1", "spectrum_l1", "sdri"} | OF_THE_UPDATE
-    assert unreplicated(tiny_body(None)) == (STATE, metrics)
+    assert len(jax.tree.leaves(tiny_state())) == 1 + WHOLE_STATE
+    assert unreplicated(tiny_body(None)) == (WHOLE_STATE, 4 + OF_THE_UPDATE)
 
 
 def test_old_state_is_given_away():
@@ -284,12 +283,9 @@ def test_without_an_average_the_weights_are_evaluated():
 def test_metrics():
     state, batch = tiny_state(), tiny_batch(0, 4)
     new, metrics = alone()(state, batch)
-    estimate_BS, _ = AudioSep(SMALLEST).apply(
-        tiny_variables(SMALLEST),
-        batch["mixture"],
-        batch["condition"],
-        train=True,
-        mutable=["batch_stats"],
+    apply = functools.partial(AudioSep(SMALLEST).apply, train=True, mutable=["batch_stats"])
+    estimate_BS, _ = jax.jit(apply, compiler_options=QUICK_COMPILE)(
+        tiny_variables(SMALLEST), batch["mixture"], batch["condition"]
     )
     error = np.abs(estimate_BS - batch["target"]).mean()
     assert float(metrics["waveform_l1"]) == pytest.approx(error, rel=1e-5)
@@ -347,19 +343,15 @@ def test_a_finite_loss_with_a_gradient_that_is_not_is_skipped(monkeypatch):
         return terms["waveform_l1"] + jnp.sqrt(0 * terms["waveform_l1"])
 
     monkeypatch.setattr(steps, "total_loss", total_loss)
-    body = jax.jit(tiny_body(None), compiler_options=QUICK_COMPILE)
-    after, metrics = body(tiny_state(), tiny_batch(0, 4))
-    assert np.isfinite(metrics["loss"])
-    assert np.isnan(metrics["gradient_norm"])
-    assert int(metrics["skipped"]) == int(after.skipped_steps) == 1
-    assert_same(after.params, tiny_state().params, 0)
-
-
-def test_the_rate_counts_updates_and_not_steps():
     optim = dataclasses.replace(TINY_OPTIM, warmup="linear", warmup_steps=4)
     state = tiny_state(optim=optim).replace(step=np.int32(5), skipped_steps=np.int32(3))
     body = steps.make_train_step(SMALLEST, optim, LOSSES, None)
-    _, metrics = jax.jit(body, compiler_options=QUICK_COMPILE)(state, tiny_batch(0, 4))
+    after, metrics = jax.jit(body, compiler_options=QUICK_COMPILE)(state, tiny_batch(0, 4))
+    assert np.isfinite(metrics["loss"])
+    assert np.isnan(metrics["gradient_norm"])
+    assert (int(metrics["skipped"]), int(after.skipped_steps)) == (1, 4)
+    assert_same(after.params, tiny_state().params, 0)
+    # The rate counts updates, of which there were two, and not steps.
     assert float(metrics["learning_rate"]) == pytest.approx(0.75 * optim.learning_rate)
 
 
@@ -382,9 +374,10 @@ def test_parts_of_a_batch_one_after_another_on_eight_devices():
             [x.reshape(8, 2, 2, -1)[:, i].reshape(16, -1) for x in batch.values()] for i in (0, 1)
         ]
         batches = [dict(zip(batch, part, strict=True)) for part in parts]
-        first, first_metrics = alone()(state, batches[0])
+        first, first_metrics = jax.device_get(alone()(state, batches[0]))
         # The second part's gradient is at the same weights; its statistics follow the first's.
-        second, second_metrics = alone()(state.replace(batch_stats=first.batch_stats), batches[1])
+        state = state.replace(batch_stats=first.batch_stats)
+        second, second_metrics = jax.device_get(alone()(state, batches[1]))
     mean = jax.tree.map(lambda a, b: (a + b) / 2, gradient(first), gradient(second))
     assert first_metrics["gradient_norm"] < 1 > second_metrics["gradient_norm"]
     assert_same(gradient(new), mean, 1e-9)
@@ -427,7 +420,7 @@ def test_training_in_bfloat16_follows_float32():
     # Weights, moments, statistics and average stay float32.
     assert all(x.dtype in (np.float32, np.int32) for x in jax.tree.leaves(states["rough"]))
     difference = np.abs(np.subtract(losses["rough"], losses["exact"])).max()
-    assert 0 < difference < 0.02 * (losses["exact"][0] - losses["exact"][-1])
+    assert 0 < difference < 0.05 * (losses["exact"][0] - losses["exact"][-1])
 
 
 def test_training_learns_a_batch():
