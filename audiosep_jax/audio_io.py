@@ -189,6 +189,7 @@ class AudioWriter:
         """Finishes the file, which stays under its temporary name until the `with` ends."""
         try:
             self._file.close()
+            _blank_time(self._part)
         except _WRITE_ERRORS as error:
             raise self._unwritable(error) from error
 
@@ -284,6 +285,16 @@ def write(
     options = {"format": format, "subtype": subtype, "num_samples": num_samples}
     with AudioWriter(path, sample_rate_hz, channels, **options) as out:  # type: ignore[arg-type]
         out.write(audio_CS)
+
+
+def _blank_time(path: Path) -> None:
+    """Zeroes the time of writing, which libsndfile puts beside the peak of a floating-point WAV."""
+    with path.open("r+b") as file:
+        head = file.read(256)
+        peak = head.find(b"PEAK", 12, max(head.find(b"data", 12), 0))
+        if head[:4] in (b"RIFF", b"RF64") and peak >= 0:
+            file.seek(peak + 12)  # behind name, size and version
+            file.write(bytes(4))
 
 
 def to_mono(audio_CS: np.ndarray) -> np.ndarray:

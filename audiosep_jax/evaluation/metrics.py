@@ -1,35 +1,116 @@
-"""Signal-to-distortion ratios in dB, by clip, as AudioSep's evaluation states them."""
+"""Signal-to-distortion ratios in dB, by clip, as AudioSep's evaluation states them.
+
+One set of formulas: JAX arrays are scored as they are, float32 in a training step, and numpy
+arrays in float64, which is what evaluations report.
+"""
+
+from types import ModuleType
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from audiosep_jax.errors import InputError
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 POWER_FLOOR = 1e-10  # of SDR's mean squares
-SI_SDR_EPSILON = float(jnp.finfo(jnp.float32).eps)
+SI_SDR_EPSILON = float(np.finfo(np.float32).eps)
+_BLOCK = 512  # samples summed at once
 
 
-def sdr(reference_BS: jax.Array, estimate_BS: jax.Array) -> jax.Array:
+def sdr(reference_BS: Array, estimate_BS: Array) -> Array:
     """`10 log10(mean(ref^2) / mean((est - ref)^2))`, both floored at 1e-10; `(B,)` dB.
 
     A perfect estimate of a silent reference is 0 dB; nothing is infinite.
     """
-    signal_B = jnp.maximum(jnp.mean(reference_BS**2, axis=-1), POWER_FLOOR)
-    error_B = jnp.maximum(jnp.mean((estimate_BS - reference_BS) ** 2, axis=-1), POWER_FLOOR)
-    return 10 * jnp.log10(signal_B / error_B)
+    xp, reference_BS, estimate_BS = _prepared(reference_BS, estimate_BS)
+    num_samples = reference_BS.shape[-1]
+    signal_B = xp.maximum(_sum(reference_BS**2) / num_samples, POWER_FLOOR)
+    error_B = xp.maximum(_sum((estimate_BS - reference_BS) ** 2) / num_samples, POWER_FLOOR)
+    return 10 * xp.log10(signal_B / error_B)
 
 
-def sdr_improvement(
-    reference_BS: jax.Array, estimate_BS: jax.Array, mixture_BS: jax.Array
-) -> jax.Array:
+def sdr_improvement(reference_BS: Array, estimate_BS: Array, mixture_BS: Array) -> Array:
     """SDR of the estimate minus SDR of the mixture (SDRi), `(B,)` dB."""
     return sdr(reference_BS, estimate_BS) - sdr(reference_BS, mixture_BS)
 
 
-def si_sdr(reference_BS: jax.Array, estimate_BS: jax.Array) -> jax.Array:
-    """Scale-invariant SDR without mean removal, `(B,)` dB (Le Roux et al., 2019, eq. 3)."""
+def si_sdr(reference_BS: Array, estimate_BS: Array) -> Array:
+    """Scale-invariant SDR without mean removal, `(B,)` dB (Le Roux et al., 2019, eq. 3).
+
+    0 dB where the estimate is silent; of a silent reference, -10 log10(1 + energy / epsilon).
+    """
+    xp, reference_BS, estimate_BS = _prepared(reference_BS, estimate_BS)
     epsilon = SI_SDR_EPSILON
-    product_B = jnp.sum(reference_BS * estimate_BS, axis=-1, keepdims=True)
-    energy_B = jnp.sum(reference_BS**2, axis=-1, keepdims=True)
-    scaled_BS = (product_B + epsilon) / (energy_B + epsilon) * reference_BS
-    signal_B = jnp.sum(scaled_BS**2, axis=-1)
-    error_B = jnp.sum((estimate_BS - scaled_BS) ** 2, axis=-1)
-    return 10 * jnp.log10((signal_B + epsilon) / (error_B + epsilon))
+    product_B = _sum(reference_BS * estimate_BS)
+    energy_B = _sum(reference_BS**2)
+    scale_B = (product_B + epsilon) / (energy_B + epsilon)
+    scaled_BS = scale_B[..., None] * reference_BS
+    signal_B = _sum(scaled_BS**2)
+    error_B = _sum((estimate_BS - scaled_BS) ** 2)
+    return 10 * xp.log10((signal_B + epsilon) / (error_B + epsilon))
+
+
+def si_sdr_improvement(reference_BS: Array, estimate_BS: Array, mixture_BS: Array) -> Array:
+    """SI-SDR of the estimate minus SI-SDR of the mixture, `(B,)` dB."""
+    return si_sdr(reference_BS, estimate_BS) - si_sdr(reference_BS, mixture_BS)
+
+
+def separation_scores(
+    reference_S: np.ndarray, estimate_S: np.ndarray, mixture_S: np.ndarray
+) -> dict[str, float]:
+    """All of the above for one clip, in float64.
+
+    What is compared is as long as the reference: an estimate or mixture beyond it is cut, and one
+    that ends before it is silent from there on.
+    """
+    reference_S = np.asarray(reference_S)
+    estimate_S, mixture_S = (fitted(x, len(reference_S)) for x in (estimate_S, mixture_S))
+    of_estimate = float(sdr(reference_S, estimate_S))
+    of_mixture = float(sdr(reference_S, mixture_S))
+    si_of_estimate = float(si_sdr(reference_S, estimate_S))
+    si_of_mixture = float(si_sdr(reference_S, mixture_S))
+    return {
+        "sdr": of_estimate,
+        "sdri": of_estimate - of_mixture,
+        "si_sdr": si_of_estimate,
+        "si_sdri": si_of_estimate - si_of_mixture,
+        "mixture_sdr": of_mixture,
+        "mixture_si_sdr": si_of_mixture,
+    }
+
+
+def clap_score(text_NE: np.ndarray, audio_NE: np.ndarray) -> np.ndarray:
+    """Cosine of each query's CLAP embedding and its estimate's, `(N,)`; 0 for a zero vector."""
+    text_NE, audio_NE = (np.asarray(x, np.float64) for x in (text_NE, audio_NE))
+    lengths_N = np.linalg.norm(text_NE, axis=-1) * np.linalg.norm(audio_NE, axis=-1)
+    products_N = np.sum(text_NE * audio_NE, axis=-1)
+    return products_N / np.where(lengths_N == 0, 1, lengths_N)
+
+
+def fitted(audio_S: np.ndarray, num_samples: int) -> np.ndarray:
+    """Cut, or continued by silence, to `num_samples`."""
+    audio_S = np.asarray(audio_S)[:num_samples]
+    return np.pad(audio_S, (0, num_samples - len(audio_S)))
+
+
+def _prepared(reference_BS: Array, estimate_BS: Array) -> tuple[ModuleType, Array, Array]:
+    """(numpy or jax.numpy, both arrays), in float64 where both are numpy's."""
+    if reference_BS.shape[-1] != estimate_BS.shape[-1] or reference_BS.shape[-1] == 0:
+        lengths = f"{reference_BS.shape[-1]} and {estimate_BS.shape[-1]}"
+        raise InputError(f"a score needs two clips of one length above 0, not {lengths} samples")
+    if isinstance(reference_BS, np.ndarray) and isinstance(estimate_BS, np.ndarray):
+        return np, reference_BS.astype(np.float64), estimate_BS.astype(np.float64)
+    return jnp, reference_BS, estimate_BS
+
+
+def _sum(x_BS: Array) -> Array:
+    """Sum over samples, in blocks: in float32 a running sum of a million terms loses digits."""
+    if isinstance(x_BS, np.ndarray):
+        return np.sum(x_BS, axis=-1)
+    num_samples = x_BS.shape[-1]
+    whole = num_samples - num_samples % _BLOCK
+    blocks_BNS = x_BS[..., :whole].reshape(*x_BS.shape[:-1], -1, _BLOCK)
+    return jnp.sum(jnp.sum(blocks_BNS, axis=-1), axis=-1) + jnp.sum(x_BS[..., whole:], axis=-1)

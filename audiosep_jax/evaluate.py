@@ -1,0 +1,311 @@
+"""Scores a separator on a benchmark or on one's own mixtures; `--help` shows an example."""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from audiosep_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from audiosep_jax.evaluation.lists import Item
+    from audiosep_jax.evaluation.protocols import Protocol
+    from audiosep_jax.evaluation.runner import Estimator
+    from audiosep_jax.separator import Separator
+
+# JAX is imported where it is used: help and mistakes answer at once.
+
+EXAMPLE = """examples:
+  python -m audiosep_jax.evaluate --checkpoint runs/clap --protocol esc50 \\
+      --metadata esc50_eval.csv --audio evaluation/data/esc50 --output results/esc50
+writes results.json and results.csv. --audio holds the rendered mixtures (segment-<idx>.wav,
+mixture-<idx>.wav) or the clips that the list names, which are then mixed. The same command
+again goes on where it was stopped.
+
+  python -m audiosep_jax.evaluate --protocol mixtures --metadata mine.csv --audio . ...
+scores own mixtures: a CSV with the columns target, query, and noise or mixture, and if wished
+snr, id, class, target_start, noise_start, seconds.
+
+  python -m audiosep_jax.evaluate --make_pairs pairs.csv --audio ESC-50 --folds 4 --num_pairs 500
+writes such a list; --render DIR writes the mixtures of any list as files."""
+
+PROTOCOLS = (
+    *("audioset", "vggsound", "audiocaps", "clotho", "music", "esc50"),
+    *("dcase2024", "voicebank_demand", "mixtures"),
+)
+BASELINES = ("mixture", "silence", "irm", "icm", "random_query")
+NAMED = 3  # files of those missing that a message names
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code: 0, or 2 with one line on stderr."""
+    try:
+        arguments = _parser().parse_args(argv)
+        _check(arguments)
+        if arguments.make_pairs:
+            _make_pairs(arguments)
+        elif arguments.render:
+            _render(arguments)
+        else:
+            _evaluate(arguments, argv)
+    except InputError as error:
+        print("error:", *str(error).split(), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
+    # ------------------------------------------------------------------ the list, and what is there
+    from audiosep_jax.evaluation import record, results, rows, runner
+
+    protocol, items, _ = _listed(arguments)
+    _check_files(items, arguments)
+
+    # ------------------------------------------------------------------ the separator
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)  # what Orbax tells of a load
+    separator = _separator(arguments)
+    rate_hz = _sample_rate_hz(arguments, protocol, separator)
+    estimator, queries = _estimator(arguments, separator, items, rate_hz)
+    items = [dataclasses.replace(x, query=q) for x, q in zip(items, queries, strict=True)]
+
+    # ------------------------------------------------------------------ score, batch by batch
+    about = record.about_of(arguments, protocol, items, separator, rate_hz)
+    output, shard = arguments.output, arguments.shard
+    if arguments.overwrite:
+        rows.discard(output)
+    done = {n: row for n, row in rows.read_all(output, about).items() if "reason" not in row}
+    config = runner.RunConfig(arguments.batch_size, arguments.num_threads)
+    with rows.RowsFile(output / rows.file_name(shard), about) as file:
+        mine = items[shard[0] :: shard[1]]
+        runner.score_items(mine, estimator, rate_hz, file, done, config)
+
+    # ------------------------------------------------------------------ results, where all is done
+    found = rows.read_all(output, about)
+    if len(found) < len(items):
+        print(f"{output}: {len(found):,} of {len(items):,} mixtures are done, by all shards")
+        return
+    ordered = [found[item.row] for item in items]
+    unscored = [row for row in ordered if "reason" in row]
+    if unscored and not arguments.allow_missing:
+        raise InputError(_refusal([row["reason"] for row in unscored], len(items), "mixtures"))
+    content = record.results_of(arguments, argv, protocol, separator, rate_hz, ordered)
+    results.write_csv(output / results.CSV_NAME, ordered)
+    results.write_json(output / results.JSON_NAME, content)
+    _print(content, output)
+
+
+def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item], list[Any]]":
+    """Protocol, its mixtures and the rows of its list."""
+    from audiosep_jax.evaluation import lists, protocols
+
+    protocol = protocols.PROTOCOLS[arguments.protocol]
+    rows = lists.read_list(protocol, arguments.metadata, arguments.audio)
+    items = lists.items_of(
+        protocol,
+        rows,
+        arguments.audio,
+        arguments.audio2 or arguments.audio,
+        layout=arguments.layout,
+        query_column=arguments.query_column,
+        query=arguments.query or ("" if arguments.query_column else protocol.default_query),
+        snr_db=arguments.snr_db,
+    )
+    return protocol, items, rows
+
+
+def _check_files(items: "Sequence[Item]", arguments: argparse.Namespace) -> None:
+    from audiosep_jax.evaluation.runner import missing_files
+
+    missing = missing_files(items)
+    files = {path for item in items for path in item.files}
+    if len(missing) == len(files):
+        raise InputError(f"none of the {len(files):,} files is there, such as {missing[0]}")
+    if missing and not arguments.allow_missing:
+        raise InputError(_refusal([f"{path}: no such file" for path in missing], len(files)))
+
+
+def _refusal(reasons: Sequence[str], total: int, what: str = "files") -> str:
+    named = "; ".join(reasons[:NAMED]) + ("; ..." if len(reasons) > NAMED else "")
+    share = f"{len(reasons):,} of {total:,} {what} cannot be used"
+    return f"{share}: {named}. --allow_missing scores the others and says so"
+
+
+def _separator(arguments: argparse.Namespace) -> "Separator | None":
+    if not arguments.checkpoint:
+        return None
+    from audiosep_jax.separator import Separator
+
+    return Separator.from_pretrained(
+        arguments.checkpoint,
+        text_model=arguments.text_model,
+        option="--checkpoint DIR",
+        text_option="--text_model DIR",
+    )
+
+
+def _sample_rate_hz(
+    arguments: argparse.Namespace, protocol: "Protocol", separator: "Separator | None"
+) -> int:
+    """Of scoring: as asked, the protocol's, or the model's."""
+    from audiosep_jax.resunet import ModelConfig
+
+    model_hz = (separator.model if separator else ModelConfig()).sample_rate_hz
+    return int(arguments.sample_rate_hz or protocol.sample_rate_hz or model_hz)
+
+
+def _estimator(
+    arguments: argparse.Namespace,
+    separator: "Separator | None",
+    items: "Sequence[Item]",
+    sample_rate_hz: int,
+) -> "tuple[Estimator, list[str]]":
+    """What makes the estimates, and the query of each mixture."""
+    import numpy as np
+
+    from audiosep_jax.evaluation import baselines, runner
+    from audiosep_jax.resunet import ModelConfig
+
+    baseline = arguments.baseline
+    random = baseline == "random_query"
+    queries = baselines.random_queries(items) if random else [item.query for item in items]
+    distinct = list(dict.fromkeys(queries))
+    model = separator.model if separator else ModelConfig(sample_rate_hz=sample_rate_hz)
+    variables: Any = {}
+    if separator and baseline in ("", "random_query"):
+        variables, vectors = separator.variables, separator.embed_text(distinct)
+    else:
+        vectors = np.zeros((len(distinct), 1), np.float32)
+    # No separation needs no conversion either.
+    model_hz = sample_rate_hz if baseline in baselines.WITHOUT_MODEL else model.sample_rate_hz
+    conditions = dict(zip(distinct, vectors, strict=True))
+    body = baselines.body_of(baseline, model)
+    return runner.Estimator(body, variables, model_hz, conditions), queries
+
+
+def _print(content: Mapping[str, Any], output: Path) -> None:
+    for note in content["notes"]:
+        print(f"note: {note}")
+    print(f"{content['title']}, {content['count']:,} mixtures, dB with 95 % intervals:")
+    for name, score in content["scores"].items():
+        between = "" if score["low"] is None else f"  ({score['low']:.2f} to {score['high']:.2f})"
+        print(f"  {name:<15} {score['mean']:7.2f}{between}")
+    for name in ("results.json", "results.csv"):
+        print(output / name)
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    from audiosep_jax.evaluation import mixtures
+    from audiosep_jax.resunet import ModelConfig
+
+    protocol, items, rows = _listed(arguments)
+    _check_files(items, arguments)
+    rate_hz = arguments.sample_rate_hz or protocol.sample_rate_hz or ModelConfig().sample_rate_hz
+    mixtures.render(
+        protocol,
+        items,
+        rows,
+        arguments.render,
+        rate_hz,
+        num_threads=arguments.num_threads,
+        shard=arguments.shard,
+    )
+    print(arguments.render)
+
+
+def _make_pairs(arguments: argparse.Namespace) -> None:
+    from audiosep_jax.evaluation import mixtures
+
+    place = arguments.audio
+    mixtures.make_pairs(
+        mixtures.clips_of(place, arguments.folds),
+        place.parent if place.is_file() else place,
+        arguments.make_pairs,
+        num_pairs=arguments.num_pairs,
+        snrs_db=arguments.snrs_db,
+        seed=arguments.seed,
+    )
+    print(arguments.make_pairs)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """InputError for what can be told before anything is read."""
+    if not arguments.audio:
+        raise InputError("--audio is needed: the folder of the sounds")
+    for folder in filter(None, (arguments.audio, arguments.audio2)):
+        if not folder.is_dir() and not (arguments.make_pairs and folder.is_file()):
+            raise InputError(f"{folder}: no such folder")
+    for name in ("batch_size", "num_threads", "num_pairs"):
+        if vars(arguments)[name] < 1:
+            raise InputError(f"--{name} must be at least 1")
+    if arguments.sample_rate_hz is not None and arguments.sample_rate_hz < 100:
+        raise InputError("--sample_rate_hz must be at least 100")
+    if arguments.make_pairs:
+        return
+    if not arguments.protocol:
+        raise InputError(f"--protocol is needed: {', '.join(PROTOCOLS)}")
+    if arguments.render:
+        return
+    if not arguments.output:
+        raise InputError("--output is needed: the folder for the results")
+    if not arguments.checkpoint and arguments.baseline in ("", "random_query"):
+        raise InputError("--checkpoint is needed, or a --baseline that has no model")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise InputError(f"--shard {text}: must be i/n with i from 0 to n - 1, such as 0/4")
+    return int(index), int(count)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help shows an example")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m audiosep_jax.evaluate",
+        description="Score a separator on a benchmark or on own mixtures.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--protocol", choices=PROTOCOLS, help="which benchmark")
+    add("--metadata", type=Path, metavar="CSV", help="its list")
+    add("--audio", type=Path, metavar="DIR", help="rendered mixtures, or the clips of the list")
+    add("--audio2", type=Path, metavar="DIR", help="the noises, where they lie elsewhere")
+    add("--output", type=Path, metavar="DIR", help="folder for the results")
+    add("--checkpoint", default="", metavar="WHAT", help="as separate.py takes it")
+    add("--text_model", default="", metavar="DIR", help="text encoder, if not that of training")
+    add("--baseline", choices=BASELINES, default="", help="instead of the separation asked for")
+    add("--layout", choices=("auto", "rendered", "pairs"), default="auto", help="of --audio")
+    add("--snr_db", type=float, default=0.0, help="of pairs whose list tells none (default: 0)")
+    add("--query_column", default="", metavar="NAME", help="column of the queries")
+    add("--query", default="", metavar="TEXT", help="one query for all")
+    add("--sample_rate_hz", type=int, help="to score at (default: the protocol's)")
+    add("--batch_size", type=int, default=1, help="clips at once, on all devices together")
+    add("--num_threads", type=int, default=4, help="that read and score (default: 4)")
+    add("--shard", type=_shard, default=(0, 1), metavar="I/N", help="do each N-th mixture")
+    add("--allow_missing", action="store_true", help="score the others where files are missing")
+    add("--overwrite", action="store_true", help="forget what the output folder holds")
+    add("--render", type=Path, metavar="DIR", help="write the mixtures as files, and end")
+    add("--make_pairs", type=Path, metavar="CSV", help="write a list of random pairs, and end")
+    add("--num_pairs", type=int, default=500, help="of --make_pairs (default: 500)")
+    add("--folds", type=int, nargs="+", default=[], help="of an ESC-50 folder, for --make_pairs")
+    add("--snrs_db", type=float, nargs="+", default=[0.0], help="of --make_pairs, in turn")
+    add("--seed", type=int, default=0, help="of --make_pairs (default: 0)")
+    return parser
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv[1:]))

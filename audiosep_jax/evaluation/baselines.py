@@ -1,0 +1,98 @@
+"""What a separation is to be compared with: no separation at all, and the best that a mask can do.
+
+Each is a body for `steps.parallel_eval_step`, as the network is: variables and a batch with
+`mixture`, `target` and `condition` to estimates `(B, S)`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from audiosep_jax.audiosep import AudioSep
+from audiosep_jax.data.mixing import caption_key
+from audiosep_jax.errors import InputError
+from audiosep_jax.evaluation.lists import Item
+from audiosep_jax.resunet import ModelConfig
+from audiosep_jax.stft import istft, stft
+
+BASELINES = ("mixture", "silence", "irm", "icm", "random_query")
+WITHOUT_MODEL = ("mixture", "silence")  # need no checkpoint; the masks take their STFT from it
+_TINY = 1e-20
+
+Body = Callable[[Any, Mapping[str, jax.Array]], jax.Array]
+
+
+def body_of(baseline: str, model: ModelConfig) -> Body:
+    """What makes the estimates: the network where the baseline is "" or `random_query`."""
+    if baseline in ("", "random_query"):
+        network = AudioSep(model)
+
+        def separate(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+            mixture_BS, condition_BE = batch["mixture"], batch["condition"]
+            return jnp.asarray(network.apply(variables, mixture_BS, condition_BE, train=False))
+
+        return separate
+    if baseline == "mixture":
+        return lambda _, batch: batch["mixture"]
+    if baseline == "silence":
+        return lambda _, batch: jnp.zeros_like(batch["mixture"])
+    mask = {"irm": ideal_ratio_mask, "icm": ideal_complex_mask}[baseline]
+    return lambda _, batch: masked(mask, model, batch["mixture"], batch["target"])
+
+
+def masked(
+    mask: Callable[[jax.Array, jax.Array], jax.Array],
+    model: ModelConfig,
+    mixture_BS: jax.Array,
+    target_BS: jax.Array,
+) -> jax.Array:
+    """Estimates `(B, S)` of a mask that is made in knowledge of the target, at the model's STFT."""
+    window, hop = model.window_samples, model.hop_samples
+    mixture_BTF, target_BTF = (stft(x, window, hop) for x in (mixture_BS, target_BS))
+    estimate_BTF = mask(target_BTF, mixture_BTF - target_BTF) * mixture_BTF
+    return istft(estimate_BTF, mixture_BS.shape[1], window, hop)
+
+
+def ideal_ratio_mask(target_BTF: jax.Array, noise_BTF: jax.Array) -> jax.Array:
+    """sqrt(|S|^2 / (|S|^2 + |N|^2)), 0 to 1 (Wang, Narayanan and Wang, 2014, eq. 3, beta 0.5)."""
+    target, noise = (jnp.abs(x) ** 2 for x in (target_BTF, noise_BTF))
+    return jnp.sqrt(target / jnp.maximum(target + noise, _TINY))
+
+
+def ideal_complex_mask(target_BTF: jax.Array, noise_BTF: jax.Array) -> jax.Array:
+    """S / (S + N), its magnitude held to at most 1: all that the network's mask can express."""
+    mixture_BTF = target_BTF + noise_BTF
+    power_BTF = jnp.maximum(jnp.abs(mixture_BTF) ** 2, _TINY)
+    mask_BTF = target_BTF * jnp.conj(mixture_BTF) / power_BTF
+    return mask_BTF / jnp.maximum(jnp.abs(mask_BTF), 1)
+
+
+def random_queries(items: Sequence[Item], seed: int = 0) -> list[str]:
+    """For each item a query of the list that asks for neither its target nor its noise.
+
+    What a noise sounds like is known where the same file is a target elsewhere in the list.
+    """
+    captions: dict[str, set[str]] = {}
+    spoken: dict[str, str] = {}
+    for item in items:
+        for clip in item.clips[:1]:
+            captions.setdefault(clip, set()).add(caption_key(item.query))
+        spoken.setdefault(caption_key(item.query), item.query)
+    distinct = sorted(spoken)
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    found = []
+    for item in items:
+        known = {caption_key(item.query), caption_key(item.noise_query)}
+        known = known.union(*(captions.get(clip, ()) for clip in item.clips))
+        if known.issuperset(distinct):
+            raise InputError(
+                f"--baseline random_query: the list has no query for other sounds than {item.id}'s"
+            )
+        key = distinct[int(rng.integers(len(distinct)))]
+        while key in known:
+            key = distinct[int(rng.integers(len(distinct)))]
+        found.append(spoken[key])
+    return found
