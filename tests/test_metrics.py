@@ -1,10 +1,23 @@
 """Signal-to-distortion ratios in closed form."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from evaluation_examples import slow_sdr, slow_si_sdr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from audiosep_jax.evaluation.metrics import sdr, sdr_improvement, si_sdr
+from audiosep_jax.errors import InputError
+from audiosep_jax.evaluation.metrics import (
+    clap_score,
+    sdr,
+    sdr_improvement,
+    separation_scores,
+    si_sdr,
+    si_sdr_improvement,
+)
 
 S = 1000
 SCORES_WITH_GRADIENT = [
@@ -79,3 +92,74 @@ def test_scores_and_gradients_are_finite(scale, share):
         value, gradient = value_and_gradient(estimate_BS, target_BS)
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
+
+
+samples = st.one_of(
+    st.just(0.0), st.floats(-1, 1, width=32), st.sampled_from([1e-12, -1e-6, 1e-3, 30.0])
+)
+clips = st.integers(1, 40).flatmap(
+    lambda n: st.tuples(*[hnp.arrays(np.float32, n, elements=samples)] * 3)
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(clips)
+def test_scores_equal_a_slow_reference(three):
+    reference_S, estimate_S, mixture_S = three
+    found = separation_scores(reference_S, estimate_S, mixture_S)
+    expected = {
+        "sdr": slow_sdr(reference_S, estimate_S),
+        "si_sdr": slow_si_sdr(reference_S, estimate_S),
+        "mixture_sdr": slow_sdr(reference_S, mixture_S),
+        "mixture_si_sdr": slow_si_sdr(reference_S, mixture_S),
+    }
+    expected["sdri"] = expected["sdr"] - expected["mixture_sdr"]
+    expected["si_sdri"] = expected["si_sdr"] - expected["mixture_si_sdr"]
+    assert found == pytest.approx(expected, abs=1e-7)
+    # Batched, on numpy's side.
+    batch = [np.stack([x, x[::-1]]) for x in three]
+    assert sdr_improvement(*batch)[0] == pytest.approx(expected["sdri"], abs=1e-7)
+    assert si_sdr_improvement(*batch)[1] == pytest.approx(expected["si_sdri"], abs=1e-6)
+
+
+@pytest.mark.parametrize("loudness", [1e-3, 1, 30])
+@pytest.mark.parametrize("error", [1e-4, 0.3, 10])
+def test_float32_under_jit_keeps_up_with_float64(loudness, error):
+    # A clip of half a minute at 32 kHz, with an offset, as a running sum in float32 likes least.
+    rng = np.random.default_rng(1)
+    reference_S, noise_S = 1 + rng.standard_normal((2, 1_000_003))
+    reference_S = (loudness * reference_S).astype(np.float32)
+    estimate_S = (reference_S + loudness * error * noise_S).astype(np.float32)
+    exact = separation_scores(reference_S, estimate_S, estimate_S)
+    for name, score in (("sdr", sdr), ("si_sdr", si_sdr)):
+        quick = jax.jit(score)(jnp.asarray(reference_S), jnp.asarray(estimate_S))
+        assert float(quick) == pytest.approx(exact[name], abs=1e-4)
+
+
+def test_one_sample_late_is_an_error():
+    noise_S = np.random.default_rng(2).standard_normal(S)
+    late_S = np.roll(noise_S, 1)
+    # Neighbours have nothing in common: the error is twice the signal.
+    assert separation_scores(noise_S, late_S, late_S)["sdr"] == pytest.approx(-3, abs=0.5)
+    assert separation_scores(noise_S, noise_S, late_S)["sdri"] == pytest.approx(103, abs=0.5)
+
+
+def test_other_lengths_are_cut_or_continued_by_silence():
+    reference_S, estimate_S = np.random.default_rng(3).standard_normal((2, 100))
+    longer_S = np.append(estimate_S, [9.0] * 7)
+    shorter_S = estimate_S[:60]
+    padded_S = np.append(shorter_S, np.zeros(40))
+    expected = separation_scores(reference_S, padded_S, estimate_S)
+    assert separation_scores(reference_S, shorter_S, longer_S) == expected
+    for score in (sdr, si_sdr):
+        with pytest.raises(InputError, match="one length above 0, not 100 and 60 samples"):
+            score(reference_S, shorter_S)
+        with pytest.raises(InputError, match="not 0 and 0"):
+            score(reference_S[:0], shorter_S[:0])
+
+
+def test_clap_score_is_a_cosine():
+    text_NE = np.float32([[1, 0], [0.6, 0.8], [0, 0]])
+    audio_NE = np.float32([[0.6, 0.8], [0.6, 0.8], [1, 0]])
+    np.testing.assert_allclose(clap_score(text_NE, audio_NE), [0.6, 1, 0], atol=1e-7)
+    np.testing.assert_allclose(clap_score(3 * text_NE, audio_NE), [0.6, 1, 0], atol=1e-7)
