@@ -259,7 +259,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _shard(text: str) -> tuple[int, int]:
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise InputError(f"--shard {text}: must be i/n with i from 0 to n - 1, such as 0/4")
+        raise argparse.ArgumentTypeError(f"{text} must be i/n, i from 0 to n - 1, such as 0/4")
     return int(index), int(count)
 
 

@@ -63,7 +63,7 @@ def results_of(
         "sample_rate_hz": separator.model.sample_rate_hz,
         "text_encoder": separator.text.encoder,
     }
-    notes = _notes(arguments, protocol, separator, sample_rate_hz, rows)
+    notes = notes_of(arguments, protocol, separator, sample_rate_hz, rows)
     return {
         "protocol": protocol.name,
         "title": protocol.title,
@@ -89,12 +89,12 @@ def results_of(
         "definition": protocols.SDR_DEFINITION,
         "headline": list(protocol.headline),
         **results.summary(rows, protocol.aggregation),
-        "version": _version(),
-        "command": _command(argv),
+        "version": version_of(),
+        "command": command_of(argv),
     }
 
 
-def _notes(
+def notes_of(
     arguments: argparse.Namespace,
     protocol: Protocol,
     separator: Separator | None,
@@ -125,7 +125,7 @@ def _notes(
     return notes
 
 
-def _version() -> str:
+def version_of() -> str:
     import jax
 
     try:
@@ -135,7 +135,7 @@ def _version() -> str:
     return f"audiosep_jax {own}, jax {jax.__version__}"
 
 
-def _command(argv: Sequence[str]) -> str:
+def command_of(argv: Sequence[str]) -> str:
     """As typed, without what says which part of the work this process does."""
     words = list(argv)
     while "--shard" in words:
