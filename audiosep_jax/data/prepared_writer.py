@@ -308,7 +308,7 @@ def _builder(
         for number, (path, _) in enumerate(files)
     }
 
-    class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         VERSION = tfds.core.Version(VERSION)
         # TFDS looks for checksums of downloads beside our code, with a package it does not require.
         code_path = url_infos = None

@@ -83,7 +83,7 @@ def records(
     Raises:
         AudioError: its audio is missing, damaged, silent, or not as long as it should be.
     """
-    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=spool_folder) as spool:
+    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=str(spool_folder)) as spool:
         num_samples, peak = 0, 0.0
         for block_S in _blocks(recording, sample_rate_hz):
             spool.write(np.ascontiguousarray(block_S, "<f4").data)
@@ -165,4 +165,13 @@ def to_json(recording: Recording) -> list[Any]:
 
 def from_json(row: list[Any]) -> Recording:
     """Inverse of `to_json`, through JSON."""
-    return Recording(*(tuple(value) if isinstance(value, list) else value for value in row))
+    id_, split, captions, places, seconds, twin, synthetic = row
+    return Recording(
+        id_,
+        split,
+        tuple(captions),
+        tuple(places),
+        tuple(seconds) if seconds else None,
+        twin,
+        tuple(synthetic) if synthetic else None,
+    )

@@ -1,0 +1,141 @@
+"""Prepares trees of short files and ESC-10, kills it in the middle, and compares the bytes.
+
+    python benchmarks/prepare.py --num_files 20000
+
+Prints a row for each data set: time per recording on a core and the most memory that any process
+took, undisturbed; and whether a run that was killed half way (`kill -9` of the parent) and started
+again gave the same bytes. Exits with 1 where one did not. Works in a temporary folder.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+ROOT = Path(__file__).resolve().parents[1]
+ESC10 = ROOT.parent / "shared" / "data" / "esc10"
+TREE_RATE_HZ, TREE_SECONDS, NUM_CLASSES = 8000, 0.2, 50
+TREE = ("folders", "--sample_rate", str(TREE_RATE_HZ), "--min_seconds", "0.1")
+ESC = ("esc50", "--valid_folds", "4")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What an undisturbed run said and took."""
+
+    ms_per_recording: float
+    peak_megabytes: int
+    seconds: float
+
+
+def make_tree(root: Path, num_files: int) -> None:
+    """Noise in class folders, no two files alike."""
+    rng = np.random.default_rng(num_files)
+    for number in range(num_files):
+        folder = root / f"sound_{number % NUM_CLASSES:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        audio_S = rng.uniform(-0.5, 0.5, round(TREE_SECONDS * TREE_RATE_HZ))
+        soundfile.write(folder / f"{number:06d}.wav", audio_S, TREE_RATE_HZ)
+
+
+def command(source: tuple[str, ...], root: Path, output: Path, workers: int) -> list[str]:
+    """As a user would type it."""
+    places = ["--root", str(root), "--output", str(output), "--workers", str(workers)]
+    return [sys.executable, "-m", "audiosep_jax.prepare", *source, *places]
+
+
+def run(arguments: list[str]) -> Run:
+    """An undisturbed run; ends this program where it fails."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)  # with the workers that it waited for
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - started
+    cost = re.search(r"([\d.]+) ms each on a core, at most (\d+) MB", said)
+    if process.returncode or cost is None:
+        sys.exit(f"prepare ended with {process.returncode}:\n{said}")
+    peak = max(int(cost[2]), usage.ru_maxrss // 1024)
+    return Run(float(cost[1]), peak, seconds)
+
+
+def kill_half_way(arguments: list[str], parts: Path) -> str:
+    """How many tasks were finished when it was killed, of how many."""
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    num_tasks = done = 0
+    while not num_tasks or done < num_tasks // 2:
+        if process.poll() is not None:
+            sys.exit("prepare was over before it could be killed")
+        if not num_tasks and (parts / "plan.json").is_file():
+            num_tasks = json.loads((parts / "plan.json").read_text())["num_tasks"]
+        done = len(list(parts.glob("[0-9]*.json"))) if num_tasks else 0
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    return f"{done}/{num_tasks}"
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+    }
+
+
+def compare(name: str, source: tuple[str, ...], root: Path, work: Path, workers: int) -> bool:
+    """Prints a row; whether the killed run came to the same bytes."""
+    whole, killed = work / f"{name}_whole", work / f"{name}_killed"
+    cost = run(command(source, root, whole, workers))
+    at = kill_half_way(command(source, root, killed, workers), work / f"{killed.name}.parts")
+    if killed.exists():
+        sys.exit(f"{killed}: there before it was finished")
+    # The rest is done by another number of processes, which must not matter either.
+    rest = command(source, root, killed, workers + 1)
+    ended = subprocess.run(rest, cwd=ROOT, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        sys.exit(f"prepare ended with {ended.returncode}:\n{ended.stderr}")
+    same = fingerprint(whole) == fingerprint(killed)
+    print(
+        f"{name:>12} {cost.ms_per_recording:12.2f} {cost.seconds:10.1f} {cost.peak_megabytes:10}"
+        f" {at:>12} {'same' if same else 'OTHER'}",
+        flush=True,
+    )
+    return same
+
+
+def main() -> int:
+    """Exit code."""
+    parser = argparse.ArgumentParser(description="Cost of preparing, and what a kill does to it.")
+    parser.add_argument("--num_files", type=int, default=20000, help="of the largest tree")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    arguments = parser.parse_args()
+    print("  recordings  ms each/core  seconds  peak MB/process  killed at  bytes after it")
+    same = True
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        if ESC10.is_dir():
+            same &= compare("esc10", ESC, ESC10, work, arguments.workers)
+        for count in (arguments.num_files // 16, arguments.num_files // 4, arguments.num_files):
+            make_tree(work / f"tree_{count}", count)
+            same &= compare(str(count), TREE, work / f"tree_{count}", work, arguments.workers)
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
