@@ -67,6 +67,9 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     # ------------------------------------------------------------------ the separator
     from absl import logging
 
+    from audiosep_jax.compilation_cache import use_compilation_cache
+
+    use_compilation_cache()
     logging.set_verbosity(logging.ERROR)  # what Orbax tells of a load
     separator = _separator(arguments)
     rate_hz = _sample_rate_hz(arguments, protocol, separator)

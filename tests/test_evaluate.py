@@ -77,7 +77,7 @@ def slow_rows(place):
                 gain *= 10 ** (-float(row["snr"]) / 20)
             mixture_S = (target_S + np.float32(gain) * noise_S).astype(np.float32)
             peak = np.abs(mixture_S).max()
-            if peak > 1:
+            if peak > 1 and row["snr"]:
                 target_S, mixture_S = (x * np.float32(0.9 / peak) for x in (target_S, mixture_S))
             estimate_S = separator.separate(mixture_S, RATE_HZ, row["query"])
             scores = {"sdr": slow_sdr(target_S, estimate_S)}

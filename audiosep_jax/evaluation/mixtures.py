@@ -18,7 +18,7 @@ from tqdm import tqdm
 from audiosep_jax import audio_io
 from audiosep_jax.audio_io import AudioError
 from audiosep_jax.data import sources
-from audiosep_jax.data.mixing import caption_key, declip, energy, mix_at_snr
+from audiosep_jax.data.mixing import caption_key, energy, mix_at_snr
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import Item, Row, path_of
 from audiosep_jax.evaluation.protocols import Protocol
@@ -150,16 +150,14 @@ def _mixed(
     """(mixture, target): several noises are made equally loud and added first."""
     # A noise that ends early starts again.
     parts = [np.resize(noise_S, len(target_S)) for noise_S in noises]
-    if item.snr_db is None and len(parts) == 1:
-        return target_S + parts[0], target_S
+    if item.snr_db is None:  # as they are, even above full scale
+        return np.asarray(target_S + sum(parts)), target_S
     for path, audio_S in zip(item.files, (target_S, *parts), strict=True):
         if energy(audio_S) == 0:
             raise AudioError(f"{path}: is silent, so that there is no SNR to mix it at")
     if len(parts) > 1:
         parts = [part_S / np.float32(np.sqrt(energy(part_S))) for part_S in parts]
     noise_S = np.asarray(np.sum(parts, axis=0, dtype=np.float32))
-    if item.snr_db is None:
-        return declip(target_S + noise_S, target_S)
     return mix_at_snr(target_S, noise_S, item.snr_db)
 
 
