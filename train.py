@@ -115,6 +115,7 @@ def train(config: Config, workdir: Path) -> None:
             conditions,
             config.mixing,
             config.data,
+            config.augment,
             seed=config.seed,
             batch_size=config.batch_size,
             first_step=first_step,

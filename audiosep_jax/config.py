@@ -8,8 +8,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from audiosep_jax.data.augment import AugmentConfig
+from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.data.mixing import MixingConfig
-from audiosep_jax.data.sources import DataConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.losses import LossConfig
 from audiosep_jax.optim import OptimConfig
@@ -72,6 +73,7 @@ class Config:
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     mixing: MixingConfig = dataclasses.field(default_factory=MixingConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     valid: ValidConfig = dataclasses.field(default_factory=ValidConfig)
@@ -80,15 +82,21 @@ class Config:
     def __post_init__(self) -> None:
         _at_least("config", self, 1, "batch_size", "num_steps", "log_every_steps")
         _at_least("config", self, 0, "seed")
+        if self.augment.absent_probability and self.text.use_text_ratio < 1:
+            raise InputError(
+                "augment.absent_probability needs text.use_text_ratio=1: "
+                "a target that is silence cannot be the query"
+            )
 
 
 # Fields that a run may change when it is resumed: they move no weight.
 FREE_FIELDS = (
     *("name", "num_steps", "log_every_steps", "valid.", "checkpoint."),
     # The clips themselves are compared by their fingerprint, wherever they lie.
-    *("data.root", "data.valid_root", "data.valid_folds", "data.max_bad_share"),
+    *("data.root", "data.valid_root", "data.valid_folds", "data.valid_split"),
+    "data.max_bad_share",
     *("text.model", "text.batch_size"),  # the same for the text encoder's files
-    *("data.cache_megabytes", "data.num_threads", "data.num_workers", "data.prefetch_batches"),
+    *("data.cache_megabytes", "data.num_threads", "data.num_workers", "data.prefetch_"),
 )
 
 

@@ -15,9 +15,10 @@ import pytest
 
 from audiosep_jax.audio_io import AudioError
 from audiosep_jax.data import mixing as mixing_lib
+from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.pipeline import BadClips, train_batches, validation_set
-from audiosep_jax.data.sources import DataConfig, build_source
+from audiosep_jax.data.sources import build_source
 from audiosep_jax.errors import InputError
 
 S = 64  # samples in a segment, one second of them

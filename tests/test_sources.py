@@ -269,7 +269,7 @@ def test_class_folders_without_a_clip_or_a_name_are_refused(tmp_path):
         ("max_bad_share", 1.5),
         ("max_bad_share", "5%"),
         ("cache_megabytes", -1),
-        ("num_threads", -1),
+        ("num_threads", -2),
         ("num_threads", 1.5),
         ("num_workers", True),
         ("prefetch_batches", 0),

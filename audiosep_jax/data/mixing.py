@@ -1,6 +1,7 @@
 """AudioSep's mixing recipe in numpy: pure functions that take their random generator."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from audiosep_jax.errors import InputError
 
 _SILENCE_ENERGY = 1e-10  # the original's floor under the reference's energy
+_BLOCK_SAMPLES = 8192  # of which BLAS makes no threads of its own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +22,10 @@ class MixingConfig:
     min_match_ratio: float = 0.02
     max_match_ratio: float = 50.0
     declipped_peak: float = 0.9
+    # Lowest and highest; where given, the SNR is drawn evenly and exact, within no match ratio.
+    snr_db: tuple[float, ...] = ()
+    # Lowest and highest RMS of the target, in dB of full scale; empty: as recorded.
+    target_rms_db: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_mix_num", "min_gain_db", "max_gain_db"):
@@ -38,6 +44,21 @@ class MixingConfig:
             )
         if not 0 < self.declipped_peak <= 1:
             raise InputError(f"mixing.declipped_peak must be in (0, 1], not {self.declipped_peak}")
+        check_range("mixing.snr_db", self.snr_db, -100, 100, empty=True)
+        check_range("mixing.target_rms_db", self.target_rms_db, -100, 0, empty=True)
+
+
+def check_range(
+    name: str, values: tuple[float, ...], least: float, most: float, *, empty: bool = False
+) -> None:
+    """InputError unless `values` is a low and a high end, or nothing where `empty` allows that."""
+    if empty and values == ():
+        return
+    numbers = isinstance(values, tuple) and all(
+        isinstance(x, int | float) and not isinstance(x, bool) for x in values
+    )
+    if not numbers or len(values) != 2 or not least <= values[0] <= values[1] <= most:
+        raise InputError(f"{name} must be two rising numbers in {least:g}..{most:g}, not {values}")
 
 
 def crop_or_pad(audio_S: np.ndarray, num_samples: int, rng: np.random.Generator) -> np.ndarray:
@@ -51,7 +72,11 @@ def crop_or_pad(audio_S: np.ndarray, num_samples: int, rng: np.random.Generator)
 
 def energy(audio_S: np.ndarray) -> float:
     """Mean square, summed in float64."""
-    return float(np.mean(np.square(audio_S, dtype=np.float64)))
+    wide_S = audio_S.astype(np.float64)
+    whole = len(wide_S) - len(wide_S) % _BLOCK_SAMPLES
+    blocks = wide_S[:whole].reshape(-1, _BLOCK_SAMPLES)
+    tail_S = wide_S[whole:]
+    return float(np.vecdot(blocks, blocks).sum() + tail_S @ tail_S) / len(wide_S)
 
 
 def decibels(gain_db: float) -> float:
@@ -66,23 +91,33 @@ def match_energy(
     max_ratio: float = 50.0,
 ) -> np.ndarray:
     """`audio_S` times sqrt(energy_reference / energy_audio) clamped to min_ratio..max_ratio."""
-    energy_audio = max(energy(audio_S), np.finfo(np.float64).tiny)
-    energy_reference = max(energy(reference_S), _SILENCE_ENERGY)
-    ratio = np.clip(np.sqrt(energy_reference / energy_audio), min_ratio, max_ratio)
+    ratio = match_ratio(energy(audio_S), energy(reference_S), min_ratio, max_ratio)
     return audio_S * audio_S.dtype.type(ratio)
+
+
+def match_ratio(
+    energy_audio: float, energy_reference: float, min_ratio: float, max_ratio: float
+) -> float:
+    """Amplitude factor that brings one energy to the other, clamped; defined for silence too."""
+    energy_audio = max(energy_audio, np.finfo(np.float64).tiny)
+    energy_reference = max(energy_reference, _SILENCE_ENERGY)
+    return min(max(math.sqrt(energy_reference / energy_audio), min_ratio), max_ratio)
 
 
 def random_gain(audio_S: np.ndarray, config: MixingConfig, rng: np.random.Generator) -> np.ndarray:
     """`audio_S` louder or softer by whole decibels, each equally likely, both ends included."""
-    gain_db = int(rng.integers(config.min_gain_db, config.max_gain_db, endpoint=True))
-    return audio_S * audio_S.dtype.type(decibels(gain_db))
+    return audio_S * audio_S.dtype.type(_draw_gain(config, rng))
+
+
+def _draw_gain(config: MixingConfig, rng: np.random.Generator) -> float:
+    return decibels(int(rng.integers(config.min_gain_db, config.max_gain_db, endpoint=True)))
 
 
 def declip(
     mixture_S: np.ndarray, target_S: np.ndarray, peak: float = 0.9
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both scaled alike so that the mixture peaks at `peak`, if it peaked above 1."""
-    loudest = float(np.max(np.abs(mixture_S)))
+    loudest = max(float(mixture_S.max()), -float(mixture_S.min()))
     if loudest <= 1:
         return mixture_S, target_S
     scale = mixture_S.dtype.type(peak / loudest)
@@ -95,14 +130,51 @@ def mix(
     config: MixingConfig,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(mixture_S, target_S): each interferer, then their sum, is energy-matched and gained."""
+    """(mixture_S, target_S): each interferer, then their sum, is energy-matched and gained.
 
-    def loudness(audio_S: np.ndarray) -> np.ndarray:
-        ratios = config.min_match_ratio, config.max_match_ratio
-        return random_gain(match_energy(audio_S, target_S, *ratios), config, rng)
+    With `snr_db` the sum gets the SNR drawn instead, and with `target_rms_db` the target comes to
+    the RMS drawn before anything else.
+    """
+    target_S = _at_random_rms(target_S, config, rng)
+    energy_target = energy(target_S)
+    ratios = config.min_match_ratio, config.max_match_ratio
 
-    noise_S = np.sum([loudness(audio_S) for audio_S in interferers_KS], axis=0)
-    return declip(target_S + loudness(noise_S), target_S, config.declipped_peak)
+    def level(audio_S: np.ndarray, out_S: np.ndarray | None = None) -> np.ndarray:
+        """In two steps, as in the original, whose rounding is kept."""
+        number = audio_S.dtype.type
+        ratio = match_ratio(energy(audio_S), energy_target, *ratios)
+        out_S = np.multiply(audio_S, number(ratio), out=out_S)
+        return np.multiply(out_S, number(_draw_gain(config, rng)), out=out_S)
+
+    noise_S: np.ndarray | None = None
+    for interferer_S in interferers_KS:
+        leveled_S = level(interferer_S)
+        noise_S = leveled_S if noise_S is None else np.add(noise_S, leveled_S, out=noise_S)
+    if noise_S is None:
+        return declip(target_S, target_S, config.declipped_peak)
+    if config.snr_db:
+        noise_S *= noise_S.dtype.type(
+            snr_ratio(energy_target, energy(noise_S), rng.uniform(*config.snr_db))
+        )
+    else:
+        level(noise_S, noise_S)
+    return declip(np.add(target_S, noise_S, out=noise_S), target_S, config.declipped_peak)
+
+
+def _at_random_rms(
+    target_S: np.ndarray, config: MixingConfig, rng: np.random.Generator
+) -> np.ndarray:
+    if not config.target_rms_db:
+        return target_S
+    wanted = decibels(rng.uniform(*config.target_rms_db))
+    rms = math.sqrt(max(energy(target_S), _SILENCE_ENERGY))  # silence stays silence
+    return target_S * target_S.dtype.type(wanted / rms)
+
+
+def snr_ratio(energy_target: float, energy_noise: float, snr_db: float) -> float:
+    """Amplitude factor of the noise for that SNR; silence counts as -100 dB of full scale."""
+    energy_target, energy_noise = (max(x, _SILENCE_ENERGY) for x in (energy_target, energy_noise))
+    return math.sqrt(energy_target / energy_noise) * decibels(-snr_db)
 
 
 def mix_at_snr(

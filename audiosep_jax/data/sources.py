@@ -19,12 +19,13 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from audiosep_jax import audio_io
 from audiosep_jax.audio_io import AudioError
+from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.errors import InputError
 
 AUDIO_SUFFIXES = (
@@ -52,42 +53,6 @@ class Source(Protocol):
 
     def load(self, index: int) -> np.ndarray:
         """The clip as audio_S, float32 at `sample_rate_hz`; AudioError if unusable."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which clips to train on and how to feed them."""
-
-    source: str = "manifest"  # "synthetic" | "manifest" | "esc50" | "folders"
-    root: str = ""
-    valid_root: str = ""  # validation manifest or folder; esc50 has folds and needs none
-    train_folds: tuple[int, ...] = (1, 2, 3, 4)
-    valid_folds: tuple[int, ...] = (5,)
-    num_synthetic_clips: int = 20000
-    segment_seconds: float = 5.0
-    min_seconds: float = 1.0
-    max_bad_share: float = 0.05
-    cache_megabytes: int = 512  # per process: decoded clips are kept in memory up to this
-    num_threads: int = 2
-    num_workers: int = 0
-    prefetch_batches: int = 4
-
-    def __post_init__(self) -> None:
-        _check_choice("source", self.source, ("synthetic", "manifest", "esc50", "folders"))
-        for name, folds in (("train_folds", self.train_folds), ("valid_folds", self.valid_folds)):
-            if not folds or not all(isinstance(fold, int) for fold in folds):
-                raise InputError(f"data.{name} must be a tuple of fold numbers, not {folds!r}")
-        shared = set(self.train_folds) & set(self.valid_folds)
-        if self.source == "esc50" and shared:
-            raise InputError(f"data.valid_folds shares fold {min(shared)} with data.train_folds")
-        _check_integer("num_synthetic_clips", self.num_synthetic_clips, 2, 2**31 - 1)
-        _check_number("segment_seconds", self.segment_seconds, 0.01, 3600)
-        _check_number("min_seconds", self.min_seconds, 0, 3600)
-        _check_number("max_bad_share", self.max_bad_share, 0, 1)
-        _check_number("cache_megabytes", self.cache_megabytes, 0, 2**31 - 1)
-        _check_integer("num_threads", self.num_threads, 0, 256)
-        _check_integer("num_workers", self.num_workers, 0, 256)
-        _check_integer("prefetch_batches", self.prefetch_batches, 1, 1024)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,14 +221,37 @@ def build_source(
 ) -> Source:
     """The training or the held-out clips that the config names."""
     train = split == "train"
+    if not config.roots or (config.valid_root and not train):
+        return _one_source(config, split, sample_rate_hz)
+    from audiosep_jax.data.weighted import WeightedSources
+
+    parts = [
+        _one_source(
+            dataclasses.replace(config, source=kind, root=root, roots=(), sources=(), weights=()),
+            split,
+            sample_rate_hz,
+        )
+        for root, kind in zip(config.roots, config.kinds, strict=True)
+    ]
+    return WeightedSources(parts, config.weights)
+
+
+def _one_source(config: DataConfig, split: str, sample_rate_hz: int) -> Source:
+    train = split == "train"
     if config.source == "synthetic":
         from audiosep_jax.data.synthetic import SyntheticSource
 
         seed = _SYNTHETIC_SEEDS[split]
         return SyntheticSource(config.num_synthetic_clips, seed, sample_rate_hz)
+    if config.source == "prepared":
+        from audiosep_jax.data.prepared import PreparedSource  # with TFDS, which takes a second
+
+        place = config.root if train else config.valid_root or config.root
+        name = config.train_split if train else config.valid_split
+        return PreparedSource(_existing(place, _ROOT_HINT), name, sample_rate_hz)
     if config.source == "esc50":
         clips = esc50_clips(
-            _existing(config.root, _ROOT_HINT),
+            _existing(config.root or config.valid_root, _ROOT_HINT),
             config.train_folds if train else config.valid_folds,
         )
     else:
@@ -285,24 +273,18 @@ def _folder_caption(name: str) -> str:
     return " ".join(name.replace("_", " ").replace("-", " ").split())
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"data.{name} must be one of {', '.join(choices)}, not {value!r}")
-
-
-def _check_integer(name: str, value: int, least: int, most: int) -> None:
-    if not isinstance(value, int):
-        raise InputError(f"data.{name} must be an integer, not {value!r}")
-    _check_number(name, value, least, most)
-
-
-def _check_number(name: str, value: float, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise InputError(f"data.{name} must be a number from {least:g} to {most:g}, not {value!r}")
+@runtime_checkable
+class _Fingerprinted(Protocol):
+    fingerprint: str
 
 
 def source_fingerprint(source: Source) -> str:
-    """Hash of the clips' file names and captions, in order, wherever the files lie."""
+    """Hash of the clips' file names and captions, in order, wherever the files lie.
+
+    A source that knows a `fingerprint` of its own is not read through.
+    """
+    if isinstance(source, _Fingerprinted):
+        return source.fingerprint
     digest = hashlib.sha256()
     for index in range(len(source)):
         name = Path(source.name(index)).name

@@ -1,0 +1,145 @@
+"""Changes to clips before they are mixed: pure functions, each with its own random generator.
+
+All are off by default. Whatever is done to the target is done to the clip that the loss sees.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy import fft
+
+from audiosep_jax.data.mixing import check_range, decibels
+from audiosep_jax.errors import InputError
+
+_TRANSITION = 0.1  # width of a low-pass filter's edge, in parts of its cut-off
+_RINGING_SECONDS = 0.05  # after which such a filter of 1 kHz and more has fallen silent
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """How often each change is made, and the ranges that it draws from."""
+
+    gain_probability: float = 0.0  # of the target; interferers are brought to its level
+    gain_db: tuple[float, ...] = (-12.0, 6.0)
+    polarity_probability: float = 0.0  # of each clip
+    # Of each clip. Telephone, wideband telephone, and codecs from low to high rates.
+    band_limit_probability: float = 0.0
+    band_limit_hz: tuple[float, ...] = (3400.0, 4000.0, 5500.0, 7000.0, 8000.0, 11000.0, 15000.0)
+    # Of each mixture: all its clips sound in one room, each from a place of its own.
+    reverb_probability: float = 0.0
+    reverb_seconds: tuple[float, ...] = (0.2, 1.0)  # to fall by 60 dB
+    reverb_direct_db: tuple[float, ...] = (-3.0, 12.0)  # direct sound over reverberation
+    silence_probability: float = 0.0  # of mixtures that hold nothing but the target
+    absent_probability: float = 0.0  # of queries for what is not there: the target is silence
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name.endswith("_probability") and not 0 <= value <= 1:
+                raise InputError(f"augment.{name} must lie in 0..1, not {value}")
+        check_range("augment.gain_db", self.gain_db, -100, 100)
+        check_range("augment.reverb_seconds", self.reverb_seconds, 0.01, 10)
+        check_range("augment.reverb_direct_db", self.reverb_direct_db, -100, 100)
+        if not self.band_limit_hz or min(self.band_limit_hz) < 1000:
+            raise InputError(
+                f"augment.band_limit_hz must be cut-offs of 1000 and more, not {self.band_limit_hz}"
+            )
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is ever changed."""
+        return any(value for name, value in vars(self).items() if name.endswith("_probability"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What happens to one mixture."""
+
+    silent_interferer: bool
+    absent_target: bool
+    gain_db: float
+    room_seconds: float  # 0: no room
+
+
+def draw_plan(config: AugmentConfig, rng: np.random.Generator) -> Plan:
+    """The same number of draws whatever the config, so that no change moves another."""
+    silent, absent, gained, reverberated = rng.random(4).tolist()
+    gain_db, room_seconds = rng.uniform(*config.gain_db), rng.uniform(*config.reverb_seconds)
+    return Plan(
+        silent_interferer=silent < config.silence_probability,
+        absent_target=absent < config.absent_probability,
+        gain_db=gain_db if gained < config.gain_probability else 0.0,
+        room_seconds=room_seconds if reverberated < config.reverb_probability else 0.0,
+    )
+
+
+def augment_target(
+    audio_S: np.ndarray,
+    plan: Plan,
+    config: AugmentConfig,
+    sample_rate_hz: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """`augment_clip`, and the plan's gain."""
+    audio_S = augment_clip(audio_S, plan, config, sample_rate_hz, rng)
+    return audio_S * np.float32(decibels(plan.gain_db)) if plan.gain_db else audio_S
+
+
+def augment_clip(
+    audio_S: np.ndarray,
+    plan: Plan,
+    config: AugmentConfig,
+    sample_rate_hz: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """What happens to each clip by itself: polarity, band limits, its place in the room."""
+    inverted, limited = rng.random(2).tolist()
+    cutoff_hz = float(rng.choice(config.band_limit_hz))
+    direct_db = rng.uniform(*config.reverb_direct_db)
+    if inverted < config.polarity_probability:
+        audio_S = -audio_S
+    if limited < config.band_limit_probability:
+        audio_S = band_limit(audio_S, cutoff_hz, sample_rate_hz)
+    if plan.room_seconds:
+        audio_S = reverberate(
+            audio_S, room_response(plan.room_seconds, direct_db, sample_rate_hz, rng)
+        )
+    return audio_S
+
+
+def band_limit(audio_S: np.ndarray, cutoff_hz: float, sample_rate_hz: int) -> np.ndarray:
+    """Low-pass of linear phase without delay; a cut-off above half the rate changes nothing.
+
+    The gain falls as a raised cosine from 1 at 0.95 to 0 at 1.05 of the cut-off.
+    """
+    if cutoff_hz >= sample_rate_hz / 2:
+        return audio_S
+    num_samples = fft.next_fast_len(len(audio_S) + math.ceil(_RINGING_SECONDS * sample_rate_hz))
+    freq_F = np.arange(num_samples // 2 + 1) * (sample_rate_hz / num_samples)
+    place_F = np.clip((freq_F / cutoff_hz - 1) / _TRANSITION, -0.5, 0.5)
+    gain_F = (0.5 - 0.5 * np.sin(np.pi * place_F)).astype(np.float32)
+    spectrum_F = fft.rfft(audio_S, num_samples) * gain_F
+    return fft.irfft(spectrum_F, num_samples)[: len(audio_S)]
+
+
+def room_response(
+    seconds: float, direct_db: float, sample_rate_hz: int, rng: np.random.Generator
+) -> np.ndarray:
+    """An impulse, then noise that falls by 60 dB in `seconds` (Polack, 1988); energy 1 in all.
+
+    The impulse has `direct_db` more energy than the noise.
+    """
+    num_samples = max(2, round(seconds * sample_rate_hz))
+    noise_S = rng.standard_normal(num_samples - 1, np.float32)
+    noise_S *= 10 ** (-3 * np.arange(1, num_samples, dtype=np.float32) / num_samples)
+    response_S = np.concatenate([np.zeros(1, np.float32), noise_S])
+    response_S *= np.float32(decibels(-direct_db)) / np.linalg.norm(noise_S)
+    response_S[0] = 1
+    return response_S / np.linalg.norm(response_S)
+
+
+def reverberate(audio_S: np.ndarray, response_S: np.ndarray) -> np.ndarray:
+    """Convolution with a room's response, as long as the clip."""
+    num_samples = fft.next_fast_len(len(audio_S) + len(response_S) - 1)
+    spectrum_F = fft.rfft(audio_S, num_samples) * fft.rfft(response_S, num_samples)
+    return fft.irfft(spectrum_F, num_samples)[: len(audio_S)]
