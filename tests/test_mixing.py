@@ -148,6 +148,53 @@ def test_declip_leaves_a_peak_of_one_alone():
         np.testing.assert_allclose(result_S, before_S * scale, rtol=1e-6)
 
 
+def test_energy_is_the_mean_square_at_any_length():
+    for num_samples in (1, 5000, 8192, 20000):
+        audio_S = noise(0, num_samples, scale=1)
+        expected = np.mean(np.square(audio_S, dtype=np.float64))
+        assert mixing.energy(audio_S) == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("num_interferers", [1, 3])
+def test_snr_range_is_kept_evenly_and_beyond_the_match_ratio(num_interferers):
+    config = MixingConfig(max_mix_num=4, snr_db=(-5.0, 15.0))
+    target_S = noise(0)
+    interferers_KS = [noise(k, scale=10.0**-k) for k in range(2, 2 + num_interferers)]
+    interferers_KS[0] = noise(9, scale=1e-6)  # a ratio of 10,000
+    found_db = [
+        snr_db(*mixing.mix(target_S, interferers_KS, config, np.random.default_rng(k))[::-1])
+        for k in range(300)
+    ]
+    assert -5 <= min(found_db) < -4.5
+    assert 14.5 < max(found_db) <= 15
+    assert np.mean(found_db) == pytest.approx(5, abs=1.2)
+
+
+def test_target_rms_range_sets_the_level_of_the_mixture():
+    config = MixingConfig(target_rms_db=(-40.0, -30.0), min_gain_db=0, max_gain_db=0)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        mixture_S, target_S = mixing.mix(noise(1), [noise(2)], config, rng)
+        wanted_db = np.random.default_rng(seed).uniform(-40, -30)
+        assert 10 * np.log10(mixing.energy(target_S)) == pytest.approx(wanted_db, abs=1e-3)
+        assert snr_db(target_S, mixture_S) == pytest.approx(0, abs=1e-2)
+    silence_S = np.zeros(S, np.float32)
+    assert not mixing.mix(silence_S, [silence_S], config, np.random.default_rng(0))[0].any()
+
+
+def test_a_mixture_of_nothing_else_is_the_target():
+    mixture_S, target_S = mixing.mix(noise(1), [], MixingConfig(), np.random.default_rng(0))
+    np.testing.assert_array_equal(mixture_S, noise(1))
+    np.testing.assert_array_equal(target_S, noise(1))
+
+
+def test_mixing_leaves_its_arguments_alone():
+    clips_KS = [noise(k, scale=0.9) for k in range(3)]
+    for audio_S in clips_KS:
+        audio_S.flags.writeable = False
+    mixing.mix(clips_KS[0], clips_KS[1:], MixingConfig(), np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("wanted_db", [-15, 0, 7])
 def test_mix_at_snr_is_exact_beyond_the_clamp(wanted_db):
     mixture_S, target_S = mixing.mix_at_snr(noise(1), noise(2, scale=1e-5), wanted_db)
@@ -170,6 +217,10 @@ def test_caption_key_ignores_case_and_spaces():
         ("min_match_ratio", 0.0),
         ("max_match_ratio", 0.01),
         ("declipped_peak", 1.5),
+        ("snr_db", (5.0,)),
+        ("snr_db", (5.0, -5.0)),
+        ("snr_db", 5.0),
+        ("target_rms_db", (-20.0, 3.0)),
     ],
 )
 def test_config_refuses_by_name(name, value):

@@ -2,93 +2,28 @@
 
 import collections
 import dataclasses
-import itertools
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tones import (
+    MIXING,
+    SERIAL,
+    Tones,
+    assert_same,
+    batches,
+    conditions_of,
+    targets,
+    tone_numbers,
+    tones,
+)
 
-from audiosep_jax.audio_io import AudioError
-from audiosep_jax.data import mixing as mixing_lib
+from audiosep_jax.data.augment import AugmentConfig
 from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.data.mixing import MixingConfig
-from audiosep_jax.data.pipeline import BadClips, train_batches, validation_set
+from audiosep_jax.data.pipeline import _targets, train_batches
 from audiosep_jax.data.sources import build_source
+from audiosep_jax.data.weighted import WeightedSources
 from audiosep_jax.errors import InputError
-
-S = 64  # samples in a segment, one second of them
-SERIAL = DataConfig(segment_seconds=1.0, num_threads=0)
-MIXING = MixingConfig()
-
-
-@dataclasses.dataclass(frozen=True)
-class Tones:
-    """Clip k is a faint sine in bin k + 1 of every segment, so that a mixture shows its parts."""
-
-    all_captions: tuple[tuple[str, ...], ...]
-    bad: frozenset[int] = frozenset()
-    silent: frozenset[int] = frozenset()
-    sample_rate_hz: int = S
-
-    def __len__(self):
-        return len(self.all_captions)
-
-    def captions(self, index):
-        return self.all_captions[index]
-
-    def name(self, index):
-        return f"tone/{index}"
-
-    def load(self, index):
-        if index in self.bad:
-            raise AudioError(f"tone/{index}: is out of tune")
-        amplitude = 0.0 if index in self.silent else 0.01
-        phase_S = 2 * np.pi * (index + 1) * np.arange(3 * S // 2) / S
-        return (amplitude * np.sin(phase_S)).astype(np.float32)
-
-
-def tones(num_clips, **options):
-    return Tones(tuple((f"tone {k:02d}",) for k in range(num_clips)), **options)
-
-
-def conditions_of(source):
-    """One-hot, so that a batch shows which caption was drawn."""
-    captions = sorted({c for index in range(len(source)) for c in source.captions(index)})
-    return dict(zip(captions, np.eye(len(captions), dtype=np.float32), strict=True))
-
-
-def tone_numbers(audio_BS):
-    return np.argmax(np.abs(np.fft.rfft(audio_BS, axis=-1)), axis=-1) - 1
-
-
-def batches(source, num_steps, *, data=SERIAL, mixing=MIXING, **options):
-    options = {"seed": 0, "batch_size": 4, "first_step": 0} | options
-    stream = train_batches(source, conditions_of(source), mixing, data, **options)
-    try:
-        return [
-            {key: np.array(value) for key, value in batch.items()}
-            for batch in itertools.islice(stream, num_steps)
-        ]
-    finally:
-        stream.close()
-
-
-def targets(rows):
-    return np.concatenate([tone_numbers(batch["target"]) for batch in rows])
-
-
-def assert_same(actual, expected):
-    assert len(actual) == len(expected)
-    for one, other in zip(actual, expected, strict=True):
-        assert one.keys() == other.keys() == {"mixture", "target", "condition", "bad_clips"}
-        for key in one:
-            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
-
 
 # ---------------------------------------------------------------------------- determinism
 
@@ -280,128 +215,118 @@ def test_a_small_set_of_bad_clips_is_fatal_too():
         batches(tones(3, bad=frozenset({1, 2})), 1)
 
 
-def test_bad_clips_are_named_once_until_there_are_too_many():
-    source = tones(10, bad=frozenset({2, 5, 7}))
-    skipped = BadClips(source, max_bad_share=0.2)
-    assert skipped.update(np.full((4, 3), -1)) == []
-    assert skipped.update(np.array([[-1, 5], [5, -1]])) == ["skipping tone/5: is out of tune"]
-    assert skipped.update(np.array([[5, 2]])) == ["skipping tone/2: is out of tune"]
-    assert skipped.update(np.array([[5, 2]])) == []
-    with pytest.raises(InputError, match=r"3 of 10 clips \(30\.0%\).*max_bad_share=0\.2.*tone/7"):
-        skipped.update(np.array([[7, -1]]))
+# ------------------------------------------------------------------------------- data sets
 
 
-def test_a_clip_that_is_good_again_is_still_counted():
-    skipped = BadClips(tones(10), max_bad_share=0.05)
-    with pytest.raises(InputError, match="1 of 10"):
-        skipped.update(np.array([[3]]))
+def weighted():
+    """Clips 0 to 499 with a quarter of the stream, 500 to 1499 with the rest."""
+    return WeightedSources([tones(500), tones(1000)], weights=(1, 3))
 
 
-# ----------------------------------------------------------------------------- validation
+def stream_of_targets(source, count, first=0, step=1):
+    rows = _targets(source, 7)[first::step]
+    return np.array([rows[position] for position in range(count)])
 
 
-def validate(source, **options):
-    options = {"seed": 0, "num_mixtures": 30} | options
-    return validation_set(source, conditions_of(source), MIXING, SERIAL, **options)
+def test_data_sets_are_mixed_by_weight_in_no_fixed_pattern():
+    for first, step in ((0, 1), (0, 2), (1, 2), (3, 4)):
+        assert abs(np.mean(stream_of_targets(weighted(), 1000, first, step) >= 500) - 0.75) < 0.05
 
 
-@pytest.mark.parametrize("gain_db", [-15, 0, 6])
-def test_validation_mixtures_have_the_snr_asked_for(gain_db):
-    fixed = validate(tones(10), gain_db=gain_db)
-    rest_NS = fixed["mixture"].astype(np.float64) - fixed["target"]
-    for target_S, rest_S in zip(fixed["target"], rest_NS, strict=True):
-        ratio = mixing_lib.energy(target_S) / mixing_lib.energy(rest_S)
-        assert 10 * np.log10(ratio) == pytest.approx(gain_db, abs=1e-3)
+def test_each_data_set_goes_through_epochs_of_its_own():
+    # A window of 4096 positions holds 1024 and 3072 targets.
+    counts = np.bincount(stream_of_targets(weighted(), 4096), minlength=1500)
+    assert counts.sum() == 4096
+    assert set(counts[:500]) == {2, 3}
+    assert set(counts[500:]) == {3, 4}
 
 
-def test_validation_rows_fit_together():
-    fixed = validate(tones(10))
-    target_N = tone_numbers(fixed["target"])
-    interferer_N = tone_numbers(fixed["mixture"] - fixed["target"])
-    wrong_N = np.argmax(fixed["wrong_condition"], axis=1)
-    np.testing.assert_array_equal(np.argmax(fixed["condition"], axis=1), target_N)
-    assert fixed["caption"] == [f"tone {k:02d}" for k in target_N]
-    assert fixed["source_id"] == [f"tone/{k}" for k in target_N]
-    assert (np.bincount(target_N, minlength=10) == 3).all()  # 30 mixtures of 10 clips
-    assert len(set(wrong_N)) > 5
-    for three in zip(target_N, interferer_N, wrong_N, strict=True):
-        assert len(set(three)) == 3
+def test_equal_halves_do_not_alias_between_two_hosts():
+    halves = WeightedSources([tones(400), tones(400)])
+    for first in range(2):
+        assert 0.4 < np.mean(stream_of_targets(halves, 500, first, 2) < 400) < 0.6
 
 
-def test_validation_depends_on_its_seed_alone():
-    first, again, other = (validate(tones(10), seed=seed) for seed in (3, 3, 4))
-    for key in first:
-        np.testing.assert_array_equal(first[key], again[key], err_msg=key)
-    assert not np.array_equal(first["mixture"], other["mixture"])
-    # A longer set begins with the shorter one while it stays within one round of the clips.
-    np.testing.assert_array_equal(
-        validate(tones(10), num_mixtures=4)["target"],
-        validate(tones(10), num_mixtures=8)["target"][:4],
-    )
+def test_hosts_share_one_stream_of_several_data_sets():
+    source = weighted()
+    whole = batches(source, 3, batch_size=8)
+    hosts = [batches(source, 3, batch_size=8, process_index=p, process_count=2) for p in range(2)]
+    for step, batch in enumerate(whole):
+        woven = np.stack([host[step]["mixture"] for host in hosts], axis=1)
+        np.testing.assert_array_equal(woven.reshape(batch["mixture"].shape), batch["mixture"])
+    assert_same(batches(source, 1, batch_size=8, first_step=2), whole[2:])
 
 
-def test_validation_of_two_captions_takes_the_interferers_as_the_wrong_one():
-    fixed = validate(tones(2))
-    np.testing.assert_array_equal(fixed["wrong_condition"], 1 - fixed["condition"])
+# ---------------------------------------------------------------------------- augmentation
 
 
-def test_validation_leaves_out_bad_and_silent_clips():
-    fixed = validate(tones(10, bad=frozenset({1, 4}), silent=frozenset({6})))
-    rest_NS = fixed["mixture"] - fixed["target"]
-    used = np.concatenate([tone_numbers(fixed["target"]), tone_numbers(rest_NS)])
-    assert set(used) == set(range(10)) - {1, 4, 6}
-    assert fixed["bad_clips"] == [1, 4]
-    with pytest.raises(InputError, match="silent"):
-        validate(tones(3, silent=frozenset(range(3))))
-
-
-# ------------------------------------------------------------------------------ processes
-
-
-WORKER_SCRIPT = """
-import sys, time
-sys.path[:0] = {paths!r}
-from test_pipeline import SERIAL, MIXING, conditions_of, tones
-from audiosep_jax.data import pipeline
-import dataclasses, multiprocessing
-
-if __name__ == "__main__":
-    source, data = tones(4), dataclasses.replace(SERIAL, num_workers=1, num_threads=1)
-    stream = pipeline.train_batches(
-        source, conditions_of(source), MIXING, data, seed=0, batch_size=2, first_step=0
-    )
-    next(stream)
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    time.sleep(60)
-"""
-
-
-def is_running(pid):
+def augmented(source, num_steps, augment, **options):
+    options = {"seed": 0, "batch_size": 4, "first_step": 0} | options
+    stream = train_batches(source, conditions_of(source), MIXING, SERIAL, augment, **options)
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_workers_end_when_their_parent_is_killed(tmp_path):
-    script = tmp_path / "parent.py"
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    script.write_text(WORKER_SCRIPT.format(paths=paths))
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    try:
-        workers = [int(pid) for pid in parent.stdout.readline().split()]
-        assert workers
-        assert all(map(is_running, workers))
+        return [next(stream) for _ in range(num_steps)]
     finally:
-        parent.kill()
-        parent.wait()
-        parent.stdout.close()  # not read to its end, which an orphan would hold open
-    deadline = time.monotonic() + 30
-    while any(map(is_running, workers)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    orphans = [pid for pid in workers if is_running(pid)]
-    for pid in orphans:
-        os.kill(pid, signal.SIGKILL)
-    assert not orphans
+        stream.close()
+
+
+ALL = AugmentConfig(
+    gain_probability=0.5,
+    polarity_probability=0.5,
+    reverb_probability=0.3,
+    silence_probability=0.3,
+    absent_probability=0.3,
+)
+
+
+def test_augmentation_is_a_function_of_the_position():
+    source = tones(12)
+    whole = augmented(source, 6, ALL)
+    assert_same(augmented(source, 2, ALL, first_step=4), whole[4:])
+    plain = batches(source, 6)
+    same = [
+        np.array_equal(one_S, other_S)
+        for one, other in zip(whole, plain, strict=True)
+        for one_S, other_S in zip(one["mixture"], other["mixture"], strict=True)
+    ]
+    assert 0 < sum(same) < 12  # some rows are left as they were
+
+
+def test_augmentation_moves_no_clip():
+    source = tones(30)
+    changed = augmented(source, 10, AugmentConfig(polarity_probability=0.5))
+    inverted = 0
+    for one, other in zip(changed, batches(source, 10), strict=True):
+        np.testing.assert_array_equal(np.abs(one["target"]), np.abs(other["target"]))
+        np.testing.assert_array_equal(one["condition"], other["condition"])
+        inverted += (one["target"][:, 1] != other["target"][:, 1]).sum()
+    assert 10 < inverted < 30
+
+
+def test_an_absent_target_is_silence_and_its_query_describes_no_clip_heard():
+    source, mixing = tones(6), MixingConfig(max_mix_num=4)
+    stream = train_batches(
+        *(source, conditions_of(source), mixing, SERIAL, AugmentConfig(absent_probability=0.5)),
+        **{"seed": 0, "batch_size": 100, "first_step": 0},
+    )
+    batch = next(stream)
+    spectra = np.abs(np.fft.rfft(batch["mixture"], axis=-1))[:, 1:7]
+    heard = spectra > 0.01 * spectra.max(axis=1, keepdims=True)
+    absent = ~batch["target"].any(axis=1)
+    query = np.argmax(batch["condition"], axis=1)
+    assert 30 < absent.sum() < 70
+    rows = np.arange(100)
+    assert not heard[rows, query][absent].any()
+    assert heard[rows, query][~absent].all()
+    assert (heard.sum(axis=1) > 1).all()
+
+
+def test_silence_as_the_interferer_leaves_the_target_alone():
+    (batch,) = augmented(tones(12), 1, AugmentConfig(silence_probability=0.5), batch_size=100)
+    alone = (batch["mixture"] == batch["target"]).all(axis=1)
+    assert 30 < alone.sum() < 70
+    assert batch["target"][alone].any(axis=1).all()
+
+
+def test_a_query_for_what_is_absent_needs_a_third_caption():
+    with pytest.raises(InputError, match="no clip without the captions 'tone 00, tone 01'"):
+        augmented(tones(2), 1, AugmentConfig(absent_probability=1.0))

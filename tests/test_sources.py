@@ -1,6 +1,7 @@
 """sources: every layout gives clips with captions, and says what is wrong with it."""
 
 import concurrent.futures
+import dataclasses
 import json
 import pickle
 
@@ -10,9 +11,9 @@ import soundfile
 
 from audiosep_jax import audio_io
 from audiosep_jax.audio_io import AudioError
+from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.data.sources import (
     Clip,
-    DataConfig,
     FileSource,
     build_source,
     class_folder_clips,
@@ -253,36 +254,7 @@ def test_class_folders_without_a_clip_or_a_name_are_refused(tmp_path):
     assert "no caption" in refused(class_folder_clips, tmp_path)
 
 
-# ------------------------------------------------------------------- DataConfig, build_source
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("source", "esc-50"),
-        ("train_folds", ()),
-        ("valid_folds", ("5",)),
-        ("num_synthetic_clips", 0),
-        ("segment_seconds", 0),
-        ("segment_seconds", float("nan")),
-        ("min_seconds", -1.0),
-        ("max_bad_share", 1.5),
-        ("max_bad_share", "5%"),
-        ("cache_megabytes", -1),
-        ("num_threads", -2),
-        ("num_threads", 1.5),
-        ("num_workers", True),
-        ("prefetch_batches", 0),
-    ],
-)
-def test_config_refuses_by_name(name, value):
-    with pytest.raises(InputError, match=rf"data\.{name} "):
-        DataConfig(**{name: value})
-
-
-def test_config_keeps_validation_held_out():
-    with pytest.raises(InputError, match=r"data\.valid_folds shares fold 4"):
-        DataConfig(source="esc50", train_folds=(1, 4), valid_folds=(4, 5))
+# ------------------------------------------------------------------------------ build_source
 
 
 def test_build_source_of_each_layout(tmp_path):
@@ -303,6 +275,25 @@ def test_build_source_of_each_layout(tmp_path):
     assert len(build_source(folders, "valid", RATE_HZ).load(0)) == RATE_HZ
     with pytest.raises(AudioError, match="min_seconds=2"):
         build_source(listed, "train", RATE_HZ).load(0)
+
+
+def test_build_source_of_several_data_sets(tmp_path):
+    save_noise(tmp_path / "folders" / "bell" / "a.wav")
+    config = DataConfig(
+        source="folders",
+        roots=("", str(tmp_path / "folders")),
+        sources=("synthetic", "folders"),
+        weights=(1.0, 3.0),
+        num_synthetic_clips=5,
+        valid_root=str(tmp_path / "folders"),
+    )
+    both = build_source(config, "train", RATE_HZ)
+    assert len(both) == 6
+    assert both.weights == (1.0, 3.0)
+    assert both.captions(5) == ("bell",)
+    assert len(build_source(config, "valid", RATE_HZ)) == 1
+    own = dataclasses.replace(config, valid_root="")
+    assert "valid_root=DIR" in refused(build_source, own, "valid", RATE_HZ)
 
 
 def test_synthetic_validation_is_held_out():

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from scipy import fft
 
-from audiosep_jax.data.mixing import check_range, decibels
+from audiosep_jax.data.mixing import between, check_range, decibels
 from audiosep_jax.errors import InputError
 
 _TRANSITION = 0.1  # width of a low-pass filter's edge, in parts of its cut-off
@@ -64,7 +64,7 @@ class Plan:
 def draw_plan(config: AugmentConfig, rng: np.random.Generator) -> Plan:
     """The same number of draws whatever the config, so that no change moves another."""
     silent, absent, gained, reverberated = rng.random(4).tolist()
-    gain_db, room_seconds = rng.uniform(*config.gain_db), rng.uniform(*config.reverb_seconds)
+    gain_db, room_seconds = between(config.gain_db, rng), between(config.reverb_seconds, rng)
     return Plan(
         silent_interferer=silent < config.silence_probability,
         absent_target=absent < config.absent_probability,
@@ -95,7 +95,7 @@ def augment_clip(
     """What happens to each clip by itself: polarity, band limits, its place in the room."""
     inverted, limited = rng.random(2).tolist()
     cutoff_hz = float(rng.choice(config.band_limit_hz))
-    direct_db = rng.uniform(*config.reverb_direct_db)
+    direct_db = between(config.reverb_direct_db, rng)
     if inverted < config.polarity_probability:
         audio_S = -audio_S
     if limited < config.band_limit_probability:

@@ -61,11 +61,17 @@ def check_range(
         raise InputError(f"{name} must be two rising numbers in {least:g}..{most:g}, not {values}")
 
 
+def between(ends: tuple[float, ...], rng: np.random.Generator) -> float:
+    """Any number from a low to a high end."""
+    low, high = ends
+    return rng.uniform(low, high)
+
+
 def crop_or_pad(audio_S: np.ndarray, num_samples: int, rng: np.random.Generator) -> np.ndarray:
     """A random stretch of `num_samples`, or the whole clip with zeros behind it."""
     surplus = len(audio_S) - num_samples
-    if surplus > 0:
-        start = int(rng.integers(surplus + 1))
+    if surplus >= 0:
+        start = int(rng.integers(surplus + 1)) if surplus else 0
         return audio_S[start : start + num_samples]
     return np.pad(audio_S, (0, -surplus))
 
@@ -154,7 +160,7 @@ def mix(
         return declip(target_S, target_S, config.declipped_peak)
     if config.snr_db:
         noise_S *= noise_S.dtype.type(
-            snr_ratio(energy_target, energy(noise_S), rng.uniform(*config.snr_db))
+            snr_ratio(energy_target, energy(noise_S), between(config.snr_db, rng))
         )
     else:
         level(noise_S, noise_S)
@@ -166,7 +172,7 @@ def _at_random_rms(
 ) -> np.ndarray:
     if not config.target_rms_db:
         return target_S
-    wanted = decibels(rng.uniform(*config.target_rms_db))
+    wanted = decibels(between(config.target_rms_db, rng))
     rms = math.sqrt(max(energy(target_S), _SILENCE_ENERGY))  # silence stays silence
     return target_S * target_S.dtype.type(wanted / rms)
 

@@ -246,9 +246,9 @@ def _one_source(config: DataConfig, split: str, sample_rate_hz: int) -> Source:
     if config.source == "prepared":
         from audiosep_jax.data.prepared import PreparedSource  # with TFDS, which takes a second
 
-        place = config.root if train else config.valid_root or config.root
+        folder = _existing(config.root if train else config.valid_root or config.root, _ROOT_HINT)
         name = config.train_split if train else config.valid_split
-        return PreparedSource(_existing(place, _ROOT_HINT), name, sample_rate_hz)
+        return PreparedSource(folder, name, sample_rate_hz)
     if config.source == "esc50":
         clips = esc50_clips(
             _existing(config.root or config.valid_root, _ROOT_HINT),

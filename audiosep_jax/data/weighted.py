@@ -11,7 +11,7 @@ import numpy as np
 from audiosep_jax.data.sources import Source, source_fingerprint
 from audiosep_jax.errors import InputError
 
-_SHARE_STEPS = 10_000  # shares are rounded to one part in so many of the smallest
+_SHARE_STEPS = 100  # parts of the smallest share; Grain keeps no more
 
 
 class WeightedSources:

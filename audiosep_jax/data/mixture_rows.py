@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class RowMaker:
-    """Turns the index of a target and generators into a row."""
+    """Turns the index of a target and random generators into a row."""
 
     source: Source
     mixing: MixingConfig
@@ -39,13 +41,13 @@ class RowMaker:
         """The most clips that a row can find unusable."""
         return MAX_TRIES * self.mixing.max_mix_num
 
-    def __call__(
-        self, target_index: int, rng: np.random.Generator, augment_rng: np.random.Generator
-    ) -> Row:
+    def __call__(self, target_index: int, make_rng: Callable[[int], np.random.Generator]) -> Row:
         """The row; target and interferers that cannot be read are drawn anew.
 
-        Augmentation draws from a generator of its own: it moves no clip, crop or gain.
+        Augmentation draws from `make_rng(1)`, the rest from `make_rng(0)`: augmentation moves no
+        clip, crop or gain.
         """
+        rng = make_rng(0)
         bad: list[int] = []
         index, audio_S = load_clip(self.source, rng, bad, first=int(target_index))
         target_S = mixing_lib.crop_or_pad(audio_S, self.num_samples, rng)
@@ -57,6 +59,7 @@ class RowMaker:
             mixed = mixing_lib.mix(target_S, interferers_KS, self.mixing, rng)
             return Row(*mixed, query, bad)
 
+        augment_rng = make_rng(1)
         plan = augment_lib.draw_plan(self.augment, augment_rng)
         others, interferers_KS = self._interferers(
             0 if plan.silent_interferer else num_interferers, keys(captions), rng, bad
@@ -103,7 +106,8 @@ class BatchMaker:
         self.make_row = make_row
         self.key = np.random.Philox(seed).state["state"]["key"]
         self.num_threads = num_threads
-        self._start()
+        self._lock = threading.Lock()
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
 
     def batch_bytes(self, batch_size: int) -> int:
         """Size of a batch's audio."""
@@ -112,7 +116,7 @@ class BatchMaker:
     def __call__(self, rows_B2: np.ndarray) -> dict[str, np.ndarray]:
         """The batch of these rows."""
         shape = len(rows_B2), self.make_row.num_samples
-        batch = {
+        batch: dict[str, np.ndarray] = {
             "mixture": np.empty(shape, np.float32),
             "target": np.empty(shape, np.float32),
             "query": np.empty((len(rows_B2), 2), np.int64),
@@ -121,8 +125,7 @@ class BatchMaker:
 
         def fill(number: int) -> None:
             position, target_index = rows_B2[number].tolist()
-            rngs = (row_rng(self.key, position, stream) for stream in (0, 1))
-            row = self.make_row(target_index, *rngs)
+            row = self.make_row(target_index, functools.partial(row_rng, self.key, position))
             batch["mixture"][number] = row.mixture_S
             batch["target"][number] = row.target_S
             batch["query"][number] = row.query
@@ -147,13 +150,8 @@ class BatchMaker:
                 self._pool = concurrent.futures.ThreadPoolExecutor(self.num_threads, "rows")
             return self._pool
 
-    def _start(self) -> None:
-        self._lock = threading.Lock()
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
-
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if not k.startswith("_")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._start()
+        vars(self).update(state, _lock=threading.Lock(), _pool=None)

@@ -1,0 +1,134 @@
+"""augment: by value, in closed form."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from audiosep_jax.data import augment
+from audiosep_jax.data.augment import AugmentConfig, Plan
+from audiosep_jax.errors import InputError
+
+RATE_HZ = 16000
+NOTHING = Plan(silent_interferer=False, absent_target=False, gain_db=0.0, room_seconds=0.0)
+
+
+def noise(num_samples=8000, seed=0):
+    return np.random.default_rng(seed).standard_normal(num_samples).astype(np.float32)
+
+
+def sine(freq_hz, num_samples=8000):
+    return np.sin(2 * np.pi * freq_hz * np.arange(num_samples) / RATE_HZ).astype(np.float32)
+
+
+@pytest.mark.parametrize("num_samples", [8000, 7919])
+def test_band_limit_keeps_what_is_below_and_takes_what_is_above(num_samples):
+    low_S, high_S = sine(1000, num_samples), sine(5000, num_samples)
+    limited_S = augment.band_limit(low_S + high_S, 4000, RATE_HZ)
+    inside = slice(800, -800)  # a sine that begins at once has an edge of its own
+    np.testing.assert_allclose(limited_S[inside], low_S[inside], atol=2e-3)
+    assert limited_S.dtype == np.float32
+    assert len(limited_S) == num_samples
+
+
+def test_band_limit_does_not_wrap_around():
+    late_S = np.zeros(8000, np.float32)
+    late_S[-1] = 1
+    limited_S = augment.band_limit(late_S, 3400, RATE_HZ)
+    assert np.abs(limited_S[:4000]).max() < 1e-5
+    assert limited_S[-1] == pytest.approx(3400 / 8000, rel=0.01)  # of the sinc's peak
+
+
+def test_a_cutoff_above_half_the_rate_changes_nothing():
+    np.testing.assert_array_equal(augment.band_limit(noise(), 8000, RATE_HZ), noise())
+
+
+@pytest.mark.parametrize(("seconds", "direct_db"), [(0.2, 0.0), (0.8, 10.0)])
+def test_room_response_has_the_decay_and_the_ratio_asked_for(seconds, direct_db):
+    response_S = augment.room_response(seconds, direct_db, RATE_HZ, np.random.default_rng(0))
+    tail_S = np.float64(response_S[1:])
+    assert np.sum(np.float64(response_S) ** 2) == pytest.approx(1, abs=1e-5)
+    assert 20 * np.log10(response_S[0] / np.linalg.norm(tail_S)) == pytest.approx(
+        direct_db, abs=1e-4
+    )
+    # Schroeder's backward integral falls by 60 dB in `seconds`; a line through -5 to -35 dB.
+    decay_db = 10 * np.log10(np.cumsum(tail_S[::-1] ** 2)[::-1] / np.sum(tail_S**2))
+    line = np.flatnonzero((decay_db < -5) & (decay_db > -35))
+    slope = np.polyfit(line / RATE_HZ, decay_db[line], 1)[0]
+    assert -60 / slope == pytest.approx(seconds, rel=0.05)
+
+
+def test_reverberate_is_a_convolution_cut_where_the_clip_ends():
+    audio_S, response_S = noise(501), noise(300, seed=1)
+    expected_S = np.convolve(audio_S, response_S)[:501]
+    np.testing.assert_allclose(augment.reverberate(audio_S, response_S), expected_S, atol=1e-4)
+
+
+def test_augment_clip_does_what_the_plan_says():
+    config = AugmentConfig(polarity_probability=1.0)
+    inverted_S = augment.augment_target(
+        noise(),
+        dataclasses.replace(NOTHING, gain_db=-6.0),
+        config,
+        RATE_HZ,
+        np.random.default_rng(0),
+    )
+    np.testing.assert_allclose(inverted_S, -noise() * 10 ** (-6 / 20), rtol=1e-6)
+    rng = np.random.default_rng(0)
+    in_room_S = augment.augment_clip(
+        noise(), dataclasses.replace(NOTHING, room_seconds=0.3), AugmentConfig(), RATE_HZ, rng
+    )
+    # Unit energy of the response keeps the level of noise.
+    assert np.std(in_room_S) == pytest.approx(np.std(noise()), rel=0.1)
+    assert not np.allclose(in_room_S, noise(), atol=0.1)
+
+
+def test_clips_of_one_room_have_places_of_their_own():
+    plan, rng = dataclasses.replace(NOTHING, room_seconds=0.3), np.random.default_rng(0)
+    impulse_S = np.eye(1, 4000, dtype=np.float32)[0]
+    one_S, other_S = (
+        augment.augment_clip(impulse_S, plan, AugmentConfig(), RATE_HZ, rng) for _ in range(2)
+    )
+    assert abs(np.corrcoef(one_S[1:], other_S[1:])[0, 1]) < 0.1
+
+
+def test_probabilities_are_kept_and_move_no_other_draw():
+    config = AugmentConfig(gain_probability=0.25, silence_probability=0.5)
+    more = dataclasses.replace(config, absent_probability=1.0, reverb_probability=1.0)
+    plans = [augment.draw_plan(config, np.random.default_rng(k)) for k in range(1000)]
+    others = [augment.draw_plan(more, np.random.default_rng(k)) for k in range(1000)]
+    assert abs(np.mean([plan.silent_interferer for plan in plans]) - 0.5) < 0.06
+    gains_db = [plan.gain_db for plan in plans if plan.gain_db]
+    assert abs(len(gains_db) / 1000 - 0.25) < 0.05
+    assert -12 <= min(gains_db) < -11
+    assert 5 < max(gains_db) <= 6
+    for plan, other in zip(plans, others, strict=True):
+        assert other == dataclasses.replace(
+            plan, absent_target=True, room_seconds=other.room_seconds
+        )
+    assert 0.2 <= min(other.room_seconds for other in others) < 0.22
+
+
+def test_nothing_is_on_by_default():
+    assert not AugmentConfig().any
+    assert AugmentConfig(reverb_probability=0.1).any
+    rng = np.random.default_rng(0)
+    assert augment.draw_plan(AugmentConfig(), rng) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gain_probability", 1.5),
+        ("absent_probability", -0.1),
+        ("gain_db", (3.0, -3.0)),
+        ("gain_db", (3.0,)),
+        ("reverb_seconds", (0.0, 1.0)),
+        ("reverb_direct_db", ()),
+        ("band_limit_hz", ()),
+        ("band_limit_hz", (100.0,)),
+    ],
+)
+def test_config_refuses_by_name(name, value):
+    with pytest.raises(InputError, match=rf"augment\.{name} "):
+        AugmentConfig(**{name: value})
