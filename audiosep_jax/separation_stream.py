@@ -1,6 +1,7 @@
 """A recording of any rate in, estimates of its rate out, block by block."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -14,7 +15,7 @@ Stereo = Literal["mid", "channels"]
 AboveNyquist = Literal["keep", "drop"]
 FEED_SECONDS = 1.0  # a long array goes through the resamplers in pieces of this
 MAX_TILE_SECONDS = 30.0
-CPU_TILE_BYTES = 640_000_000  # leaves a command with the published network below 1.5 GB
+CPU_TILE_BYTES = 480_000_000  # leaves a command with the published network below 1.5 GB
 MEMORY_SHARE = 0.25  # of what is free, for a tile
 
 
@@ -165,13 +166,19 @@ def tile_frames_of(config: ModelConfig, seconds: float) -> int:
     return max(1, round(frames / config.time_stride)) * config.time_stride
 
 
-def tile_frames_that_fit(config: ModelConfig, masks: int) -> int:
-    """Frames of a tile for one query, by the memory that is free."""
+def frames_that_fit(config: ModelConfig, masks: int) -> tuple[int, int]:
+    """Frames of a tile for one query, and of one pass, by the memory that is free."""
     most = tile_frames_of(config, MAX_TILE_SECONDS)
-    budget = tile_budget_bytes() // masks
-    while most > config.time_stride and tile_bytes(config, most) > budget:
-        most -= config.time_stride
-    return most
+    grid, budget = config.time_stride, tile_budget_bytes() // masks
+    tile = max(grid, _most(grid, most, lambda x: tile_bytes(config, x) <= budget))
+    # One pass is not slowed down by what is carried: for it twice the memory is spent.
+    fits = _most(grid, 2 * most, lambda x: tile_bytes(config, x, whole=True) <= 2 * budget)
+    return tile, max(tile, fits)
+
+
+def _most(grid: int, most: int, fits: Callable[[int], bool]) -> int:
+    """The largest multiple of `grid`, up to `most`, that fits; 0 where none does."""
+    return next((frames for frames in range(most, 0, -grid) if fits(frames)), 0)
 
 
 def queries_at_once(config: ModelConfig, masks: int, tile_frames: int) -> int:

@@ -16,15 +16,15 @@ from audiosep_jax.audio_encoders.clap import AudioEncoder
 from audiosep_jax.audio_io import AudioReader
 from audiosep_jax.errors import InputError
 from audiosep_jax.model_card import model_card
-from audiosep_jax.recordings import Clip, SeparatedFile, separate_recording
+from audiosep_jax.file_separation import Clip, SeparatedFile, separate_recording
 from audiosep_jax.resunet import ModelConfig
 from audiosep_jax.separation_stream import (
     AboveNyquist,
     SeparationStream,
     Stereo,
+    frames_that_fit,
     queries_at_once,
     tile_frames_of,
-    tile_frames_that_fit,
 )
 from audiosep_jax.text.encoder import TextConfig, TextEncoder, embed_queries, make_encoder
 
@@ -250,7 +250,7 @@ class Separator:
         tile_seconds: float | None = None,
         live: bool = False,
     ) -> SeparationStream:
-        """Checked; where not `live`, recordings of up to two tiles wait for one pass."""
+        """Checked; where not `live`, short recordings wait for their end and one pass."""
         condition_NE = _checked_conditions(condition_NE, self.model.condition_features)
         if not isinstance(sample_rate_hz, numbers.Integral) or sample_rate_hz < 1:
             raise InputError(f"sample_rate_hz={sample_rate_hz!r} must be a positive whole number")
@@ -261,11 +261,10 @@ class Separator:
         if tile_seconds is not None and not tile_seconds > 0:
             raise InputError(f"tile_seconds={tile_seconds!r} must be positive")
         masks = 1 if stereo == "mid" else num_channels
-        tile_frames = (
-            tile_frames_of(self.model, tile_seconds)
-            if tile_seconds
-            else tile_frames_that_fit(self.model, masks)
-        )
+        tile_frames, whole_frames = frames_that_fit(self.model, masks)
+        if tile_seconds is not None:
+            tile_frames = tile_frames_of(self.model, tile_seconds)
+            whole_frames = 2 * tile_frames
         return SeparationStream(
             self.model,
             self.variables,
@@ -275,7 +274,7 @@ class Separator:
             stereo=stereo,
             above_nyquist=above_nyquist,
             tile_frames=tile_frames,
-            whole_frames=0 if live else 2 * tile_frames,
+            whole_frames=0 if live else whole_frames,
             group=queries_at_once(self.model, masks, tile_frames),
         )
 

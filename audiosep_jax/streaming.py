@@ -97,15 +97,18 @@ def latency_samples(config: ModelConfig, tile_frames: int) -> int:
     return (delay + tile_frames - 1) * config.hop_samples + config.window_samples
 
 
-def tile_bytes(config: ModelConfig, tile_frames: int) -> int:
-    """About what the network needs for a tile of one mixture and query, beside its weights."""
+def tile_bytes(config: ModelConfig, tile_frames: int, *, whole: bool = False) -> int:
+    """About what a tile of one mixture and query needs beside the weights, a `whole` one alone."""
     rows, delay = stages(config)
     size = 2 if config.dtype == "bfloat16" else 4
     # Measured: 3.1 times the widest decoder's input and skip connection, side by side.
     widest = max(row.bins * 2 * row.block.out_channels / row.stride for row in rows)
-    state = sum(math.prod(shape) for shape in _block_shapes(config, 1).values()) * size
-    spectrum = 8 * (delay + 4 * tile_frames) * config.num_bins
-    return int(3.3 * widest * size * tile_frames) + 2 * state + spectrum
+    spectrum = 8 * 4 * tile_frames * config.num_bins
+    network = int(3.3 * widest * size * tile_frames) + spectrum
+    if whole:
+        return network
+    carried = sum(math.prod(shape) for shape in _block_shapes(config, 1).values()) * size
+    return network + 2 * carried + 8 * delay * config.num_bins
 
 
 def initial_state(config: ModelConfig, queries: int, channels: int, masks: int) -> State:
@@ -235,9 +238,8 @@ def _masks(
         options = {"shifts": shifts, "train": False, "inside_T": inside_T}
         run = _decoder if row.block.kind == "decoder" else _encoder
         x_BTFC = run(row, variables, dtype, state, state_out, x_BTFC, skips, options)
-    after_conv = Pointwise(NUM_MASK_CHANNELS, dtype)
+    after_conv = Pointwise(NUM_MASK_CHANNELS, dtype, heard_MTF.real.dtype)
     mask_BTFC: Any = after_conv.apply(_of(variables, "after_conv"), x_BTFC)
-    mask_BTFC = mask_BTFC.astype(heard_MTF.real.dtype)
     return jnp.pad(mask_BTFC, ((0, 0), (0, 0), (0, 1), (0, 0))), state_out
 
 
