@@ -7,13 +7,10 @@ The same command again resumes. Ctrl-C or SIGTERM saves before it ends.
 
 import contextlib
 import dataclasses
+import os
 import shlex
-import signal
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import jax
@@ -21,28 +18,38 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from audiosep_jax import audio_io
-from audiosep_jax.checkpoints import Checkpoints
-from audiosep_jax.config import Config, from_mapping, material_difference
-from audiosep_jax.data.pipeline import BadClips, check_captions, train_batches, validation_set
-from audiosep_jax.data.sources import Source, build_source, source_fingerprint
+from audiosep_jax import audio_io, distributed
+from audiosep_jax.checkpoints import Checkpoints, NotWritten, Outcome, saved_steps
+from audiosep_jax.code_version import code_version
+from audiosep_jax.compilation_cache import use_compilation_cache
+from audiosep_jax.conditions import captions_hash, distinct_captions, make_conditions
+from audiosep_jax.config import Config, from_mapping, shared_fields
+from audiosep_jax.data.pipeline import (
+    BadClips,
+    check_captions,
+    num_segment_samples,
+    train_batches,
+    validation_set,
+)
+from audiosep_jax.data.sources import build_source, source_fingerprint
+from audiosep_jax.distributed import Launch, PeerLost, Peers, with_votes
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.validation import validate
 from audiosep_jax.hybrid import hybrid_batches, make_audio_encoder
+from audiosep_jax.progress import Progress, Trace
+from audiosep_jax.resume import given_variables, make_workdir, start_or_resume, state_shapes
 from audiosep_jax.run_log import RunLog
 from audiosep_jax.steps import (
+    AXIS,
     TrainState,
-    init_state,
     make_eval_step,
     make_train_step,
     parallel_eval_step,
     parallel_train_step,
     place_state,
     split_batch,
-    state_from_variables,
 )
-from audiosep_jax.text.encoder import check_dimensions, make_encoder
-from audiosep_jax.text.table import caption_table
+from audiosep_jax.stop_signals import StopSignals
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -51,6 +58,20 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and logs go; default: runs/<config name>."
+)
+_LAUNCH = Launch()
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", "", "HOST:PORT of process 0, where no cluster tells it."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", 0, "Processes of this run; 1: alone, whatever the cluster says."
+)
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
+_HEARTBEAT = flags.DEFINE_float(
+    "heartbeat_seconds", _LAUNCH.heartbeat_seconds, "A process silent for longer counts as gone."
+)
+_START = flags.DEFINE_integer(
+    "start_seconds", _LAUNCH.start_seconds, "How long to wait for the other processes at the start."
 )
 
 
@@ -63,28 +84,42 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         raise InputError(f"--config={path}: cannot be read") from error
-    train(config, Path(_WORKDIR.value or f"runs/{config.name}"))
+    launch = Launch(
+        *(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value),
+        heartbeat_seconds=_HEARTBEAT.value,
+        start_seconds=_START.value,
+    )
+    use_compilation_cache()
+    with distributed.start(launch) as peers:
+        train(config, Path(_WORKDIR.value or f"runs/{config.name}"), peers)
 
 
-def train(config: Config, workdir: Path) -> None:
-    """Data, state, loop: the whole story of a run."""
-    devices, hosts = jax.device_count(), jax.process_count()
+def train(config: Config, workdir: Path, peers: Peers | None = None) -> None:
+    """Data, state, loop: the whole story of a run, told by each of its processes."""
+    peers = peers or Peers()
+    devices = jax.device_count()
     if config.batch_size % devices:
         raise InputError(f"batch_size={config.batch_size} does not divide among {devices} devices")
 
     # ------------------------------------------------------------ clips, captions, validation set
     train_source = build_source(config.data, "train", config.model.sample_rate_hz)
     valid_source = build_source(config.data, "valid", config.model.sample_rate_hz)
-    encoder = make_encoder(config.text)
-    captions = [*_captions(train_source), *_captions(valid_source)]
-    conditions = caption_table(encoder, captions)
-    check_dimensions(conditions, config.model.condition_features)
+    captions = distinct_captions(train_source, valid_source)
+    data_fingerprint = source_fingerprint(train_source)
+    code = code_version()
+    peers.agree(
+        shared_fields(config)
+        | {"the data": data_fingerprint, "the validation data": source_fingerprint(valid_source)}
+        | {"the captions": captions_hash(captions), "the code": code["sources"]}
+        | {"the number of devices": jax.local_device_count()}
+    )
+    conditions, text_fingerprint = make_conditions(config, captions, peers)
     about = {
         "config": dataclasses.asdict(config),
-        "text_fingerprint": encoder.fingerprint,
-        "data_fingerprint": source_fingerprint(train_source),
+        "text_fingerprint": text_fingerprint,
+        "data_fingerprint": data_fingerprint,
+        "code": code,
     }
-    del encoder  # and with it its weights, which a device holds
     audio_encoder = make_audio_encoder(config.text)
     check_captions(train_source, conditions)
     valid = config.valid
@@ -101,14 +136,21 @@ def train(config: Config, workdir: Path) -> None:
     )
 
     # ------------------------------------------------------------------ state, new or resumed
-    _make_workdir(workdir)
+    given = None
+    if peers.is_main and config.init_from and not saved_steps(workdir):
+        given = given_variables(config)  # before the workdir is made: it may be refused
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(_stop_signals())
-        checkpoints = stack.enter_context(
-            contextlib.closing(Checkpoints(workdir, config.checkpoint))
-        )
-        state, first_step = _start_or_resume(config, checkpoints, about, workdir)
-        train_step = parallel_train_step(make_train_step(config.model, config.optim, config.loss))
+        stop = stack.enter_context(StopSignals())
+        checkpoints = state = None
+        if peers.is_main:
+            make_workdir(workdir)
+            checkpoints = Checkpoints(workdir, config.checkpoint)
+            stack.callback(checkpoints.close)
+            state = start_or_resume(config, checkpoints, about, workdir, given)
+        state = place_state(peers.share(state, state_shapes(config)))
+        first_step = int(state.step)
+        body = with_votes(make_train_step(config.model, config.optim, config.loss), AXIS)
+        train_step = parallel_train_step(body)
         eval_step = parallel_eval_step(make_eval_step(config.model))
         batches = train_batches(
             train_source,
@@ -119,8 +161,8 @@ def train(config: Config, workdir: Path) -> None:
             seed=config.seed,
             batch_size=config.batch_size,
             first_step=first_step,
-            process_index=jax.process_index(),
-            process_count=hosts,
+            process_index=peers.index,
+            process_count=peers.count,
         )
         stack.enter_context(contextlib.closing(batches))
         if audio_encoder:
@@ -132,149 +174,74 @@ def train(config: Config, workdir: Path) -> None:
                 use_text_ratio=config.text.use_text_ratio,
                 sample_rate_hz=config.model.sample_rate_hz,
             )
-        log = RunLog(workdir, first_step, config.num_steps, write=jax.process_index() == 0)
+        log = RunLog(workdir, first_step, config.num_steps, write=peers.is_main)
         stack.enter_context(contextlib.closing(log))
-        bad_clips = BadClips(train_source, config.data.max_bad_share)
         for index in mixtures["bad_clips"]:
             log.say(f"validation does without {valid_source.name(index)}")
         size = sum(x.size for x in jax.tree.leaves(state.params))
         log.say(
-            f"{config.name}: {size:,} parameters, {len(train_source):,} clips, "
-            f"{devices} x {jax.devices()[0].device_kind}, steps {first_step} to {config.num_steps}"
+            f"{config.name}: {size:,} parameters, {len(train_source):,} clips, {devices} x "
+            f"{jax.devices()[0].device_kind}, steps {first_step} to {config.num_steps}"
         )
+        bad_clips = BadClips(train_source, config.data.max_bad_share)
+        progress = Progress(
+            *(config, log, bad_clips, first_step, int(state.skipped_steps)),
+            num_samples=num_segment_samples(train_source, config.data),
+        )
+        profiled = config.profile if peers.is_main else 0
+        trace = Trace(workdir / "profile", profiled, first_step, log.say)
+        stack.enter_context(contextlib.closing(trace))
 
         # ------------------------------------------------------------------ loop
-        progress = _Progress(config, log, first_step)
         step = first_step
         for step in range(first_step + 1, config.num_steps + 1):
-            batch = next(batches)
-            for line in bad_clips.update(batch.pop("bad_clips")):
-                log.say(line)
-            state, metrics = train_step(state, split_batch(batch))
-            progress.record(step, metrics)
-            stopping = bool(stop) or step == config.num_steps
+            with trace.step(step):
+                with progress.waiting_for_data():
+                    batch = next(batches)
+                batch["stop"] = np.full(len(batch["mixture"]), bool(stop))
+                state, metrics = train_step(state, split_batch(batch))
+                progress.record(step, metrics)
+            # Of several processes each stops where the votes of the step before tell all to.
+            stopping = step == config.num_steps or (
+                progress.stop if peers.count > 1 else bool(stop)
+            )
             sdri_db = None
             if step % valid.every_steps == 0 or step == config.num_steps:
                 progress.catch_up()
                 sdri_db = _validate(config, eval_step, state, mixtures, log, step)
+                progress.start_clock()
             if stopping or sdri_db is not None or step % config.checkpoint.every_steps == 0:
                 progress.catch_up()  # a checkpoint never holds a step whose loss was not finite
-                checkpoints.save(step, state, about, sdri_db)
-                progress.start_clock()
+                if checkpoints:
+                    checkpoints.offer(step, state, about, sdri_db)
+            if checkpoints:
+                _tell(checkpoints.outcomes(), config.checkpoint.on_error, log, step)
             if stopping:
                 break
-        checkpoints.wait()
+        if checkpoints:
+            checkpoints.finish()
+            _tell(checkpoints.outcomes(), "stop", log, step)
+        peers.meet("written")
         if bad_clips.indices:
             log.say(f"{len(bad_clips.indices)} of {len(train_source):,} clips were skipped")
         log.close()
-        if step < config.num_steps:
+        if step < config.num_steps and peers.is_main:
             print(f"Stopped and saved at step {step}. The same command resumes.", flush=True)
-        else:
+        elif peers.is_main:
             _show_what_next(config, eval_step, state, mixtures, workdir)
 
 
-def _captions(source: Source) -> Iterator[str]:
-    for index in range(len(source)):
-        yield from source.captions(index)
-
-
-def _make_workdir(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"{workdir}: cannot be written to ({error.strerror})") from error
-
-
-def _start_or_resume(
-    config: Config, checkpoints: Checkpoints, about: dict[str, Any], workdir: Path
-) -> tuple[TrainState, int]:
-    """(state on all devices, its step): the newest checkpoint's, or a fresh one."""
-    # Unoptimised: LLVM would spend most of a minute on random numbers that are drawn once.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    init = jax.jit(init_state, static_argnums=(0, 1), compiler_options=options)
-    key = jax.random.key(config.seed)
-    step = checkpoints.latest_step()
-    if step is None and config.init_from:
-        variables = _given_variables(config)
-        return place_state(state_from_variables(variables, config.optim)), 0
-    if step is None:
-        return place_state(init(config.model, config.optim, key)), 0
-    there = checkpoints.about(step)
-    difference = material_difference(from_mapping(there["config"]), config)
-    for name in ("text_fingerprint", "data_fingerprint"):
-        if there[name] != about[name] and difference is None:
-            difference = f"{name} is {there[name]} there and {about[name]} here"
-    if difference:
-        raise InputError(
-            f"{workdir} holds another run: {difference}; choose another --workdir, or that config"
-        )
-    template = init.eval_shape(config.model, config.optim, key)
-    return checkpoints.restore_state(step, template), step
-
-
-def _given_variables(config: Config) -> dict[str, Any]:
-    """Weights to begin with; InputError where they are of another network than the config's."""
-    from audiosep_jax import trained  # with the hub's client, which takes a second
-
-    given = trained.read(config.init_from, option="--config.init_from=PATH")
-    there = dataclasses.replace(given.model, dtype=config.model.dtype)
-    difference = material_difference(Config(model=there), Config(model=config.model))
-    if difference:
-        raise InputError(f"init_from={config.init_from}: {difference}")
-    return given.variables
-
-
-class _Progress:
-    """Reads each step's metrics while the next is under way; logs, and stops on a bad loss."""
-
-    def __init__(self, config: Config, log: RunLog, first_step: int) -> None:
-        self.config, self.log = config, log
-        self.pending: tuple[int, dict[str, jax.Array]] | None = None
-        self.logged_step = first_step
-        self.start_clock(first_step)
-
-    def start_clock(self, step: int | None = None) -> None:
-        """Leaves what was not training out of the speeds."""
-        self.clock_step = self.logged_step if step is None else step
-        self.clock = time.perf_counter()
-
-    def record(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        self.catch_up()
-        self.pending = (step, metrics)
-
-    def catch_up(self) -> None:
-        if self.pending is None:
-            return
-        step, metrics = self.pending
-        self.pending = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        for name in ("loss", "parameter_norm"):  # a finite loss may have gradients that are not
-            if not np.isfinite(values[name]):
-                raise FloatingPointError(
-                    f"{name} is {values[name]} at step {step}: training stopped"
-                )
-        self.log.bar.update(step - self.log.bar.n)
-        self.logged_step = step
-        if step % self.config.log_every_steps == 0:
-            self._log(step, values)
-
-    def _log(self, step: int, values: dict[str, float]) -> None:
-        seconds = max(time.perf_counter() - self.clock, 1e-9)
-        steps_per_second = (step - self.clock_step) / seconds
-        clips_per_second = steps_per_second * self.config.batch_size
-        self.start_clock(step)
-        rows = {f"train/{name}": value for name, value in values.items()}
-        if steps_per_second:
-            rows |= {"steps_per_second": steps_per_second, "clips_per_second": clips_per_second}
-        self.log.scalars(step, rows)
-        self.log.bar.set_postfix(
-            loss=f"{values['loss']:.4f}",
-            sdri=f"{values['sdri']:.1f}dB",
-            clips=f"{clips_per_second:.0f}/s",
-        )
+def _tell(outcomes: list[Outcome], on_error: str, log: RunLog, step: int) -> None:
+    """Logs what has become of checkpoints; raises where one could not be written, if it shall."""
+    for outcome in outcomes:
+        if outcome.error and on_error == "stop":
+            raise outcome.error
+        if outcome.error:
+            log.say(f"{outcome.error}; training goes on")
+        elif outcome.skipped:
+            log.say(f"no checkpoint of step {outcome.step}: an earlier one is still being written")
+        else:
+            log.scalars(step, {"checkpoint_seconds": outcome.seconds})
 
 
 def _validate(
@@ -321,27 +288,6 @@ def _show_what_next(
     print(f"    {shlex.join(map(str, command))}\n", flush=True)
 
 
-class _stop_signals:
-    """While entered, SIGINT and SIGTERM append to the list it gives; a second one acts at once."""
-
-    def __enter__(self) -> list[int]:
-        self.received: list[int] = []
-        self.previous = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self.received
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
-            raise KeyboardInterrupt
-        self.received.append(number)
-        print("\nstopping after this step, and saving ...", file=sys.stderr, flush=True)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-
 def _parse_flags(argv: list[str]) -> list[str]:
     """flags.FLAGS(argv), with one line instead of a trace for what was mistyped."""
     try:
@@ -351,19 +297,23 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _run(argv: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)  # Orbax warns at every save without a score
+    logging.set_verbosity(logging.FATAL)  # what Orbax warns of is told in our words
     try:
         main(argv)
     except InputError as error:
         _fail(str(error), 2)
-    except FloatingPointError as error:
+    except NotWritten as error:
+        _fail(f"{error}; make room, and the same command resumes", 1)
+    except (FloatingPointError, PeerLost) as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(code)  # otherwise JAX waits here for the other processes
     sys.exit(code)
 
 

@@ -373,19 +373,8 @@ def _decoded_by_ffmpeg(path: Path) -> soundfile.SoundFile:
         raise AudioError(f"{path}: is a video or alike; install ffmpeg to have its sound read")
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         options = ["-nostdin", "-v", "error", "-y", "-protocol_whitelist", "file", "-i"]
-        output = [
-            "-map",
-            "0:a:0",
-            "-vn",
-            "-sn",
-            "-dn",
-            "-c:a",
-            "pcm_f32le",
-            "-rf64",
-            "auto",
-            "-f",
-            "wav",
-        ]
+        output = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-c:a", "pcm_f32le"]
+        output += ["-rf64", "auto", "-f", "wav"]
         source = f"file:{path.absolute()}"
         command = [program, *options, source, *output, file.name]
         ran = subprocess.run(command, capture_output=True, check=False)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -52,8 +52,11 @@ class CheckpointConfig:
     every_steps: int = 1_000
     keep_latest: int = 2
     keep_every_steps: int = 100_000
+    on_error: Literal["stop", "continue"] = "stop"  # when one cannot be written: a full disk
 
     def __post_init__(self) -> None:
+        if self.on_error not in ("stop", "continue"):
+            raise InputError(f"checkpoint.on_error={self.on_error!r} must be stop or continue")
         _at_least("checkpoint", self, 1, "every_steps", "keep_latest")
         _at_least("checkpoint", self, 0, "keep_every_steps")
 
@@ -67,6 +70,8 @@ class Config:
     batch_size: int = 96  # over all devices of all hosts
     num_steps: int = 1_000_000
     log_every_steps: int = 100
+    profile: int = 0  # steps of a trace below the workdir, once the first have compiled
+    device_peak_tflops: float = 0.0  # of one device, for `peak_share`; 0: from a table of devices
     # Weights to begin with, under a fresh optimiser: a workdir, a hub id, a file; empty: random.
     init_from: str = ""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -81,7 +86,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _at_least("config", self, 1, "batch_size", "num_steps", "log_every_steps")
-        _at_least("config", self, 0, "seed")
+        _at_least("config", self, 0, "seed", "profile", "device_peak_tflops")
         if self.augment.absent_probability and self.text.use_text_ratio < 1:
             raise InputError(
                 "augment.absent_probability needs text.use_text_ratio=1: "
@@ -91,12 +96,17 @@ class Config:
 
 # Fields that a run may change when it is resumed: they move no weight.
 FREE_FIELDS = (
-    *("name", "num_steps", "log_every_steps", "valid.", "checkpoint."),
+    *("name", "num_steps", "log_every_steps", "profile", "device_peak", "valid.", "checkpoint."),
     # The clips themselves are compared by their fingerprint, wherever they lie.
     *("data.root", "data.valid_root", "data.valid_folds", "data.valid_split"),
     "data.max_bad_share",
     *("text.model", "text.batch_size"),  # the same for the text encoder's files
     *("data.cache_megabytes", "data.num_threads", "data.num_workers", "data.prefetch_"),
+)
+
+# Fields that may differ between the processes of one run: where the files lie, how to read them.
+LOCAL_FIELDS = tuple(
+    name for name in FREE_FIELDS if name.startswith(("data.", "text.")) and "max_bad" not in name
 )
 
 
@@ -117,6 +127,11 @@ def material_difference(old: Config, new: Config) -> str | None:
         if not name.startswith(FREE_FIELDS) and new_fields[name] != value:
             return f"{name} is {value!r} there and {new_fields[name]!r} here"
     return None
+
+
+def shared_fields(config: Config) -> dict[str, Any]:
+    """Every field, by its dotted name, that must be the same in all processes of a run."""
+    return {name: value for name, value in _flatten(config) if not name.startswith(LOCAL_FIELDS)}
 
 
 def _typed(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
