@@ -15,8 +15,8 @@ from audiosep_jax import audio_io, hub, trained
 from audiosep_jax.audio_encoders.clap import AudioEncoder
 from audiosep_jax.audio_io import AudioReader
 from audiosep_jax.errors import InputError
-from audiosep_jax.model_card import model_card
 from audiosep_jax.file_separation import Clip, SeparatedFile, separate_recording
+from audiosep_jax.model_card import model_card
 from audiosep_jax.resunet import ModelConfig
 from audiosep_jax.separation_stream import (
     AboveNyquist,

@@ -287,6 +287,7 @@ def test_a_signal_during_the_last_save_still_leaves_a_finished_run(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(copied / FOLDER / "00000012")
+
     def offer_and_signal(self, *arguments):
         OFFER(self, *arguments)
         os.kill(os.getpid(), signal.SIGTERM)
