@@ -94,6 +94,8 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
         return
     ordered = [found[item.row] for item in items]
     unscored = [row for row in ordered if "reason" in row]
+    if len(unscored) == len(ordered):
+        raise InputError(f"no mixture could be scored, such as: {unscored[0]['reason']}")
     if unscored and not arguments.allow_missing:
         raise InputError(_refusal([row["reason"] for row in unscored], len(items), "mixtures"))
     content = record.results_of(arguments, argv, protocol, separator, rate_hz, ordered)

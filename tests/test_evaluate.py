@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -99,7 +101,7 @@ def test_scores_are_those_of_the_definitions(place, scored):
         assert content["scores"][name]["mean"] == pytest.approx(mean, abs=1e-4)
         by_class = np.mean([scores[name] for scores in expected[1::3]])
         assert content["classes"]["rain"][name] == pytest.approx(by_class, abs=1e-4)
-    assert (content["count"], content["notes"], content["is_benchmark"]) == (COUNT, [], True)
+    assert (content["count"], content["notes"], content["is_benchmark"]) == (COUNT, [], False)
     assert content["checkpoint"]["step"] == 10
 
 
@@ -154,6 +156,8 @@ def test_killed_and_started_again(place, scored, tmp_path, after, monkeypatch):
         # The folder of the results is all in which the two runs differ.
         content = (output / name).read_text().replace(str(output), str(scored))
         assert content == (scored / name).read_text()
+    lines = (output / "results.partial.jsonl").read_text().splitlines()[1:]
+    assert sorted(json.loads(line)["row"] for line in lines) == list(range(COUNT))
     before = {path: path.stat().st_mtime_ns for path in output.glob("*.jsonl")}
     assert run(place, output) == 0
     assert before == {path: path.stat().st_mtime_ns for path in output.glob("*.jsonl")}
@@ -234,13 +238,18 @@ def test_missing_files_are_named_and_told(place, tmp_path, capsys):
     note = "2 of the 13 mixtures listed are missing"
     assert f"note: {note}" in capsys.readouterr().out
     found = results(tmp_path / "out")
-    assert (found["count"], found["listed"], found["notes"]) == (11, 13, [note])
+    assert (found["count"], found["listed"], found["notes"][0]) == (11, 13, note)
     assert [row["id"] for row in found["missing"]] == ["m8", "m9"]
     assert [bool(row["reason"]) for row in table(tmp_path / "out")].count(True) == 2
     # Mended, it counts.
     (audio / "clip9.wav").write_bytes(content)
     assert run(place, tmp_path / "out", "--baseline", "mixture", audio=audio) == 0
-    assert (results(tmp_path / "out")["count"], results(tmp_path / "out")["notes"]) == (13, [])
+    assert results(tmp_path / "out")["count"] == 13
+    assert note not in results(tmp_path / "out")["notes"]
+    for path in audio.iterdir():
+        path.write_text("no sound")
+    assert run(place, tmp_path / "none", *allowed, audio=audio) == 2
+    assert "no mixture could be scored, such as: " in capsys.readouterr().err
 
 
 def test_make_pairs_writes_a_list_that_can_be_scored(tmp_path):
@@ -274,3 +283,14 @@ def test_mistakes_are_told_at_once(words, message, capsys):
     assert told.startswith("error: ")
     assert message in told
     assert told.count("\n") == 1
+
+
+def test_help_answers_without_loading_jax():
+    code = (
+        "import sys; from audiosep_jax.evaluate import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert not {'jax', 'numpy', 'soundfile'} & set(sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "python -m audiosep_jax.evaluate --checkpoint runs/clap --protocol esc50" in found.stdout

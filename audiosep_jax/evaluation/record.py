@@ -67,7 +67,7 @@ def results_of(
     return {
         "protocol": protocol.name,
         "title": protocol.title,
-        "is_benchmark": not notes,
+        "is_benchmark": protocol.count is not None and not notes,
         "notes": notes,
         "count": len(scored),
         "listed": len(rows),
@@ -106,6 +106,8 @@ def notes_of(
     missing = sum("reason" in row for row in rows)
     if missing:
         notes.append(f"{missing:,} of the {len(rows):,} mixtures listed are missing")
+    if arguments.baseline:
+        notes.append(f"the baseline {arguments.baseline}, not the separation asked for")
     if count is None:
         return notes
     if len(rows) != count:
@@ -120,8 +122,6 @@ def notes_of(
         notes.append(f"the model works at {model_hz} Hz and is converted to {sample_rate_hz}")
     if protocol.query and (arguments.query or arguments.query_column not in ("", protocol.query)):
         notes.append("the queries are not the benchmark's")
-    if arguments.baseline:
-        notes.append(f"the baseline {arguments.baseline}, no separation by a query")
     return notes
 
 
