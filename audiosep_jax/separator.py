@@ -35,8 +35,21 @@ TEXT_OPTION = "text_model=DIR"
 class Separator:
     """Weights, their sizes and the text encoder they were trained with; safe to share by threads.
 
-    separator = Separator.load("runs/demo")
-    dog_CS = separator.separate(audio_CS, 44100, "a dog barking")
+    from audiosep_jax import audio_io
+    from audiosep_jax.separator import Separator
+
+    separator = Separator.load("runs/demo")  # or Separator.from_pretrained()
+    audio_CS, sample_rate_hz = audio_io.read("street.wav")
+    dog_CS = separator.separate(audio_CS, sample_rate_hz, "a dog barking")
+
+    condition_NE = separator.embed_text(["a dog barking", "rain"])
+    told = separator.separate_file("street.flac", ["dog.flac", "rain.flac"], condition_NE)
+    print(told.share_N)  # how much of the recording's energy each is
+
+    stream = separator.stream(44100, condition_NE, num_channels=2, tile_seconds=0.5)
+    for block_CS in microphone:
+        estimate_NCS = stream.feed(block_CS)  # at most stream.latency_seconds late
+    estimate_NCS = stream.finish()
     """
 
     model: ModelConfig
@@ -136,15 +149,23 @@ class Separator:
         )
 
     def separate(
-        self, audio: np.ndarray, sample_rate_hz: int, queries: str | Sequence[str]
+        self,
+        audio: np.ndarray,
+        sample_rate_hz: int,
+        queries: str | Sequence[str],
+        *,
+        stereo: Stereo = "channels",
+        above_nyquist: AboveNyquist = "drop",
     ) -> np.ndarray:
-        """What the queries describe in a recording.
+        """What the queries describe in a recording of any length.
 
         Args:
-            audio: floating-point samples, `(S,)` or `(channels, S)`, each channel separated by
-                itself; integer samples have to be scaled to -1..1 first.
+            audio: floating-point samples, `(S,)` or `(channels, S)`; integer samples have to be
+                scaled to -1..1 first.
             sample_rate_hz: the recording's; it is converted to the model's and back.
             queries: one sentence, or a list of them.
+            stereo: `channels` separates each by itself, `mid` all with one mask, as
+                `separate_file` does. `above_nyquist` is told there, too.
 
         Returns:
             float32 of the shape of `audio` for a sentence, `(queries, *audio.shape)` for a list.
@@ -153,15 +174,27 @@ class Separator:
             InputError: a query is empty, or the audio is empty, not finite or of another shape.
         """
         sentences = [queries] if isinstance(queries, str) else list(queries)
-        estimates = self.separate_conditions(audio, sample_rate_hz, self.embed_text(sentences))
+        estimates = self.separate_conditions(
+            audio,
+            sample_rate_hz,
+            self.embed_text(sentences),
+            stereo=stereo,
+            above_nyquist=above_nyquist,
+        )
         return estimates[0] if isinstance(queries, str) else estimates
 
     def separate_conditions(
-        self, audio: np.ndarray, sample_rate_hz: int, condition_NE: np.ndarray
+        self,
+        audio: np.ndarray,
+        sample_rate_hz: int,
+        condition_NE: np.ndarray,
+        *,
+        stereo: Stereo = "channels",
+        above_nyquist: AboveNyquist = "drop",
     ) -> np.ndarray:
         """As `separate`, for embeddings of what to separate: `(N, *audio.shape)` float32."""
         audio_CS = _checked_audio(audio)
-        stream = self._stream(sample_rate_hz, condition_NE, len(audio_CS), "channels", "drop")
+        stream = self._stream(sample_rate_hz, condition_NE, len(audio_CS), stereo, above_nyquist)
         estimate_NCS = np.concatenate([stream.feed(audio_CS), stream.finish()], axis=-1)
         return estimate_NCS.reshape(len(estimate_NCS), *np.shape(audio))
 

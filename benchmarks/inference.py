@@ -1,23 +1,36 @@
 """How near the separator comes to the machine's own speed, and where its time goes.
 
     python benchmarks/inference.py --seconds 5 10 --repeats 7
+    python benchmarks/inference.py --recordings 5 60 600 --queries 1 4 --checkpoint runs/esc50
 
 Times the published sizes with random weights over the whole call, waveform to waveform, beside
 large matmuls in the same run, in turns, so that a busy machine slows both. Then times every part by
 itself. The target on two CPU cores is 0.65 of the matmul's GFLOP/s.
+
+With --recordings it times the separator as people call it instead: stereo at 44.1 kHz, resampled
+there and back, for several queries together, and a command from its start to its first file, with
+nothing compiled before and with what it then finds in the compilation cache. Without --checkpoint
+the published sizes are used, with random weights.
 """
 
 import argparse
 import functools
+import os
+import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from audiosep_jax import audio_io
 from audiosep_jax.audiosep import AudioSep, apply_mask, magnitude
 from audiosep_jax.resunet import (
     NUM_MASK_CHANNELS,
@@ -28,7 +41,10 @@ from audiosep_jax.resunet import (
     ModelConfig,
 )
 from audiosep_jax.roofline import block_shapes, network_flop
+from audiosep_jax.separator import Separator
 from audiosep_jax.stft import istft, num_frames, stft
+from audiosep_jax.text.encoder import TextConfig
+from audiosep_jax.text.hashed import HashedEncoder
 
 MATMUL_SIZES = (1024, 2048, 4096)
 TARGET = 0.65
@@ -198,13 +214,69 @@ def report_parts(config: ModelConfig, variables: Any, duration: float, repeats: 
     print(f"{'sum of parts':<16} {total * 1e3:8.1f} ms; the whole call takes {whole_ms:.1f} ms")
 
 
+def report_recordings(separator: Separator, lengths: list[float], queries: list[int]) -> None:
+    """Seconds of audio a second for each length and number of queries, and what more cost."""
+    features, rng = separator.model.condition_features, np.random.default_rng(0)
+    for seconds in lengths:
+        audio_CS = 0.1 * rng.standard_normal((2, round(44100 * seconds)), np.float32)
+        taken = []
+        for count in queries:
+            condition_NE = rng.standard_normal((count, features), np.float32) / features**0.5
+            ask = functools.partial(
+                separator.separate_conditions, audio_CS, 44100, condition_NE, stereo="mid"
+            )
+            if seconds < 30:
+                ask()  # compiles; in a longer one that is a small part
+            started = time.perf_counter()
+            ask()
+            taken.append(time.perf_counter() - started)
+            rate = f"{seconds / taken[-1]:7.2f} s of audio a second"
+            times = f"{taken[-1] / taken[0]:.2f} times the first"
+            print(f"{seconds:g} s, {count} queries: {rate}, {times}")
+
+
+def report_cold_start(separator: Separator) -> None:
+    """Process start to first file, of a recording of 5 s."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        separator.save_pretrained(folder / "weights")
+        rng = np.random.default_rng(0)
+        audio_io.write(folder / "in.wav", rng.standard_normal((1, 160_000), np.float32), 32000)
+        np.save(folder / "q.npy", np.ones(separator.model.condition_features, np.float32))
+        command = [sys.executable, "separate.py", f"{name}/in.wav", "--embedding", f"{name}/q.npy"]
+        command += ["--checkpoint", f"{name}/weights", "--output", f"{name}/out"]
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{name}/cache"}
+        for kind in ("nothing compiled before", "from the compilation cache"):
+            shutil.rmtree(folder / "out", ignore_errors=True)
+            started = time.perf_counter()
+            with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+                while process.poll() is None and not list(folder.glob("out/[!.]*.wav")):
+                    time.sleep(0.01)
+                seconds = time.perf_counter() - started
+            assert process.returncode == 0
+            print(f"process start to first file, {kind}: {seconds:.1f} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, nargs="+", default=[5.0, 10.0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--recordings", type=float, nargs="+", metavar="SECONDS")
+    parser.add_argument("--queries", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--checkpoint")
     arguments = parser.parse_args()
     config = ModelConfig(dtype=arguments.dtype)
+    if arguments.recordings:
+        if arguments.checkpoint:
+            separator = Separator.from_pretrained(arguments.checkpoint)
+        else:
+            text = TextConfig(encoder="hashed")
+            variables = random_variables(config)
+            separator = Separator(config, variables, HashedEncoder(), 0, text, "hashed-1")
+        report_recordings(separator, arguments.recordings, arguments.queries)
+        report_cold_start(separator)
+        return
     variables = random_variables(config)
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {arguments.dtype}")
     report_rates(config, variables, arguments.seconds, arguments.repeats)

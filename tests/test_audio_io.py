@@ -1,7 +1,9 @@
 """audio_io: every format and rate comes in as it is, and every broken file is named."""
 
 import os
+import shutil
 import struct
+import subprocess
 
 import numpy as np
 import pytest
@@ -261,3 +263,128 @@ def test_mono_blocks_are_the_whole_read_mixed_down_and_resampled(tmp_path, rate_
     whole_CS = audio_io.resample(audio_io.to_mono(audio_CS)[None], rate_hz, 8000)
     assert len(blocks) > 5
     np.testing.assert_allclose(np.concatenate(blocks), whole_CS[0], rtol=0, atol=1e-6)
+
+
+# ---------------------------------------------------------------------- in blocks
+
+
+@given(
+    blocks=st.lists(st.integers(0, 3000), min_size=1, max_size=8),
+    rates=st.sampled_from([(44100, 16000), (8000, 48000), (32000, 44100), (192000, 32000)]),
+)
+@settings(max_examples=25, deadline=None)
+def test_resampling_in_blocks_changes_nothing(blocks, rates):
+    audio_CS = np.random.default_rng(0).standard_normal((2, sum(blocks) + 1)).astype(np.float32)
+    stream = audio_io.Resampler(*rates, 2)
+    parts = [stream.feed(block_CS) for block_CS in np.split(audio_CS, np.cumsum(blocks), axis=1)]
+    actual_CS = np.concatenate([*parts, stream.finish()], axis=1)
+    np.testing.assert_array_equal(actual_CS, audio_io.resample(audio_CS, *rates))
+
+
+def test_reads_and_writes_in_blocks(tmp_path):
+    audio_CS = sines()
+    with audio_io.AudioWriter(tmp_path / "a.wav", RATE_HZ, 2) as out:
+        for block_CS in np.array_split(audio_CS, 7, axis=1):
+            out.write(block_CS)
+            assert not (tmp_path / "a.wav").exists()
+    with audio_io.AudioReader(tmp_path / "a.wav") as recording:
+        told = (recording.sample_rate_hz, recording.num_channels, recording.num_samples)
+        assert told == (RATE_HZ, 2, 6000)
+        assert (recording.format, recording.subtype) == ("WAV", "FLOAT")
+        np.testing.assert_array_equal(recording.read(10), audio_CS[:, :10])
+        rest = list(recording.blocks(2500))
+        assert [block_CS.shape[1] for block_CS in rest] == [2500, 2500, 990]
+        np.testing.assert_array_equal(np.concatenate(rest, 1), audio_CS[:, 10:])
+        assert recording.read(5).shape == (2, 0)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32"])
+def test_what_is_read_and_written_again_is_the_same(tmp_path, subtype):
+    """libsndfile alone would make it a little quieter each time."""
+    path = save(tmp_path / "a.wav", sines(amplitude=1.0), subtype=subtype)
+    audio_CS, _ = audio_io.read(path)
+    audio_io.write(tmp_path / "b.wav", audio_CS, RATE_HZ, subtype=subtype)
+    np.testing.assert_array_equal(audio_io.read(tmp_path / "b.wav")[0], audio_CS)
+
+
+def test_clamping_limits_and_keeps_the_rest(tmp_path):
+    audio_CS = sines(amplitude=2.0)
+    for subtype in ("PCM_16", "FLOAT"):
+        options = {"subtype": subtype, "clip": "clamp"}
+        with audio_io.AudioWriter(tmp_path / "a.wav", RATE_HZ, 2, **options) as out:
+            out.write(audio_CS)
+        actual_CS, _ = audio_io.read(tmp_path / "a.wav")
+        np.testing.assert_allclose(actual_CS, np.clip(audio_CS, -1, 1), rtol=0, atol=5e-5)
+
+
+def test_a_wav_of_unknown_length_ends_with_an_error_where_it_gets_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_io, "_WAV_MAX_BYTES", 40_000)
+    with (
+        pytest.raises(InputError, match="more than 4 GB"),
+        audio_io.AudioWriter(tmp_path / "new" / "a.wav", RATE_HZ, 2) as out,
+    ):
+        out.write(sines())
+    assert os.listdir(tmp_path) == []
+
+
+def test_faults_that_show_while_reading(tmp_path):
+    audio_CS = sines()
+    audio_CS[1, 5000] = np.nan
+    with audio_io.AudioReader(save(tmp_path / "a.wav", audio_CS, subtype="FLOAT")) as recording:
+        np.testing.assert_array_equal(recording.read(5000), audio_CS[:, :5000])
+        with pytest.raises(AudioError, match="NaN"):
+            recording.read(5000)
+
+
+def test_counts_where_the_header_does_not(tmp_path):
+    path = save(tmp_path / "a.flac", sines())
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the 36 bits of the total in STREAMINFO, 0 for unknown
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    with audio_io.AudioReader(path) as recording:
+        assert recording.num_samples == 6000
+        assert recording.read(7000).shape == (2, 6000)
+
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Two seconds of picture and sound in Matroska, the sound as PCM."""
+    sound, path = save(tmp_path / "a.wav", sines(RATE_HZ), subtype="PCM_16"), tmp_path / "a.mkv"
+    picture = ["-f", "lavfi", "-i", "color=size=16x16:rate=5:duration=1"]
+    command = ["ffmpeg", "-v", "error", *picture, "-i", sound, "-c:a", "pcm_s16le", path]
+    subprocess.run(command, check=True)
+    return path
+
+
+@needs_ffmpeg
+def test_reads_the_sound_of_a_video(video):
+    with audio_io.AudioReader(video) as recording:
+        assert audio_io.writable_format(recording) == ("WAV", "FLOAT")
+        assert recording.num_samples == RATE_HZ
+        audio_CS = recording.read(RATE_HZ)
+    np.testing.assert_allclose(audio_CS, sines(RATE_HZ), rtol=0, atol=4e-5)
+
+
+@needs_ffmpeg
+def test_says_what_a_video_needs(video, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert "install ffmpeg" in fails(video)
+
+
+@needs_ffmpeg
+def test_a_damaged_video_and_a_playlist_are_named(video, tmp_path):
+    video.write_bytes(video.read_bytes()[:60])
+    assert "cannot be read as audio" in fails(video)
+    playlist = tmp_path / "a.m3u8"
+    playlist.write_text(f"#EXTM3U\n#EXTINF:1,\n{tmp_path / 'a.wav'}\n")
+    assert "cannot be read as audio" in fails(playlist)
+
+
+def test_files_get_their_usual_suffix():
+    assert audio_io.suffix_of("WAVEX", "PCM_16") == ".wav"
+    assert audio_io.suffix_of("OGG", "OPUS") == ".opus"
+    assert audio_io.suffix_of("FLAC", "PCM_24") == ".flac"

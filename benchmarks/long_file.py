@@ -1,0 +1,132 @@
+"""Memory and time of separating long files: both must not depend on, or grow with, the length.
+
+    python benchmarks/long_file.py --minutes 10 60
+    python benchmarks/long_file.py --minutes 1 2 --published
+
+Each length is a stereo file of noise at 44.1 kHz, separated into a target and the residual by a
+process of its own, with random weights or those of --checkpoint. The last one is separated once
+more and killed in the middle.
+"""
+
+import argparse
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from audiosep_jax.audio_io import AudioWriter
+from audiosep_jax.compilation_cache import use_compilation_cache
+from audiosep_jax.resunet import ModelConfig
+from audiosep_jax.separator import Separator
+from audiosep_jax.text.encoder import TextConfig
+from audiosep_jax.text.hashed import HashedEncoder
+from audiosep_jax.trained import variable_shapes
+
+RATE_HZ = 44100
+BLOCK_SECONDS = 10
+
+
+def write_noise(path: Path, minutes: float) -> None:
+    rng = np.random.default_rng(0)
+    with AudioWriter(path, RATE_HZ, 2, subtype="PCM_16") as out:
+        for _ in range(round(minutes * 60 / BLOCK_SECONDS)):
+            noise_CS = rng.standard_normal((2, BLOCK_SECONDS * RATE_HZ), np.float32)
+            out.write(np.clip(0.1 * noise_CS, -1, 1))
+
+
+def separate(arguments: argparse.Namespace) -> None:
+    """In a process of its own: prints its seconds and the most memory that it had."""
+    use_compilation_cache()
+    if arguments.published:
+        separator = published_sizes()
+    else:
+        separator = Separator.from_pretrained(arguments.checkpoint)
+    features = separator.model.condition_features
+    condition_NE = np.full((1, features), features**-0.5, np.float32)
+    folder = arguments.separate
+    started = time.perf_counter()
+    separator.separate_file(
+        folder / "in.wav",
+        [folder / "target.wav"],
+        condition_NE,
+        residual=folder / "residual.wav",
+        clip="clamp",
+        tile_seconds=arguments.tile_seconds,
+        progress=lambda _: print("on", flush=True),
+    )
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"done {seconds} {peak}", flush=True)
+
+
+def published_sizes() -> Separator:
+    """ResUNet30 with random weights."""
+    model, rng = ModelConfig(), np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda x: jax.numpy.asarray(0.03 * rng.uniform(0.5, 1.5, x.shape).astype(np.float32)),
+        variable_shapes(model),
+    )
+    text = TextConfig(encoder="hashed")
+    return Separator(model, variables, HashedEncoder(), 0, text, None)
+
+
+def command(arguments: argparse.Namespace, folder: Path) -> list[str]:
+    options = [sys.executable, __file__, "--separate", str(folder)]
+    options += ["--published"] if arguments.published else ["--checkpoint", arguments.checkpoint]
+    if arguments.tile_seconds:
+        options += ["--tile_seconds", str(arguments.tile_seconds)]
+    return options
+
+
+def killed(arguments: argparse.Namespace, folder: Path) -> list[str]:
+    """The files that a run killed in the middle leaves under names that look finished."""
+    for path in folder.iterdir():
+        if path.name != "in.wav":
+            path.unlink()
+    with subprocess.Popen(command(arguments, folder), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    names = [name for name in os.listdir(folder) if name != "in.wav"]
+    return [name for name in names if not name.endswith(".part")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, nargs="+", default=[10.0, 60.0])
+    parser.add_argument("--checkpoint", default="runs/esc50")
+    parser.add_argument("--published", action="store_true", help="ResUNet30 with random weights")
+    parser.add_argument("--tile_seconds", type=float)
+    parser.add_argument("--separate", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.separate:
+        separate(arguments)
+        return
+    per_minute = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for minutes in arguments.minutes:
+            write_noise(folder / "in.wav", minutes)
+            ran = subprocess.run(command(arguments, folder), check=True, capture_output=True)
+            seconds, peak = map(float, ran.stdout.split(b"done ")[1].split())
+            per_minute.append(seconds / minutes)
+            rate = 60 * minutes / seconds
+            print(
+                f"{minutes:g} min: {seconds:.1f} s, {rate:.1f} s of audio a second, {peak:.2f} GB"
+            )
+        print(f"time a minute, last to first: {per_minute[-1] / per_minute[0]:.3f}")
+        print(
+            f"killed in the middle, left that look finished: {killed(arguments, folder) or 'none'}"
+        )
+
+
+if __name__ == "__main__":
+    main()
