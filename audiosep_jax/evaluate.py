@@ -6,31 +6,32 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from audiosep_jax.arguments import Parser, exit_code
 from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:
     from audiosep_jax.evaluation.lists import Item
     from audiosep_jax.evaluation.protocols import Protocol
     from audiosep_jax.evaluation.runner import Estimator
-    from audiosep_jax.separator import Separator
 
 # JAX is imported where it is used: help and mistakes answer at once.
 
 EXAMPLE = """examples:
   python -m audiosep_jax.evaluate --checkpoint runs/clap --protocol esc50 \\
       --metadata esc50_eval.csv --audio evaluation/data/esc50 --output results/esc50
-writes results.json and results.csv. --audio holds the rendered mixtures (segment-<idx>.wav,
-mixture-<idx>.wav) or the clips that the list names, which are then mixed. The same command
-again goes on where it was stopped.
+writes results.json, results.csv, results.md and figures. --audio holds the rendered mixtures
+(segment-<idx>.wav, mixture-<idx>.wav) or the clips that the list names, which are then mixed.
+The same command again goes on where it was stopped.
 
   python -m audiosep_jax.evaluate --protocol mixtures --metadata mine.csv --audio . ...
 scores own mixtures: a CSV with the columns target, query, and noise or mixture, and if wished
 snr, id, class, target_start, noise_start, seconds.
 
   python -m audiosep_jax.evaluate --make_pairs pairs.csv --audio ESC-50 --folds 4 --num_pairs 500
-writes such a list; --render DIR writes the mixtures of any list as files."""
+writes such a list; --render DIR writes the mixtures of any list as files. --watch runs/clap in the
+place of --checkpoint scores each checkpoint of a training as it is written."""
 
 PROTOCOLS = (
     *("audioset", "vggsound", "audiocaps", "clotho", "music", "esc50"),
@@ -42,24 +43,25 @@ NAMED = 3  # files of those missing that a message names
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0, or 2 with one line on stderr."""
-    try:
-        arguments = _parser().parse_args(argv)
-        _check(arguments)
-        if arguments.make_pairs:
-            _make_pairs(arguments)
-        elif arguments.render:
-            _render(arguments)
-        else:
-            _evaluate(arguments, argv)
-    except InputError as error:
-        print("error:", *str(error).split(), file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str]) -> None:
+    arguments = _parser().parse_args(argv)
+    _check(arguments)
+    if arguments.make_pairs:
+        _make_pairs(arguments)
+    elif arguments.render:
+        _render(arguments)
+    elif arguments.watch:
+        _watch(arguments, argv)
+    else:
+        _evaluate(arguments, argv)
 
 
 def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     # ------------------------------------------------------------------ the list, and what is there
-    from audiosep_jax.evaluation import record, results, rows, runner
+    from audiosep_jax.evaluation import choices, record, report, results, rows, runner
 
     protocol, items, _ = _listed(arguments)
     _check_files(items, arguments)
@@ -71,12 +73,13 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
 
     use_compilation_cache()
     logging.set_verbosity(logging.ERROR)  # what Orbax tells of a load
-    separator = _separator(arguments)
-    rate_hz = _sample_rate_hz(arguments, protocol, separator)
-    estimator, queries = _estimator(arguments, separator, items, rate_hz)
+    separator = choices.separator_of(arguments)
+    rate_hz = choices.sample_rate_of(arguments, protocol, separator)
+    estimator, queries = choices.estimator_of(arguments, separator, items, rate_hz)
     items = [dataclasses.replace(x, query=q) for x, q in zip(items, queries, strict=True)]
 
     # ------------------------------------------------------------------ score, batch by batch
+    scores = choices.scores_of(arguments, protocol, queries)
     about = record.about_of(arguments, protocol, items, separator, rate_hz)
     output, shard = arguments.output, arguments.shard
     if arguments.overwrite:
@@ -85,7 +88,7 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     config = runner.RunConfig(arguments.batch_size, arguments.num_threads)
     with rows.RowsFile(output / rows.file_name(shard), about) as file:
         mine = items[shard[0] :: shard[1]]
-        runner.score_items(mine, estimator, rate_hz, file, done, config)
+        runner.score_items(mine, estimator, rate_hz, file, done, config, scores)
 
     # ------------------------------------------------------------------ results, where all is done
     found = rows.read_all(output, about)
@@ -101,6 +104,8 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     content = record.results_of(arguments, argv, protocol, separator, rate_hz, ordered)
     results.write_csv(output / results.CSV_NAME, ordered)
     results.write_json(output / results.JSON_NAME, content)
+    figures = [] if arguments.no_figures else _figures(content, ordered, items, estimator, output)
+    results.write_whole(output / report.MARKDOWN_NAME, report.markdown(content, figures))
     _print(content, output)
 
 
@@ -140,56 +145,34 @@ def _refusal(reasons: Sequence[str], total: int, what: str = "files") -> str:
     return f"{share}: {named}. --allow_missing scores the others and says so"
 
 
-def _separator(arguments: argparse.Namespace) -> "Separator | None":
-    if not arguments.checkpoint:
-        return None
-    from audiosep_jax.separator import Separator
-
-    return Separator.from_pretrained(
-        arguments.checkpoint,
-        text_model=arguments.text_model,
-        option="--checkpoint DIR",
-        text_option="--text_model DIR",
-    )
-
-
-def _sample_rate_hz(
-    arguments: argparse.Namespace, protocol: "Protocol", separator: "Separator | None"
-) -> int:
-    """Of scoring: as asked, the protocol's, or the model's."""
-    from audiosep_jax.resunet import ModelConfig
-
-    model_hz = (separator.model if separator else ModelConfig()).sample_rate_hz
-    return int(arguments.sample_rate_hz or protocol.sample_rate_hz or model_hz)
-
-
-def _estimator(
-    arguments: argparse.Namespace,
-    separator: "Separator | None",
+def _figures(
+    content: Mapping[str, Any],
+    ordered: Sequence[Mapping[str, Any]],
     items: "Sequence[Item]",
-    sample_rate_hz: int,
-) -> "tuple[Estimator, list[str]]":
-    """What makes the estimates, and the query of each mixture."""
-    import numpy as np
+    estimator: "Estimator",
+    output: Path,
+) -> list[str]:
+    """Draws the figures, where matplotlib is installed; their names below `output`."""
+    from audiosep_jax.evaluation import examples, figures
 
-    from audiosep_jax.evaluation import baselines, runner
-    from audiosep_jax.resunet import ModelConfig
+    try:
+        drawn = figures.draw(content, [dict(row) for row in ordered], output)
+    except InputError as error:
+        print(f"note: {error}")
+        return []
+    rate_hz = content["sample_rate_hz"]
+    return drawn + examples.draw(ordered, items, estimator, rate_hz, output)
 
-    baseline = arguments.baseline
-    random = baseline == "random_query"
-    queries = baselines.random_queries(items) if random else [item.query for item in items]
-    distinct = list(dict.fromkeys(queries))
-    model = separator.model if separator else ModelConfig(sample_rate_hz=sample_rate_hz)
-    variables: Any = {}
-    if separator and baseline in ("", "random_query"):
-        variables, vectors = separator.variables, separator.embed_text(distinct)
-    else:
-        vectors = np.zeros((len(distinct), 1), np.float32)
-    # No separation needs no conversion either.
-    model_hz = sample_rate_hz if baseline in baselines.WITHOUT_MODEL else model.sample_rate_hz
-    conditions = dict(zip(distinct, vectors, strict=True))
-    body = baselines.body_of(baseline, model)
-    return runner.Estimator(body, variables, model_hz, conditions), queries
+
+def _watch(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
+    from audiosep_jax.evaluation.watch import watch
+
+    def score(checkpoint: Path, place: Path) -> None:
+        print(checkpoint, flush=True)
+        values = {**vars(arguments), "checkpoint": str(checkpoint), "output": place}
+        _evaluate(argparse.Namespace(**values), argv)
+
+    watch(arguments.watch, arguments.output, score, poll_seconds=arguments.poll_seconds)
 
 
 def _print(content: Mapping[str, Any], output: Path) -> None:
@@ -199,7 +182,7 @@ def _print(content: Mapping[str, Any], output: Path) -> None:
     for name, score in content["scores"].items():
         between = "" if score["low"] is None else f"  ({score['low']:.2f} to {score['high']:.2f})"
         print(f"  {name:<15} {score['mean']:7.2f}{between}")
-    for name in ("results.json", "results.csv"):
+    for name in ("results.json", "results.csv", "results.md"):
         print(output / name)
 
 
@@ -257,8 +240,19 @@ def _check(arguments: argparse.Namespace) -> None:
         return
     if not arguments.output:
         raise InputError("--output is needed: the folder for the results")
-    if not arguments.checkpoint and arguments.baseline in ("", "random_query"):
+    if arguments.watch:
+        _check_watch(arguments)
+    elif not arguments.checkpoint and arguments.baseline in ("", "random_query"):
         raise InputError("--checkpoint is needed, or a --baseline that has no model")
+
+
+def _check_watch(arguments: argparse.Namespace) -> None:
+    if arguments.checkpoint or arguments.shard != (0, 1):
+        raise InputError("--watch scores all checkpoints of a run, without --checkpoint or --shard")
+    if not arguments.watch.is_dir():
+        raise InputError(f"--watch {arguments.watch}: no such folder; give a training workdir")
+    if not arguments.poll_seconds > 0:
+        raise InputError("--poll_seconds must be above 0")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -268,21 +262,9 @@ def _shard(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help shows an example")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m audiosep_jax.evaluate",
-        description="Score a separator on a benchmark or on own mixtures.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    description = "Score a separator on a benchmark or on own mixtures."
+    parser = Parser("python -m audiosep_jax.evaluate", description, EXAMPLE)
     add = parser.add_argument
     add("--protocol", choices=PROTOCOLS, help="which benchmark")
     add("--metadata", type=Path, metavar="CSV", help="its list")
@@ -300,6 +282,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch_size", type=int, default=1, help="clips at once, on all devices together")
     add("--num_threads", type=int, default=4, help="that read and score (default: 4)")
     add("--shard", type=_shard, default=(0, 1), metavar="I/N", help="do each N-th mixture")
+    add("--speech", action="store_true", help="PESQ, STOI and segmental SNR as well")
+    add("--clap_score", action="store_true", help="CLAPScore as well, which needs no target")
+    add("--clap_model", default="", metavar="DIR", help="CLAP for it (default: the published one)")
+    add("--no_figures", action="store_true", help="no pictures, for which matplotlib is needed")
+    add("--watch", type=Path, metavar="WORKDIR", help="score each checkpoint of a run as it comes")
+    add("--poll_seconds", type=float, default=30.0, help="of --watch (default: 30)")
     add("--allow_missing", action="store_true", help="score the others where files are missing")
     add("--overwrite", action="store_true", help="forget what the output folder holds")
     add("--render", type=Path, metavar="DIR", help="write the mixtures as files, and end")

@@ -3,9 +3,10 @@
 Figures need matplotlib, which is imported where one is drawn; no display, no global state.
 """
 
+import contextlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,17 @@ def row_edges(sample_rate_hz: int) -> np.ndarray:
 
 def draw_figure(panels: Mapping[str, LogSpectrogram], path: str | os.PathLike[str]) -> None:
     """As `spectrogram_figure`, of spectrograms that were fed."""
+    with new_figure(path, 9, 0.7 + 1.9 * len(panels)) as figure:
+        _draw_panels(figure, panels)
+
+
+@contextlib.contextmanager
+def new_figure(path: str | os.PathLike[str], width: float, height: float) -> Iterator[Any]:
+    """An empty matplotlib figure, inches by inches, which is written where the block succeeds.
+
+    Raises:
+        InputError: matplotlib is not installed, or the file cannot be written.
+    """
     check_figure(path)
     import matplotlib
     from matplotlib.figure import Figure
@@ -180,10 +192,8 @@ def draw_figure(panels: Mapping[str, LogSpectrogram], path: str | os.PathLike[st
     part = path.with_name(f".{path.name[:80]}.{os.getpid()}.part")
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # drawn as a box
-        figure = Figure(
-            figsize=(9, 0.7 + 1.9 * len(panels)), facecolor="white", layout="constrained"
-        )
-        _draw_panels(figure, panels)
+        figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+        yield figure
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             form = path.suffix.lower()[1:]

@@ -16,10 +16,11 @@ from evaluation_examples import (
     write_clips,
     write_list,
 )
-from tiny_run import save_run
+from tiny_run import save_run, tiny_config
 
 from audiosep_jax import audio_io
 from audiosep_jax.evaluate import main
+from audiosep_jax.evaluation import figures
 from audiosep_jax.evaluation import rows as rows_module
 from audiosep_jax.separator import Separator
 
@@ -30,7 +31,9 @@ COUNT = 13  # with batches of eight devices: one whole, one filled up
 def place(tmp_path_factory):
     """A checkpoint, clips and lists: own pairs, and the same two clips by ESC-50's list."""
     folder = tmp_path_factory.mktemp("evaluate")
-    save_run(folder / "run")
+    config = tiny_config()
+    config.num_steps = 10  # which is the step that is saved: the run has ended
+    save_run(folder / "run", config=config)
     write_clips(folder / "audio", COUNT + 1)
     pairs_list(folder / "pairs.csv", COUNT)
     rows = [(n, CLASSES[n % 3], f"clip{n}.wav", f"clip{n + 1}.wav") for n in range(COUNT)]
@@ -38,9 +41,12 @@ def place(tmp_path_factory):
     return folder
 
 
-def run(place, output, *extra, protocol="mixtures", metadata="pairs.csv", audio="audio"):
+def run(
+    place, output, *extra, protocol="mixtures", metadata="pairs.csv", audio="audio", figures=False
+):
     words = ["--protocol", protocol, "--metadata", str(place / metadata)]
     words += ["--audio", str(place / audio), "--output", str(output), "--num_threads", "2"]
+    words += [] if figures else ["--no_figures"]
     if "--baseline" in extra:
         words += ["--sample_rate_hz", str(RATE_HZ)]  # which else is the checkpoint's
     else:
@@ -294,3 +300,41 @@ def test_help_answers_without_loading_jax():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert "python -m audiosep_jax.evaluate --checkpoint runs/clap --protocol esc50" in found.stdout
+
+
+def test_page_and_figures_show_the_results(place, scored, monkeypatch):
+    monkeypatch.setattr(figures, "NUM_EXAMPLES", 1)
+    output = place / "scored"
+    before = (output / "results.json").read_bytes()
+    assert run(place, output, figures=True) == 0  # all is scored: nothing is computed but pictures
+    content = results(output)
+    page = (output / "results.md").read_text()
+    assert f"| SDRi, dB | {content['scores']['sdri']['mean']:.2f} |" in page
+    pictures = [line[2:].split("](")[0] for line in page.splitlines() if line.startswith("![")]
+    assert {"histogram.png", "by_class.png", "by_snr.png", "examples/best-01.png"} <= set(pictures)
+    assert len(pictures) == 3 + 3
+    assert all((output / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    assert json.loads(before)["scores"] == content["scores"]
+
+
+def test_a_watched_run_is_scored_by_checkpoint(place):
+    output = place / "watched"
+    words = ["--protocol", "mixtures", "--metadata", str(place / "pairs.csv"), "--no_figures"]
+    words += ["--audio", str(place / "audio"), "--output", str(output)]
+    names = sorted(path.name for path in (place / "run" / "checkpoints").iterdir())
+    assert main([*words, "--watch", str(place / "run"), "--poll_seconds", "0.01"]) == 0
+    assert sorted(path.name for path in output.iterdir()) == names
+    found = json.loads((output / names[-1] / "results.json").read_text())
+    assert found["scores"] == results(place / "scored")["scores"]
+    assert main([*words, "--watch", str(place / "none")]) == 2
+
+
+@pytest.mark.usefixtures("speech_packages")
+def test_speech_scores_are_added(place):
+    output = place / "speech"
+    assert run(place, output, "--baseline", "mixture", "--speech") == 0
+    found = results(output)["scores"]
+    assert 1 <= found["pesq"]["mean"] <= 4.65
+    assert -10 <= found["segmental_snr"]["mean"] <= 35
+    # Rows without these scores are not theirs.
+    assert run(place, output, "--baseline", "mixture") == 2

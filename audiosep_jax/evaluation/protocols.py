@@ -38,6 +38,7 @@ class Protocol:
     headline: tuple[str, ...] = ("sdri", "si_sdr")
     folder: str = ""  # lists its files where there is no list
     default_query: str = ""
+    speech: bool = False  # PESQ, STOI and segmental SNR belong to it
     by_position: bool = False  # its reader goes by the order of the columns, not by their names
 
 
@@ -161,7 +162,8 @@ PROTOCOLS: dict[str, Protocol] = {
             rendered=("clean_testset_wav/{file}", "noisy_testset_wav/{file}"),
             folder="clean_testset_wav",
             default_query="human speech",
-            headline=("si_sdr", "sdri"),
+            headline=("pesq", "stoi", "segmental_snr", "si_sdr"),
+            speech=True,
         ),
         Protocol(
             name="mixtures",

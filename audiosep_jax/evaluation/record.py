@@ -31,6 +31,7 @@ def about_of(
         "baseline": arguments.baseline,
         "checkpoint": fingerprint_of(separator) if separator else "",
         "sample_rate_hz": sample_rate_hz,
+        "scores": [bool(arguments.speech or protocol.speech), bool(arguments.clap_score)],
     }
 
 

@@ -35,11 +35,11 @@ def summary(rows: Sequence[Row], aggregation: Aggregation) -> dict[str, Any]:
     scored = [row for row in sorted(rows, key=lambda row: row["row"]) if "reason" not in row]
     names = score_names(scored)
     values = {name: np.array([row.get(name, np.nan) for row in scored]) for name in names}
-    groups = _groups(scored, aggregation)
+    groups = groups_of(scored, aggregation)
     draws_DN = bootstrap([row["clip"] for row in scored], groups)
     scores = {}
     for name in names:
-        low, high = _interval(aggregate(values[name], groups, aggregation, draws_DN))
+        low, high = interval_of(aggregate(values[name], groups, aggregation, draws_DN))
         mean = aggregate(values[name], groups, aggregation)[0]
         scores[name] = {"mean": _rounded(mean), "low": _rounded(low), "high": _rounded(high)}
     return {"scores": scores, "classes": _classes(scored, values, aggregation)}
@@ -108,7 +108,7 @@ def write_whole(path: Path, text: str) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _groups(rows: Sequence[Row], aggregation: Aggregation) -> list[np.ndarray]:
+def groups_of(rows: Sequence[Row], aggregation: Aggregation) -> list[np.ndarray]:
     """Indices of each class in order of its name, or of all where classes do not matter."""
     if aggregation == "mean":
         return [np.arange(len(rows))] if rows else []
@@ -151,7 +151,7 @@ def _median(values_N: np.ndarray, weights_DN: np.ndarray) -> np.ndarray:
     return np.mean([values_N[order_N[index_D]] for index_D in middles], axis=0)
 
 
-def _interval(draws_D: np.ndarray) -> tuple[float, float]:
+def interval_of(draws_D: np.ndarray) -> tuple[float, float]:
     """Of a single clip nothing is known about the spread: NaN."""
     if np.ptp(draws_D) == 0:
         return float("nan"), float("nan")

@@ -97,7 +97,7 @@ def score_items(
                 rows.add(_facts(item) | {"reason": reasons[item.row]})
         batches = [
             batch
-            for batch in plan(items, lengths, _batch_rows(config.batch_size))
+            for batch in plan(items, lengths, batch_rows(config.batch_size))
             if any(item.row not in done for item in batch.items)
         ]
         total = len(items) - len(reasons)
@@ -138,7 +138,7 @@ def estimate_batches(
     """
     step = parallel_eval_step(lambda variables, x: {"estimate": estimator.body(variables, x)})
     variables = place_state(estimator.variables)
-    num_rows = _batch_rows(config.batch_size)
+    num_rows = batch_rows(config.batch_size)
     reading: collections.deque[list[Future[Any]]] = collections.deque()
     waiting = iter(batches)
 
@@ -277,6 +277,6 @@ def missing_files(items: Sequence[Item]) -> list[Path]:
     return [path for path in files if not path.is_file()]
 
 
-def _batch_rows(batch_size: int) -> int:
+def batch_rows(batch_size: int) -> int:
     devices = jax.local_device_count()
     return -(-batch_size // devices) * devices

@@ -1,0 +1,170 @@
+"""Pictures of an evaluation: scores by class, by input SNR, their histogram, and single clips."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audiosep_jax.evaluation.comparison import Evaluation
+from audiosep_jax.evaluation.rows import Row
+from audiosep_jax.plots import new_figure, spectrogram_figure
+
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#707070"  # told apart by colour-blind readers
+COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MAX_BARS = 40
+NUM_EXAMPLES = 10  # of the best, the median and the worst, each
+_SNR_STEP_DB = 2.5
+_EXAMPLES = "examples"
+
+
+def draw(content: Mapping[str, Any], rows: Sequence[Row], folder: Path) -> list[str]:
+    """Draws what the rows have to show; names of the files in `folder`."""
+    scored = [row for row in rows if "reason" not in row]
+    drawn = ["histogram.png"]
+    histogram(scored, folder / "histogram.png")
+    if content["classes"]:
+        by_class(content["classes"], folder / "by_class.png")
+        drawn.append("by_class.png")
+    if len(_snr_bins(scored)) > 1:
+        by_snr(scored, folder / "by_snr.png")
+        drawn.append("by_snr.png")
+    return drawn
+
+
+def histogram(rows: Sequence[Row], path: Path) -> None:
+    """How often which SDRi, with mean and median."""
+    sdri_N = np.array([row["sdri"] for row in rows])
+    with new_figure(path, 7, 3.6) as figure:
+        axis = figure.subplots()
+        axis.hist(sdri_N, bins=_edges(sdri_N), color=BLUE, edgecolor="white", linewidth=0.5)
+        for value, style, name in (
+            (float(sdri_N.mean()), "-", "mean"),
+            (float(np.median(sdri_N)), "--", "median"),
+        ):
+            axis.axvline(value, color=ORANGE, linestyle=style, label=f"{name} {value:.2f} dB")
+        _label(axis, "SDRi (dB)", "mixtures")
+        axis.legend(frameon=False)
+
+
+def by_class(classes: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """A bar for each class, best above; of many the best and the worst."""
+    order = sorted(classes, key=lambda label: (-classes[label]["sdri"], label))
+    if len(order) > MAX_BARS:
+        order = [*order[: MAX_BARS // 2], *order[-MAX_BARS // 2 :]]
+    with new_figure(path, 7, 1.0 + 0.24 * len(order)) as figure:
+        axis = figure.subplots()
+        labels = [f"{_short(label)} ({classes[label]['count']})" for label in order]
+        places = np.arange(len(order))
+        axis.barh(places, [classes[label]["sdri"] for label in order], color=BLUE)
+        axis.set_yticks(places, labels, parse_math=False)
+        axis.invert_yaxis()
+        axis.axvline(0, color="black", linewidth=0.8)
+        _label(axis, "SDRi (dB)", "")
+
+
+def by_snr(rows: Sequence[Row], path: Path) -> None:
+    """SDRi over the SDR of the mixture: every mixture, and mean and quartiles of each bin."""
+    mixture_N = np.array([row["mixture_sdr"] for row in rows])
+    sdri_N = np.array([row["sdri"] for row in rows])
+    with new_figure(path, 7, 4) as figure:
+        axis = figure.subplots()
+        axis.plot(mixture_N, sdri_N, ".", color=GREY, alpha=0.35, markersize=3, zorder=1)
+        middles, means, low, high = [], [], [], []
+        for middle, index in _snr_bins(rows).items():
+            quartiles = np.quantile(sdri_N[index], [0.25, 0.75])
+            middles.append(middle)
+            means.append(sdri_N[index].mean())
+            low.append(quartiles[0])
+            high.append(quartiles[1])
+        axis.fill_between(middles, low, high, color=BLUE, alpha=0.2, label="middle half")
+        axis.plot(middles, means, "o-", color=BLUE, label="mean")
+        axis.axhline(0, color="black", linewidth=0.8)
+        _label(axis, "SDR of the mixture (dB)", "SDRi (dB)")
+        axis.legend(frameon=False)
+
+
+def differences(evaluations: Sequence[Evaluation], path: Path) -> None:
+    """Distribution of each mixture's SDRi minus the first evaluation's."""
+    base_N = np.array([row["sdri"] for row in evaluations[0].rows])
+    with new_figure(path, 7, 3.8) as figure:
+        axis = figure.subplots()
+        gains = {
+            x.name: np.array([row["sdri"] for row in x.rows]) - base_N for x in evaluations[1:]
+        }
+        edges = _edges(np.concatenate(list(gains.values())))
+        for number, (name, gain_N) in enumerate(gains.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            label = f"{_short(name)}: {gain_N.mean():+.2f} dB"
+            axis.hist(gain_N, bins=edges, histtype="step", color=colour, linewidth=1.5, label=label)
+        axis.axvline(0, color="black", linewidth=0.8)
+        _label(axis, f"SDRi minus that of {_short(evaluations[0].name)} (dB)", "mixtures")
+        axis.legend(frameon=False)
+
+
+def example_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The mixtures of best, median and worst SDRi, none twice."""
+    order = sorted(
+        (row for row in rows if "reason" not in row), key=lambda x: (-x["sdri"], x["row"])
+    )
+    number = min(NUM_EXAMPLES, max(1, len(order) // 3)) if order else 0
+    middle = max(0, (len(order) - number) // 2)
+    parts = {
+        "best": order[:number],
+        "median": order[middle : middle + number],
+        "worst": order[len(order) - number :],
+    }
+    taken: set[int] = set()
+    chosen: dict[str, list[Row]] = {}
+    for kind, found in parts.items():
+        chosen[kind] = [row for row in found if row["row"] not in taken]
+        taken |= {row["row"] for row in found}
+    return chosen
+
+
+def example_name(kind: str, rank: int) -> str:
+    """Where in the results folder the picture of an example is."""
+    return f"{_EXAMPLES}/{kind}-{rank:02d}.png"
+
+
+def draw_example(
+    row: Row,
+    mixture_S: np.ndarray,
+    target_S: np.ndarray,
+    estimate_S: np.ndarray,
+    sample_rate_hz: int,
+    path: Path,
+) -> None:
+    """Mixture, target and estimate of one row."""
+    panels = {
+        f"mixture, SDR {row['mixture_sdr']:.1f} dB": mixture_S,
+        f"target: {row['query']}": target_S,
+        f"estimate, SDR {row['sdr']:.1f} dB": estimate_S,
+    }
+    spectrogram_figure(panels, sample_rate_hz, path)
+
+
+def _snr_bins(rows: Sequence[Row]) -> dict[float, np.ndarray]:
+    """Indices of the rows in each step of the mixture's SDR, by the middle of the step."""
+    steps_N = np.round(np.array([row["mixture_sdr"] for row in rows]) / _SNR_STEP_DB)
+    return {
+        float(step * _SNR_STEP_DB): np.flatnonzero(steps_N == step)
+        for step in np.unique(steps_N).tolist()
+    }
+
+
+def _edges(values_N: np.ndarray) -> np.ndarray:
+    """Steps of half or whole decibels, or of ten where values lie that far apart."""
+    low, high = float(values_N.min()), float(values_N.max())
+    step = next(x for x in (0.5, 1, 2, 5, 10, 1e9) if (high - low) / x <= 60)
+    return np.arange(np.floor(low / step) * step, high + 2 * step, step)
+
+
+def _label(axis: Any, x: str, y: str) -> None:
+    axis.set_xlabel(x, parse_math=False)
+    axis.set_ylabel(y, parse_math=False)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 40 else label[:39] + "…"

@@ -1,0 +1,154 @@
+"""results.md: the numbers of an evaluation as a page, beside what others report."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from audiosep_jax.evaluation.published_scores import BY_BENCHMARK, MEANS_OF_SIX, SIX
+
+MARKDOWN_NAME = "results.md"
+NAMES = {
+    "sdr": "SDR, dB",
+    "sdri": "SDRi, dB",
+    "si_sdr": "SI-SDR, dB",
+    "si_sdri": "SI-SDRi, dB",
+    "mixture_sdr": "SDR of the mixture, dB",
+    "mixture_si_sdr": "SI-SDR of the mixture, dB",
+    "pesq": "PESQ",
+    "stoi": "STOI",
+    "segmental_snr": "segmental SNR, dB",
+    "clap_score": "CLAPScore",
+}
+MAX_CLASSES = 60  # of more, the best and the worst are shown
+_MAX_MISSING = 50
+
+
+def markdown(content: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
+    """The page of one results.json; `figures` are file names beside it."""
+    parts = [
+        f"# {content['title']}",
+        *_warnings(content),
+        _scores(content),
+        *_published(content),
+        *_classes(content),
+        *_missing(content),
+        *(f"![{name}]({name})" for name in figures),
+        _how(content),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown; numbers with two digits, None as a dash."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
+
+
+def cell(value: Any) -> str:
+    """A value as it stands in a table."""
+    if value is None:
+        return "-"
+    text = f"{value:.2f}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|")
+
+
+def name_of(score: str) -> str:
+    """A score's heading."""
+    return NAMES.get(score, score)
+
+
+def _warnings(content: Mapping[str, Any]) -> list[str]:
+    if not content["notes"]:
+        return []
+    lines = [f"> - {note}" for note in content["notes"]]
+    return ["\n".join(["> **This is not the published benchmark as it stands:**", ">", *lines])]
+
+
+def _scores(content: Mapping[str, Any]) -> str:
+    about = f"{content['count']:,} mixtures"
+    if content["aggregation"] != "mean":
+        about += f", {content['aggregation']}"
+    rows = [
+        [name_of(name), score["mean"], _between(score)] for name, score in content["scores"].items()
+    ]
+    return f"{about}.\n\n" + table(["score", "value", "95 % interval"], rows)
+
+
+def _between(score: Mapping[str, float | None]) -> str | None:
+    return None if score["low"] is None else f"{score['low']:.2f} to {score['high']:.2f}"
+
+
+def _published(content: Mapping[str, Any]) -> list[str]:
+    """This run beside what others report; nothing for lists of one's own."""
+    protocol, headline = content["protocol"], content["headline"]
+    others = BY_BENCHMARK.get(protocol, {})
+    if not others:
+        return []
+    own = {name: content["scores"][name]["mean"] for name in headline if name in content["scores"]}
+    what = content["baseline"] or "this run"
+    marked = f"{what} (see the remarks above)" if content["notes"] else what
+    rows = [[marked, *(own.get(name) for name in headline)]]
+    rows += [
+        [system, *(scores.get(name) for name in headline)] for system, scores in others.items()
+    ]
+    header = ["", *map(name_of, headline)]
+    parts = ["## Beside published numbers", table(header, rows)]
+    if protocol in SIX:
+        means = [
+            [system, *(scores.get(x) for x in headline)] for system, scores in MEANS_OF_SIX.items()
+        ]
+        parts += ["Means over the six benchmarks of the paper:", table(header, means)]
+    return parts
+
+
+def _classes(content: Mapping[str, Any]) -> list[str]:
+    classes = content["classes"]
+    if not classes:
+        return []
+    names = [name for name in ("sdri", "si_sdr", "sdr") if name in content["scores"]]
+    order = sorted(classes, key=lambda label: (-(classes[label].get("sdri") or 0.0), label))
+    shown, told = order, "best first"
+    if len(order) > MAX_CLASSES:
+        half = MAX_CLASSES // 2
+        shown, told = [*order[:half], *order[-half:]], f"the {half} best and the {half} worst"
+    rows = [
+        [label, classes[label]["count"], *(classes[label].get(name) for name in names)]
+        for label in shown
+    ]
+    header = ["class", "mixtures", *map(name_of, names)]
+    return [f"## By class ({told} of {len(order)})", table(header, rows)]
+
+
+def _missing(content: Mapping[str, Any]) -> list[str]:
+    missing = content["missing"]
+    if not missing:
+        return []
+    rows = [[x["row"], x["id"], x["reason"]] for x in missing[:_MAX_MISSING]]
+    more = len(missing) - len(rows)
+    parts = [f"## Not scored: {len(missing):,}", table(["row", "id", "reason"], rows)]
+    return [*parts, f"and {more:,} more, in results.csv"] if more else parts
+
+
+def _how(content: Mapping[str, Any]) -> str:
+    checkpoint = content["checkpoint"]
+    rows = [
+        ["command", f"`{content['command']}`"],
+        ["checkpoint", _checkpoint(checkpoint) if checkpoint else "none"],
+        ["data", f"{content['data']['metadata']}, fingerprint {content['data']['fingerprint']}"],
+        ["query", _query(content)],
+        ["sample rate", f"{content['sample_rate_hz']} Hz"],
+        ["definition", content["definition"]],
+        ["version", content["version"]],
+    ]
+    return "## How it was made\n\n" + table(["", ""], rows)
+
+
+def _checkpoint(checkpoint: Mapping[str, Any]) -> str:
+    step = f"step {checkpoint['step']:,}"
+    return f"{checkpoint['source']}, {step}, fingerprint {checkpoint['fingerprint']}"
+
+
+def _query(content: Mapping[str, Any]) -> str:
+    if content["query"]:
+        return f'"{content["query"]}" for all'
+    column = f", column {content['query_column']}" if content["query_column"] else ""
+    return f"{content['query_kind']}{column}"
