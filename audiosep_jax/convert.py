@@ -1,12 +1,11 @@
 """Converts separators between AudioSep's files and ours; `--help` shows an example."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from audiosep_jax.arguments import Parser
 from audiosep_jax.errors import InputError
 
 # JAX is imported where it is used: help and mistakes answer at once.
@@ -131,21 +130,9 @@ def _put(partial: Path, destination: Path) -> None:
     hub.remove(old)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help shows an example")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m audiosep_jax.convert",
-        description="Convert a separator between AudioSep's PyTorch files and ours.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    description = "Convert a separator between AudioSep's PyTorch files and ours."
+    parser = Parser("python -m audiosep_jax.convert", description, EXAMPLE)
     parser.add_argument("source", metavar="SRC", help="what to read, see below")
     parser.add_argument("destination", type=Path, metavar="DST", help="what to write, see below")
     parser.add_argument("--overwrite", action="store_true", help="replace DST where it is there")

@@ -9,8 +9,9 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from audiosep_jax.arguments import Parser
 from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:  # imported where they are used: help and mistakes answer at once
@@ -286,21 +287,9 @@ def _first(skipped: Sequence[Any]) -> str:
 # ---------------------------------------------------------------------------------- arguments
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help shows an example")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m audiosep_jax.prepare",
-        description="Decode, check, resample and cut a data set into records to train with.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    description = "Decode, check, resample and cut a data set into records to train with."
+    parser = Parser("python -m audiosep_jax.prepare", description, EXAMPLE)
     add = parser.add_argument
     add("source", metavar="SOURCE", choices=list(SOURCES), help="kind of data set, see below")
     add("--output", type=Path, required=True, metavar="DIR", help="data set to write")

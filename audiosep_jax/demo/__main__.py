@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from audiosep_jax.arguments import Parser
 from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,21 +107,9 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help shows an example")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m audiosep_jax.demo",
-        description="A web page that separates what sentences describe from recordings.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    description = "A web page that separates what sentences describe from recordings."
+    parser = Parser("python -m audiosep_jax.demo", description, EXAMPLE)
     add = parser.add_argument
     add(
         "--checkpoint",
