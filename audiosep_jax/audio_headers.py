@@ -56,7 +56,7 @@ def openable(path: Path) -> str | BinaryIO:
     """The path, or a mended view of a WAV whose writer never came back to fill in its lengths."""
     with path.open("rb") as file:
         unfinished = file.read(8) == b"RIFF\0\0\0\0"
-    return _Mended(path) if unfinished else os.fspath(path)  # type: ignore[return-value]
+    return _Mended(path) if unfinished else os.fspath(path)
 
 
 def is_video(path: Path) -> bool:

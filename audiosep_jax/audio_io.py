@@ -282,8 +282,9 @@ def write(
     if audio_CS.ndim != 2 or audio_CS.size == 0:
         raise InputError(f"{path}: no audio of shape (channels, samples) to write")
     channels, num_samples = audio_CS.shape
-    options = {"format": format, "subtype": subtype, "num_samples": num_samples}
-    with AudioWriter(path, sample_rate_hz, channels, **options) as out:  # type: ignore[arg-type]
+    with AudioWriter(
+        path, sample_rate_hz, channels, format=format, subtype=subtype, num_samples=num_samples
+    ) as out:
         out.write(audio_CS)
 
 
@@ -324,6 +325,8 @@ def writable_format(
         InputError: what was asked for cannot be written.
     """
     asked = (format or recording.format).upper()
+    if asked not in soundfile.available_formats():
+        raise InputError(f"{asked} is no format that libsndfile writes; choose WAV or FLAC")
     wanted = [subtype.upper()] if subtype else [recording.subtype, _default_subtype(asked)]
     for name in [asked] if format else [asked, "WAV"]:
         choices = [*wanted, "FLOAT"] if name == "WAV" and not subtype else wanted

@@ -14,11 +14,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
+from audiosep_jax.config import CHECKPOINT_FOLDER as FOLDER
 from audiosep_jax.config import CheckpointConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.steps import TrainState, place_state
 
-FOLDER = "checkpoints"
 BEST_METRIC = "valid/sdri"
 
 

@@ -14,7 +14,7 @@ def use_compilation_cache() -> None:
     """
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:  # not given, in whichever way JAX takes it
+    if jax.config.values["jax_compilation_cache_dir"] is None:  # however it may be given
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
         if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
             jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)

@@ -25,6 +25,9 @@ def _at_least(room: str, config: Any, least: int, *names: str) -> None:
             raise InputError(f"{room}.{name}={value} must be at least {least}")
 
 
+CHECKPOINT_FOLDER = "checkpoints"  # in a workdir
+
+
 @dataclasses.dataclass(frozen=True)
 class ValidConfig:
     """The fixed set of held-out mixtures that training is scored on."""

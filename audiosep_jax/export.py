@@ -34,6 +34,8 @@ def export_separator(
     `num_samples` samples count; `condition_BE` rows of `Separator.embed_text`. The estimate equals
     one pass over those samples and is zero behind them.
 
+    Needs flatbuffers, the extra `export`; reading the file does, too.
+
     Args:
         platforms: such as `("cpu", "cuda", "tpu")`; that of this process where None.
 
@@ -61,6 +63,12 @@ def export_separator(
         jax.ShapeDtypeStruct((batch_size, model.condition_features), jnp.float32),
     )
     exported = jax.export.export(separate, platforms=platforms)(*arguments)
+    try:
+        content = bytes(exported.serialize())
+    except ImportError as error:
+        raise InputError(
+            "an export needs flatbuffers: pip install 'audiosep-jax[export]'"
+        ) from error
     about = {
         "mixture": [batch_size, num_samples],
         "condition": [batch_size, model.condition_features],
@@ -69,7 +77,7 @@ def export_separator(
         "step": separator.step,
         "text": separator.text.encoder,
     }
-    _write(path, bytes(exported.serialize()))
+    _write(path, content)
     _write(path.with_name(f"{path.name}.json"), (json.dumps(about, indent=2) + "\n").encode())
     return path
 

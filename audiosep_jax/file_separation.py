@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -55,13 +56,22 @@ def separate_recording(
     with AudioReader(input) as recording, contextlib.ExitStack() as stack:
         format, subtype = audio_io.writable_format(recording, output_format, subtype)
         stream = start_stream(recording)
-        options = {"format": format, "subtype": subtype, "num_samples": recording.num_samples}
-        how = "clamp" if clip == "clamp" else "none"
-        shape = recording.sample_rate_hz, recording.num_channels
-        writers = [stack.enter_context(AudioWriter(x, *shape, clip=how, **options)) for x in paths]
-        sinks: Sequence[AudioWriter | _Scratch] = writers
-        if clip == "rescale":
-            sinks = [stack.enter_context(_Scratch(path, recording.num_channels)) for path in paths]
+        make = functools.partial(
+            AudioWriter,
+            sample_rate_hz=recording.sample_rate_hz,
+            num_channels=recording.num_channels,
+            format=format,
+            subtype=subtype,
+            clip="clamp" if clip == "clamp" else "none",
+            num_samples=recording.num_samples,
+        )
+        writers = [stack.enter_context(make(path)) for path in paths]
+        scratches = [
+            stack.enter_context(_Scratch(path, recording.num_channels))
+            for path in paths
+            if clip == "rescale"
+        ]
+        sinks: Sequence[AudioWriter | _Scratch] = scratches or writers
         meter = _Meter(len(outputs), recording)
         bits = audio_io.INTEGER_BITS.get(subtype, 0)
         for mixture_CS, estimate_NCS in _together(recording, stream):
@@ -72,7 +82,7 @@ def separate_recording(
                 sink.write(audio_CS)
             if progress:
                 progress(mixture_CS.shape[1] / recording.sample_rate_hz)
-        factor = _copy(sinks, writers) if clip == "rescale" else 1.0
+        factor = _copy(scratches, writers)
         for writer in writers:
             writer.close()
     return meter.result(tuple(paths), format, subtype, factor)
@@ -149,8 +159,8 @@ class _Scratch:
 
 def _copy(scratches: Sequence[_Scratch], writers: Sequence[AudioWriter]) -> float:
     """Writes all with one factor, which brings the highest peak down to 1 where it is above."""
-    factor = 1 / max(1.0, *(scratch.peak for scratch in scratches))
-    for scratch, writer in zip(scratches, writers, strict=True):
+    factor = 1 / max([1.0, *(scratch.peak for scratch in scratches)])
+    for scratch, writer in zip(scratches, writers, strict=False):
         for audio_CS in scratch.blocks(1 << 16):
             # The product may round to a little above.
             writer.write(np.clip(audio_CS * np.float32(factor), -1, 1))

@@ -85,10 +85,10 @@ class SeparationStream:
     def finish(self) -> np.ndarray:
         """The rest; in all as many samples as were fed."""
         at_model_CS = self._down.finish()
-        first = self._back(*self._tiles.feed(at_model_CS))
         if self._above:
             self._above.feed(np.zeros((self._shape[1], 0), np.float32), at_model_CS)
             self._above.finish()
+        first = self._back(*self._tiles.feed(at_model_CS))
         second = self._back(*self._tiles.finish())
         return np.concatenate([first, second, self._from_up(self._up.finish())], axis=-1)
 

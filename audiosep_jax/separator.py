@@ -6,13 +6,12 @@ import numbers
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from audiosep_jax import audio_io, hub, trained
-from audiosep_jax.audio_encoders.clap import AudioEncoder
+from audiosep_jax import audio_io, trained
 from audiosep_jax.audio_io import AudioReader
 from audiosep_jax.errors import InputError
 from audiosep_jax.file_separation import Clip, SeparatedFile, separate_recording
@@ -27,6 +26,9 @@ from audiosep_jax.separation_stream import (
     tile_frames_of,
 )
 from audiosep_jax.text.encoder import TextConfig, TextEncoder, embed_queries, make_encoder
+
+if TYPE_CHECKING:
+    from audiosep_jax.audio_encoders.clap import AudioEncoder
 
 TEXT_OPTION = "text_model=DIR"
 
@@ -128,7 +130,9 @@ class Separator:
         return self._audio_encoder.embed_audio(audio_S, sample_rate_hz)
 
     @functools.cached_property
-    def _audio_encoder(self) -> AudioEncoder:
+    def _audio_encoder(self) -> "AudioEncoder":
+        from audiosep_jax.audio_encoders.clap import AudioEncoder
+
         return AudioEncoder(self.text.source, option=self.text_option)
 
     def save_pretrained(self, folder: str | Path, *, name: str = "") -> None:
@@ -139,6 +143,8 @@ class Separator:
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Uploads what `save_pretrained` writes to a repository, made where missing; address."""
+        from audiosep_jax import hub  # a client that takes long to import
+
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, name=repo_id)
             return hub.upload(Path(folder), repo_id, private=private)

@@ -16,9 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from audiosep_jax import hub
 from audiosep_jax.audiosep import AudioSep
-from audiosep_jax.checkpoints import FOLDER, Checkpoints
+from audiosep_jax.config import CHECKPOINT_FOLDER as FOLDER
 from audiosep_jax.config import CheckpointConfig, Config, from_mapping
 from audiosep_jax.errors import InputError
 from audiosep_jax.published import (
@@ -30,7 +29,6 @@ from audiosep_jax.published import (
     num_steps,
 )
 from audiosep_jax.resunet import ModelConfig
-from audiosep_jax.steps import TrainState
 from audiosep_jax.text.encoder import TextConfig
 from audiosep_jax.torch_files import read_state_dict, write_safetensors, write_torch
 from audiosep_jax.torch_import import import_separator
@@ -40,9 +38,7 @@ PUBLISHED_SPACE = "spaces/Audio-AGI/AudioSep"
 PUBLISHED_FILE = "checkpoint/audiosep_base_4M_steps.ckpt"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # In which file a repository or folder holds its weights, best first.
-WEIGHT_FILES = hub.OR.join(
-    (WEIGHTS, "pytorch_model.bin", PUBLISHED_FILE, "*.safetensors", "*.ckpt")
-)
+WEIGHT_FILES = (WEIGHTS, "pytorch_model.bin", PUBLISHED_FILE, "*.safetensors", "*.ckpt")
 # Part of a stored conversion's name: raise it when conversions come to hold something else.
 CONVERSION = "separator-1"
 OURS = {"library_name": "audiosep_jax"}
@@ -77,13 +73,18 @@ def read(source: str | Path, *, option: str) -> Trained:
         return read_checkpoint(path)
     if os.path.isdir(path):
         return _read_weights(path, convert=False, option=option)
+    from audiosep_jax import hub  # a client that takes long to import
+
     name = PUBLISHED_SPACE if str(source) == PUBLISHED else str(source)
-    folder = hub.snapshot(name, (WEIGHT_FILES,), optional=(CONFIG,), option=option)
+    files = (hub.OR.join(WEIGHT_FILES),)
+    folder = hub.snapshot(name, files, optional=(CONFIG,), option=option)
     return _read_weights(folder, convert=True, option=option)
 
 
 def read_checkpoint(path: Path) -> Trained:
     """The checkpoint given, or of a workdir the one of best validation SDRi, else the newest."""
+    from audiosep_jax.checkpoints import Checkpoints  # Orbax takes long to import
+
     workdir, step = _find(path)
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         step = checkpoints.best_step() if step is None else step
@@ -141,6 +142,9 @@ def write_file(path: Path, trained: Trained) -> None:
 
 def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
     """Writes a workdir with one checkpoint, to separate with or to start a training from."""
+    from audiosep_jax.checkpoints import Checkpoints
+    from audiosep_jax.steps import TrainState
+
     # No optimiser: it can be fine-tuned but not resumed.
     state = TrainState(
         step=jnp.int32(trained.step),
@@ -170,19 +174,18 @@ def _is_folder_of_weights(path: Path) -> bool:
     """Whether a folder holds weights as hubs do, and no checkpoints as train.py writes them."""
     if os.path.isdir(path / FOLDER) or path.absolute().parent.name == FOLDER:
         return False
-    patterns = WEIGHT_FILES.split(hub.OR)
-    return any(next(path.glob(pattern), None) for pattern in patterns)
+    return any(next(path.glob(pattern), None) for pattern in WEIGHT_FILES)
 
 
 def _read_weights(folder: Path, *, convert: bool, option: str) -> Trained:
     """Ours, or AudioSep's, which is converted once where `convert`."""
     if os.path.isfile(folder / CONFIG) and OURS.items() <= _read_config(folder / CONFIG).items():
         return read_folder(folder)
-    found = next(
-        path for pattern in WEIGHT_FILES.split(hub.OR) for path in sorted(folder.glob(pattern))
-    )
+    found = next(path for pattern in WEIGHT_FILES for path in sorted(folder.glob(pattern)))
     if not convert or found.suffix == ".safetensors":
         return read_file(found)
+    from audiosep_jax import hub
+
     return read_folder(hub.converted(found, CONVERSION, _convert))
 
 
