@@ -27,7 +27,6 @@ from audiosep_jax.config import Config, from_mapping, shared_fields
 from audiosep_jax.data.pipeline import (
     BadClips,
     check_captions,
-    num_segment_samples,
     train_batches,
     validation_set,
 )
@@ -184,10 +183,7 @@ def train(config: Config, workdir: Path, peers: Peers | None = None) -> None:
             f"{jax.devices()[0].device_kind}, steps {first_step} to {config.num_steps}"
         )
         bad_clips = BadClips(train_source, config.data.max_bad_share)
-        progress = Progress(
-            *(config, log, bad_clips, first_step, int(state.skipped_steps)),
-            num_samples=num_segment_samples(train_source, config.data),
-        )
+        progress = Progress(config, log, bad_clips, first_step, int(state.skipped_steps))
         profiled = config.profile if peers.is_main else 0
         trace = Trace(workdir / "profile", profiled, first_step, log.say)
         stack.enter_context(contextlib.closing(trace))
@@ -212,15 +208,17 @@ def train(config: Config, workdir: Path, peers: Peers | None = None) -> None:
                 progress.start_clock()
             if stopping or sdri_db is not None or step % config.checkpoint.every_steps == 0:
                 progress.catch_up()  # a checkpoint never holds a step whose loss was not finite
+                if checkpoints and stopping:
+                    checkpoints.finish()  # so that nothing comes before this one
                 if checkpoints:
                     checkpoints.offer(step, state, about, sdri_db)
             if checkpoints:
-                _tell(checkpoints.outcomes(), config.checkpoint.on_error, log, step)
+                _tell(checkpoints.outcomes(), config, log, step, last=stopping)
             if stopping:
                 break
         if checkpoints:
             checkpoints.finish()
-            _tell(checkpoints.outcomes(), "stop", log, step)
+            _tell(checkpoints.outcomes(), config, log, step, last=True)
         peers.meet("written")
         if bad_clips.indices:
             log.say(f"{len(bad_clips.indices)} of {len(train_source):,} clips were skipped")
@@ -231,10 +229,15 @@ def train(config: Config, workdir: Path, peers: Peers | None = None) -> None:
             _show_what_next(config, eval_step, state, mixtures, workdir)
 
 
-def _tell(outcomes: list[Outcome], on_error: str, log: RunLog, step: int) -> None:
-    """Logs what has become of checkpoints; raises where one could not be written, if it shall."""
+def _tell(outcomes: list[Outcome], config: Config, log: RunLog, step: int, *, last: bool) -> None:
+    """Logs what has become of checkpoints; raises where one could not be written, if it shall.
+
+    It always shall for that of the `last` step: nothing could be resumed from there.
+    """
     for outcome in outcomes:
-        if outcome.error and on_error == "stop":
+        if outcome.error and (
+            config.checkpoint.on_error == "stop" or (last and outcome.step == step)
+        ):
             raise outcome.error
         if outcome.error:
             log.say(f"{outcome.error}; training goes on")

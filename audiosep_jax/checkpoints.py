@@ -266,17 +266,16 @@ def _this_process() -> ocp.options.MultiprocessingOptions:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, or else the beginning of what Orbax did, on one line."""
+    """What the system said, however deep Orbax has hidden it, or else the beginning of its text."""
+    texts = []
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+        texts.append(" ".join(str(cause).split()))
         cause = cause.__cause__ or cause.__context__
-    text = " ".join(str(error).split()) or type(error).__name__
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-        if os.strerror(number) in text:
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
+        if any(os.strerror(number) in text for text in texts):
             return os.strerror(number)
-    return text[:200]
+    return texts[0][:200] or type(error).__name__
 
 
 def saved_steps(workdir: Path) -> list[int]:

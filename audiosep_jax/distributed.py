@@ -148,7 +148,8 @@ class Peers:
         self._contact = time.monotonic()
         if client is not None:
             self._interval = min(heartbeat_seconds / _BEATS, _LONGEST_INTERVAL_SECONDS)
-            _say_why_on_abort(self._over)
+            if index:
+                _say_why_on_abort(self._over)
             for target in (self._beat, self._guard):
                 threading.Thread(target=target, daemon=True, name=f"peers{target.__name__}").start()
 
@@ -269,9 +270,10 @@ class Peers:
 
     def _end(self, message: str) -> None:
         """Ends this process from a thread of its own: the main one may hang in a collective."""
-        self._ending.acquire()  # for good: one line is enough
-        if not self._over.is_set():
-            _end_with(message)
+        with self._ending:
+            if not self._over.is_set():
+                self._over.set()  # one line is enough
+                _end_with(message)
 
 
 def _end_with(message: str) -> None:
@@ -284,13 +286,13 @@ _on_abort: Any = None  # what C calls must not be freed
 
 
 def _say_why_on_abort(over: threading.Event) -> None:
-    """JAX aborts the process, from C, at once when process 0 is gone; a line says what it was."""
+    """JAX aborts a process, from C, at once when process 0 is gone; a line says what it was."""
     global _on_abort
 
     def end(number: int) -> None:
         if over.is_set():  # all is written and said
             os._exit(0)
-        _end_with(f"process 0 is gone; {RESUME}")
+        _end_with(f"JAX aborted this process, most likely as process 0 is gone; {RESUME}")
 
     _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
     ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)

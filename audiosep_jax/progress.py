@@ -32,11 +32,11 @@ class Progress:
         bad_clips: BadClips,
         first_step: int,
         skipped_steps: int,
-        num_samples: int,
     ) -> None:
         self.log, self.bad_clips = log, bad_clips
         self.stop = False
         self._config, self._skipped = config, skipped_steps
+        num_samples = max(1, round(config.data.segment_seconds * config.model.sample_rate_hz))
         self._step_flop = step_flop(config.model, config.batch_size, num_samples)
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._logged_step = first_step

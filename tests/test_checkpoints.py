@@ -1,6 +1,10 @@
+import contextlib
 import json
+import resource
 import shutil
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -8,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from audiosep_jax.checkpoints import FOLDER, Checkpoints
+from audiosep_jax.checkpoints import FOLDER, Checkpoints, NotWritten, Outcome, saved_steps
 from audiosep_jax.config import CheckpointConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.optim import OptimConfig
@@ -273,3 +277,73 @@ def test_reading_creates_nothing(tmp_path: Path) -> None:
     reader.restore_state(1, template(WITHOUT_EMA))
     reader.close()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_slow_folder_delays_nobody_and_the_newest_scored_state_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Checkpoints(tmp_path, CheckpointConfig(keep_latest=9))
+    gate = threading.Event()
+    save = writer._manager.save
+    monkeypatch.setattr(writer._manager, "save", lambda *a, **k: gate.wait(60) and save(*a, **k))
+    double = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s), donate_argnums=0)
+    state = double(make_state(WITHOUT_EMA))
+    for step, sdri_db in ((1, None), (2, None), (3, 5.0), (4, None)):
+        writer.offer(step, state, ABOUT, sdri_db)
+        state = double(state)  # at once, into the same memory
+    assert writer.outcomes() == [Outcome(2, skipped=True), Outcome(4, skipped=True)]
+    gate.set()
+    writer.finish()
+    assert [(o.step, o.error, o.skipped) for o in writer.outcomes()] == [
+        *((1, None, False), (3, None, False))
+    ]
+    assert kept(tmp_path) == [1, 3]
+    assert writer.best_step() == 3
+    for step, factor in ((1, 2), (3, 8)):
+        expected = jax.tree.map(lambda x, f=factor: np.asarray(x) * f, make_state(WITHOUT_EMA))
+        assert_equal(writer.restore_state(step, template(WITHOUT_EMA)), expected)
+    writer.close()
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """No file of this process can grow, which is as good as a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_and_the_next_one_can_be_written(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path, {1: 5.0}, keep_latest=1)
+    writer = Checkpoints(tmp_path, CheckpointConfig(keep_latest=1))
+    with no_room():
+        writer.offer(2, make_state(WITHOUT_EMA, 2), ABOUT, 6.0)
+        writer.finish()
+    (outcome,) = writer.outcomes()
+    assert str(outcome.error) == (
+        f"{tmp_path / FOLDER}: the checkpoint of step 2 could not be written (File too large); "
+        "step 1 is the newest"
+    )
+    assert writer.latest_step() == 1
+    assert_equal(writer.restore_state(1, template(WITHOUT_EMA)), make_state(WITHOUT_EMA, 1))
+    writer.save(3, make_state(WITHOUT_EMA, 3), ABOUT, 7.0)
+    writer.wait()
+    assert_equal(writer.restore_state(3, template(WITHOUT_EMA)), make_state(WITHOUT_EMA, 3))
+    with no_room():
+        writer.save(4, make_state(WITHOUT_EMA, 4), ABOUT, None)
+        with pytest.raises(NotWritten, match="step 4 could not be written"):
+            writer.wait()
+    writer.close()
+    assert saved_steps(tmp_path) == [3]
+
+
+def test_saved_steps_are_those_that_are_whole(tmp_path: Path) -> None:
+    assert saved_steps(tmp_path) == []
+    for name in ("00000012", "00000003", "00000020.orbax-checkpoint-tmp"):
+        (tmp_path / FOLDER / name).mkdir(parents=True)
+    assert saved_steps(tmp_path) == [3, 12]

@@ -12,6 +12,7 @@ from audiosep_jax.config import (
     default_config,
     from_mapping,
     material_difference,
+    shared_fields,
 )
 from audiosep_jax.errors import InputError
 from audiosep_jax.optim import OptimConfig
@@ -98,6 +99,11 @@ def test_whole_numbers_are_taken_for_floats():
             r"^model\.encoder_channels='32' must be a list of int$",
         ),
         ({"model__time_pools": (2, 2.5)}, r"^model\.time_pools\[1\]=2\.5 must be of type int$"),
+        (
+            {"checkpoint__on_error": "wait"},
+            r"^checkpoint\.on_error='wait' must be stop or continue$",
+        ),
+        ({"profile": -1}, r"^config\.profile=-1 must be at least 0$"),
         ({"optim": 3}, r"^optim=3 must hold fields, such as learning_rate$"),
         ({"optim__learning_rate": float("nan")}, r"^optim\.learning_rate=nan must be finite$"),
         ({"loss__waveform_l1": float("inf")}, r"^loss\.waveform_l1=inf must be finite$"),
@@ -134,3 +140,14 @@ def test_every_other_field_is_material():
     assert {"seed", "batch_size", "data.segment_seconds", "data.source", "text.encoder"} <= material
     rooms = ("model.", "mixing.", "loss.", "optim.")
     assert {name for name in names if name.startswith(rooms)} <= material
+
+
+def test_only_where_files_lie_and_how_they_are_read_may_differ_between_processes():
+    shared = shared_fields(Config())
+    assert {"seed", "batch_size", "num_steps", "valid.seed", "checkpoint.every_steps"} <= set(
+        shared
+    )
+    here = {"data__root": "/a", "data__num_threads": 7, "text__batch_size": 3}
+    assert shared_fields(changed(**here)) == shared
+    assert shared_fields(changed(data__max_bad_share=0.2)) != shared
+    assert shared_fields(changed(seed=1)) == {**shared, "seed": 1}

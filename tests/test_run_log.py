@@ -2,14 +2,17 @@
 
 import io
 import json
+import resource
 import struct
 
 import numpy as np
+import pytest
 import soundfile
 from PIL import Image
 from separator_examples import TINY
 from tensorboardX.proto.event_pb2 import Event
 
+from audiosep_jax.errors import InputError
 from audiosep_jax.plots import spectrogram_picture
 from audiosep_jax.run_log import METRICS_FILE, RunLog
 
@@ -121,3 +124,27 @@ def test_other_processes_write_nothing(tmp_path, capsys):
     log.close()
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_a_full_disk_refuses_is_written_when_there_is_room_again(tmp_path, capsys):
+    log = RunLog(tmp_path, 0, 100)
+    log.scalars(1, {"train/loss": 1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (tmp_path / METRICS_FILE).stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, hard))  # room for part of a row
+    try:
+        for step in (2, 3):
+            log.scalars(step, {"train/loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert capsys.readouterr().out.count(f"{METRICS_FILE}: File too large; rows are kept") == 1
+    log.scalars(4, {"train/loss": 1.0})
+    log.close()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+    assert [step for step, _, _ in values(tmp_path, "simple_value")] == [1, 2, 3, 4]
+
+
+def test_a_workdir_that_cannot_be_written_to_is_an_input_error(tmp_path):
+    (tmp_path / METRICS_FILE).mkdir()
+    with pytest.raises(InputError, match="cannot be written to"):
+        RunLog(tmp_path, 0, 100)

@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
 
     config.optim.learning_rate = 1e-2
     config.optim.warmup = "none"
+    config.optim.decay_steps = 100
     config.optim.ema_decay = 0.9
 
     config.valid.num_mixtures = 8
