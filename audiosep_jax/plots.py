@@ -63,11 +63,11 @@ def spectrogram_figure(
         InputError: matplotlib is not installed, or the file cannot be written.
     """
     check_figure(path)
-    spectrograms = {}
+    spectrograms = []
     for title, audio in panels.items():
         audio_CS = np.atleast_2d(audio)
-        spectrograms[title] = LogSpectrogram(sample_rate_hz, audio_CS.shape[1])
-        spectrograms[title].add(audio_CS)
+        spectrograms.append((title, LogSpectrogram(sample_rate_hz, audio_CS.shape[1])))
+        spectrograms[-1][1].add(audio_CS)
     draw_figure(spectrograms, path)
 
 
@@ -171,8 +171,8 @@ def row_edges(sample_rate_hz: int) -> np.ndarray:
     return np.geomspace(min(LOWEST_HZ, highest_hz / 50), highest_hz, MAX_ROWS + 1)
 
 
-def draw_figure(panels: Mapping[str, LogSpectrogram], path: str | os.PathLike[str]) -> None:
-    """As `spectrogram_figure`, of spectrograms that were fed."""
+def draw_figure(panels: Sequence[tuple[str, LogSpectrogram]], path: str | os.PathLike[str]) -> None:
+    """As `spectrogram_figure`, of spectrograms that were fed; titles may be alike."""
     with new_figure(path, 9, 0.7 + 1.9 * len(panels)) as figure:
         _draw_panels(figure, panels)
 
@@ -208,14 +208,13 @@ def new_figure(path: str | os.PathLike[str], width: float, height: float) -> Ite
             part.unlink(missing_ok=True)
 
 
-def _draw_panels(figure: Any, panels: Mapping[str, LogSpectrogram]) -> None:
-    levels = {title: panel.levels_db() for title, panel in panels.items()}
-    loudest_db = max(FLOOR_DB + RANGE_DB, *(level_XR.max() for level_XR in levels.values()), -999)
+def _draw_panels(figure: Any, panels: Sequence[tuple[str, LogSpectrogram]]) -> None:
+    levels = [panel.levels_db() for _, panel in panels]
+    loudest_db = max(FLOOR_DB + RANGE_DB, *(level_XR.max() for level_XR in levels), -999)
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    seconds = max(panel.num_samples / panel.sample_rate_hz for panel in panels.values())
+    seconds = max(panel.num_samples / panel.sample_rate_hz for _, panel in panels)
     unit, unit_seconds = ("min", 60) if seconds > _SECONDS_BEFORE_MINUTES else ("s", 1)
-    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
-        level_XR = levels[title]
+    for axis, (title, panel), level_XR in zip(axes, panels, levels, strict=True):
         duration = panel.num_samples / panel.sample_rate_hz / unit_seconds
         mesh = axis.pcolormesh(
             np.linspace(0, duration, len(level_XR) + 1),

@@ -4,8 +4,9 @@ import argparse
 import math
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from audiosep_jax.arguments import Parser
 from audiosep_jax.errors import InputError
 from audiosep_jax.queries import Part
 
@@ -72,13 +73,6 @@ def _check_json(path: Path, source: Path) -> None:
         raise InputError(f"--json {path}: is the input")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help shows an example")
-
-
 class _AddQuery(argparse.Action):
     """Queries of all kinds in the order in which they are given."""
 
@@ -110,14 +104,10 @@ class _Weigh(argparse.Action):
         namespace.queries = [*before, Part(last.kind, last.value, values)]
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="separate.py",
-        description="Separate what sentences describe from recordings of any length.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def make_parser() -> Parser:
+    """Of separate.py."""
+    description = "Separate what sentences describe from recordings of any length."
+    parser = Parser("separate.py", description, EXAMPLE)
     parser.add_argument(
         "input",
         type=Path,

@@ -44,7 +44,7 @@ class Clips:
         """(classes, clips `(count, S)` of one power) of different classes."""
         while True:
             classes_K = rng.choice(len(self.names), count, replace=False)
-            clips_KS = np.stack([self._clip(rng.choice(self._paths[k])) for k in classes_K])  # type: ignore[arg-type]
+            clips_KS = np.stack([self._clip(rng.choice(self._paths[k])) for k in classes_K])
             power_K = np.mean(clips_KS**2, axis=1)
             if (power_K > QUIETEST_POWER).all():
                 return classes_K, 0.05 * clips_KS / np.sqrt(power_K)[:, None]
@@ -108,10 +108,10 @@ def _presence(
                 active += found_T.sum()
                 true += truth_T.sum()
     for name, pairs in scores.items():
-        there = np.array([score for score, present in pairs if present])
+        given = np.array([score for score, present in pairs if present])
         absent = np.array([score for score, present in pairs if not present])
-        auc = np.mean((there[:, None] > absent) + 0.5 * (there[:, None] == absent))
-        medians = f"median {np.median(there):.2f} where present, {np.median(absent):.2f} where not"
+        auc = np.mean((given[:, None] > absent) + 0.5 * (given[:, None] == absent))
+        medians = f"median {np.median(given):.2f} where present, {np.median(absent):.2f} where not"
         print(f"{name}: AUC {auc:.3f}, {medians}")
     shares = f"precision {right / active:.2f}, recall {right / true:.2f}"
     print(f"spans: F1 {2 * right / (active + true):.2f}, {shares}")

@@ -164,7 +164,8 @@ def block_seconds(
     found: dict[str, float] = {}
     for block, frames, bins in block_shapes(config, num_samples):
         inside: tuple[int, ...] = (batch_size, frames, bins, block.in_channels)
-        shapes, kind = [inside], EncoderBlock
+        shapes = [inside]
+        kind: Any = EncoderBlock
         if block.kind == "decoder":
             time_stride, frequency_stride = block.stride
             small = (frames // time_stride, bins // frequency_stride, block.in_channels)

@@ -110,14 +110,12 @@ def _sounds(stem: str, queries: list[str]) -> tuple[Sound, ...]:
 
 
 def _draw(folder: Path, sounds: tuple[Sound, ...]) -> None:
-    panels: dict[str, plots.LogSpectrogram] = {}
+    panels = []
     for sound in sounds:
-        title = sound.title
-        while title in panels:  # a sentence may be called as another panel is
-            title += " "
         with audio_io.AudioReader(folder / sound.file) as file:
-            panels[title] = plots.LogSpectrogram(file.sample_rate_hz, file.num_samples)
+            panel = plots.LogSpectrogram(file.sample_rate_hz, file.num_samples)
             for block_CS in file.blocks(BLOCK_SAMPLES):
-                panels[title].add(block_CS)
+                panel.add(block_CS)
+        panels.append((sound.title, panel))
     with _drawing:
         plots.draw_figure(panels, folder / PICTURE)

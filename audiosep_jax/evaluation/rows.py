@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from audiosep_jax.errors import InputError
 
@@ -63,7 +63,7 @@ class RowsFile:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
 
-    def __enter__(self) -> "RowsFile":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
