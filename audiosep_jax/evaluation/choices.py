@@ -56,7 +56,8 @@ def estimator_of(
     model_hz = sample_rate_hz if baseline in baselines.WITHOUT_MODEL else model.sample_rate_hz
     conditions = dict(zip(distinct, vectors, strict=True))
     body = baselines.body_of(baseline, model)
-    return Estimator(body, variables, model_hz, conditions), queries
+    network = model if variables else None
+    return Estimator(body, variables, model_hz, conditions, network), queries
 
 
 def scores_of(

@@ -25,7 +25,8 @@ def draw(
     }
     lengths = {row: found["num_samples"] for row, (_, found) in names.items()}
     config = runner.RunConfig(progress=False)
-    batches = runner.plan(items, lengths, runner.batch_rows(config.batch_size))
+    shapes = runner.shapes_of(estimator, sample_rate_hz)
+    batches = runner.plan(items, lengths, runner.batch_rows(config.batch_size), shapes)
     with ThreadPoolExecutor(config.num_threads) as pool:
         for results in runner.estimate_batches(batches, estimator, sample_rate_hz, config, pool):
             for result in results:

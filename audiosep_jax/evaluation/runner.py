@@ -1,7 +1,8 @@
 """Scores the mixtures of a list: read ahead by threads, separated on all devices, scored behind.
 
-Batches are of clips of one length, so that a shape is compiled once, and which clips share a batch
-follows from the list alone: a run that was killed and goes on computes the same numbers.
+Batches are of clips of one length, or of clips of rare lengths filled up to one of few shapes, so
+that little is compiled. Which clips share a batch follows from the list alone: a run that was
+killed and goes on computes the same numbers.
 """
 
 import collections
@@ -19,17 +20,19 @@ from tqdm import tqdm
 from audiosep_jax import audio_io
 from audiosep_jax.audio_io import AudioError
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation import mixtures
+from audiosep_jax.evaluation import mixtures, padded
 from audiosep_jax.evaluation.baselines import Body
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.metrics import fitted, separation_scores
 from audiosep_jax.evaluation.mixtures import Mixture
 from audiosep_jax.evaluation.rows import Row, RowsFile
+from audiosep_jax.resunet import ModelConfig
 from audiosep_jax.steps import parallel_eval_step, place_state, split_batch
 
 # Scores of one clip: reference_S, estimate_S, mixture_S, sample_rate_hz, query.
 ScoreFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, int, str], Mapping[str, float]]
 _READ_AHEAD = 2  # batches
+RARE = 16  # clips of one length, fewer of which are not worth a compilation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,6 +43,7 @@ class Estimator:
     variables: Any
     sample_rate_hz: int
     conditions: Mapping[str, np.ndarray]  # (E,) of every query
+    network: ModelConfig | None = None  # where the body is one: rare lengths share shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +57,11 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Items of one length, at the rate of scoring."""
+    """Items that are computed together; all of one length where `frames` is None."""
 
-    num_samples: int
     items: tuple[Item, ...]
+    num_samples: tuple[int, ...]  # of each, at the rate of scoring
+    frames: int | None = None  # of the shape that rare lengths share
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +102,9 @@ def score_items(
                 rows.add(_facts(item) | {"reason": reasons[item.row]})
         batches = [
             batch
-            for batch in plan(items, lengths, batch_rows(config.batch_size))
+            for batch in plan(
+                items, lengths, batch_rows(config.batch_size), shapes_of(estimator, sample_rate_hz)
+            )
             if any(item.row not in done for item in batch.items)
         ]
         total = len(items) - len(reasons)
@@ -112,17 +119,39 @@ def score_items(
                 bar.update(len(results))
 
 
-def plan(items: Sequence[Item], lengths: Mapping[int, int], batch_rows: int) -> list[Batch]:
-    """Batches of items of one length, longest first, in the order of the list."""
-    groups: dict[int, list[Item]] = {}
+def plan(
+    items: Sequence[Item],
+    lengths: Mapping[int, int],
+    batch_rows: int,
+    shared_frames: Callable[[int], int] | None = None,
+) -> list[Batch]:
+    """Batches, longest clips first, in the order of the list.
+
+    `shared_frames` tells of a length how many frames the shape has that it shares with others;
+    where it is None, or the length is not rare, all clips of a batch have one length.
+    """
+    counts = collections.Counter(lengths[item.row] for item in items if item.row in lengths)
+    groups: dict[tuple[int, int | None], list[Item]] = {}
     for item in items:
         if item.row in lengths:
-            groups.setdefault(lengths[item.row], []).append(item)
-    return [
-        Batch(length, tuple(groups[length][start : start + batch_rows]))
-        for length in sorted(groups, reverse=True)
-        for start in range(0, len(groups[length]), batch_rows)
-    ]
+            length, frames = lengths[item.row], None
+            if shared_frames and counts[length] < RARE:
+                length = frames = shared_frames(length)
+            groups.setdefault((length, frames), []).append(item)
+    batches = []
+    for (_, frames), group in groups.items():
+        for start in range(0, len(group), batch_rows):
+            part = tuple(group[start : start + batch_rows])
+            batches.append(Batch(part, tuple(lengths[item.row] for item in part), frames))
+    return sorted(batches, key=lambda batch: max(batch.num_samples), reverse=True)
+
+
+def shapes_of(estimator: Estimator, sample_rate_hz: int) -> Callable[[int], int] | None:
+    """Of a length at the rate of scoring, the frames of the shape it shares, for a network."""
+    model = estimator.network
+    if model is None:
+        return None
+    return lambda n: padded.filled_frames(model, -(-n * model.sample_rate_hz // sample_rate_hz))
 
 
 def estimate_batches(
@@ -136,7 +165,7 @@ def estimate_batches(
 
     While a batch is computed the next ones are read and the one before is handed out.
     """
-    step = parallel_eval_step(lambda variables, x: {"estimate": estimator.body(variables, x)})
+    steps = _steps(estimator)
     variables = place_state(estimator.variables)
     num_rows = batch_rows(config.batch_size)
     reading: collections.deque[list[Future[Any]]] = collections.deque()
@@ -146,8 +175,8 @@ def estimate_batches(
         for batch in itertools.islice(waiting, 1):
             reading.append(
                 [
-                    pool.submit(_load, item, batch.num_samples, sample_rate_hz, estimator)
-                    for item in batch.items
+                    pool.submit(_load, item, length, sample_rate_hz, estimator, batch.frames)
+                    for item, length in zip(batch.items, batch.num_samples, strict=True)
                 ]
             )
 
@@ -157,7 +186,7 @@ def estimate_batches(
     while reading:
         loaded = [future.result() for future in reading.popleft()]
         read_on()
-        out = _dispatch(step, variables, loaded, num_rows)
+        out = _dispatch(steps, variables, loaded, num_rows)
         if running:
             yield _collected(*running, estimator, sample_rate_hz)
         running = loaded, out
@@ -172,10 +201,15 @@ class _Loaded:
     item: Item
     mixture: Mixture
     inputs: dict[str, np.ndarray]
+    part: slice  # of the estimate that comes out
 
 
 def _load(
-    item: Item, num_samples: int, sample_rate_hz: int, estimator: Estimator
+    item: Item,
+    num_samples: int,
+    sample_rate_hz: int,
+    estimator: Estimator,
+    frames: int | None,
 ) -> _Loaded | tuple[Item, str]:
     try:
         made = mixtures.load(item, sample_rate_hz)
@@ -189,11 +223,28 @@ def _load(
         return audio_io.resample(audio_S[None], sample_rate_hz, estimator.sample_rate_hz)[0]
 
     inputs = {"mixture": at_model_rate(made.mixture_S), "target": at_model_rate(made.target_S)}
+    num_inputs, first = len(inputs["mixture"]), 0
+    if frames is not None and estimator.network is not None:
+        inputs = padded.filled(estimator.network, inputs["mixture"], frames)
+        first = estimator.network.window_samples // 2
     inputs["condition"] = estimator.conditions[item.query]
-    return _Loaded(item, made, inputs)
+    return _Loaded(item, made, inputs, slice(first, first + num_inputs))
 
 
-def _dispatch(step: Any, variables: Any, loaded: Sequence[Any], num_rows: int) -> Any:
+def _steps(estimator: Estimator) -> dict[bool, Any]:
+    """What a batch goes through: of one length, and (True) of filled up clips."""
+    model = estimator.network
+    steps = {False: parallel_eval_step(lambda v, x: {"estimate": estimator.body(v, x)})}
+    if model is not None:
+        steps[True] = parallel_eval_step(
+            lambda v, x: {"estimate": padded.separate_filled(model, v, x)}
+        )
+    return steps
+
+
+def _dispatch(
+    steps: Mapping[bool, Any], variables: Any, loaded: Sequence[Any], num_rows: int
+) -> Any:
     """Starts the computation of those that could be read; None where there are none."""
     good = [x.inputs for x in loaded if isinstance(x, _Loaded)]
     if not good:
@@ -201,7 +252,7 @@ def _dispatch(step: Any, variables: Any, loaded: Sequence[Any], num_rows: int) -
     # The last batch is filled up with its first rows again: one shape, one compilation.
     index = np.resize(np.arange(len(good)), num_rows)
     batch = {key: np.stack([good[i][key] for i in index]) for key in good[0]}
-    return step(variables, split_batch(batch))["estimate"]
+    return steps["total" in batch](variables, split_batch(batch))["estimate"]
 
 
 def _collected(
@@ -217,7 +268,7 @@ def _collected(
         if not isinstance(x, _Loaded):
             results.append(x)
             continue
-        estimate_S = next(estimates)
+        estimate_S = next(estimates)[x.part]
         if not np.isfinite(estimate_S).all():
             raise InputError(f"the estimate of {x.item.id} is not finite: the weights are broken")
         back_S = audio_io.resample(estimate_S[None], estimator.sample_rate_hz, sample_rate_hz)[0]
