@@ -20,9 +20,8 @@ from tiny_run import save_run, tiny_config
 
 from audiosep_jax import audio_io
 from audiosep_jax.evaluate import main
-from audiosep_jax.evaluation import figures
+from audiosep_jax.evaluation import figures, runner
 from audiosep_jax.evaluation import rows as rows_module
-from audiosep_jax.evaluation import runner
 from audiosep_jax.separator import Separator
 
 COUNT = 13  # with batches of eight devices: one whole, one filled up
