@@ -325,6 +325,7 @@ def writable_format(
         InputError: what was asked for cannot be written.
     """
     asked = (format or recording.format).upper()
+    asked = "WAV" if asked in ("WAVEX", "RF64") else asked  # the writer sees to long ones
     if asked not in soundfile.available_formats():
         raise InputError(f"{asked} is no format that libsndfile writes; choose WAV or FLAC")
     wanted = [subtype.upper()] if subtype else [recording.subtype, _default_subtype(asked)]
@@ -362,7 +363,11 @@ def _can_be_written(format: str, subtype: str, sample_rate_hz: int, num_channels
 
 def _open(path: Path) -> soundfile.SoundFile:
     try:
-        return soundfile.SoundFile(openable(path))
+        file = soundfile.SoundFile(openable(path))
+        if file.frames >= _UNKNOWN_FRAMES:
+            # After each read soundfile seeks to where it is, which fails at such a file's end.
+            file.seekable = lambda: False
+        return file
     except soundfile.SoundFileError:
         if not is_video(path):
             raise

@@ -48,7 +48,8 @@ def pairs(root: Path, fold: int, count: int, seed: int) -> list[tuple[np.ndarray
         if a.captions == b.captions:
             continue
         (x_CS, rate_hz), (y_CS, _) = audio_io.read(a.path), audio_io.read(b.path)
-        target_S, other_S = x_CS[0], y_CS[0]
+        count_samples = min(x_CS.shape[1], y_CS.shape[1])
+        target_S, other_S = x_CS[0, :count_samples], y_CS[0, :count_samples]
         if rate_hz == 44100 and min(np.std(target_S), np.std(other_S)) > 1e-3:
             other_S = other_S * np.std(target_S) / np.std(other_S)
             found.append((target_S, other_S, a.captions[0]))
