@@ -18,8 +18,8 @@ from absl import flags
 from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.errors import InputError
 
-# How many cores keep one process busy: its threads share one interpreter lock, which a row holds
-# for about a tenth of its time (docs/pipeline.md).
+# How many cores one process is given: its threads share one interpreter lock, which a row holds
+# for about a sixth of its time (docs/pipeline.md).
 CORES_PER_PROCESS = 8
 _SHARED_MEMORY = "/dev/shm"
 
@@ -35,7 +35,7 @@ def threads_and_workers(data: DataConfig, cores: int) -> tuple[int, int]:
     """(threads of each process that makes batches, worker processes), with -1 worked out.
 
     Threads alone while one interpreter can feed them, since a batch of a worker process is copied
-    twice more; beyond that, a worker for every CORES_PER_PROCESS cores.
+    twice more (40 % slower on two cores); beyond that, a worker for every CORES_PER_PROCESS cores.
     """
     workers = data.num_workers
     if workers < 0:
