@@ -116,14 +116,9 @@ def _separate(arguments: argparse.Namespace) -> int:
 
 def _settings(arguments: argparse.Namespace) -> "Settings":
     """The options of every job; InputError where they contradict each other."""
-    import soundfile
-
     from audiosep_jax import plots
     from audiosep_jax.batch import Settings
 
-    form = arguments.output_format.upper() if arguments.output_format else None
-    if form and arguments.subtype and not soundfile.check_format(form, arguments.subtype):
-        raise InputError(f"--subtype {arguments.subtype}: {arguments.output_format} has no such")
     if arguments.plot:
         try:
             plots.check_figure(f"x.{arguments.plot}")
@@ -134,7 +129,7 @@ def _settings(arguments: argparse.Namespace) -> "Settings":
         stereo=arguments.stereo,
         above_nyquist=arguments.above_nyquist,
         clip=arguments.clip,
-        output_format=form,
+        output_format=arguments.output_format and arguments.output_format.upper(),
         subtype=arguments.subtype,
         tile_seconds=arguments.tile_seconds,
         iterations=arguments.iterations,

@@ -52,11 +52,16 @@ def check_file(path: Path) -> None:
         raise AudioError(f"{path}: is truncated, {missing_bytes} or more of its bytes are missing")
 
 
-def openable(path: Path) -> str | BinaryIO:
+def native_name(path: Path) -> str | bytes:
+    """The path as libsndfile takes it; on Linux a name need not be valid text."""
+    return os.fspath(path) if os.name == "nt" else os.fsencode(path)
+
+
+def openable(path: Path) -> str | bytes | BinaryIO:
     """The path, or a mended view of a WAV whose writer never came back to fill in its lengths."""
     with path.open("rb") as file:
         unfinished = file.read(8) == b"RIFF\0\0\0\0"
-    return _Mended(path) if unfinished else os.fspath(path)
+    return _Mended(path) if unfinished else native_name(path)
 
 
 def is_video(path: Path) -> bool:

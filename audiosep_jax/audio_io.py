@@ -15,7 +15,14 @@ from typing import Literal, Self
 import numpy as np
 import soundfile
 
-from audiosep_jax.audio_headers import AudioError, check_file, is_video, openable, reason
+from audiosep_jax.audio_headers import (
+    AudioError,
+    check_file,
+    is_video,
+    native_name,
+    openable,
+    reason,
+)
 from audiosep_jax.errors import InputError
 from audiosep_jax.resampling import Resampler, resample
 
@@ -218,7 +225,7 @@ class AudioWriter:
             if self.path.is_dir():
                 raise IsADirectoryError("it is a folder")
             return soundfile.SoundFile(
-                os.fspath(self._part), "w", sample_rate_hz, num_channels, **options
+                native_name(self._part), "w", sample_rate_hz, num_channels, **options
             )
         except (*_WRITE_ERRORS, ValueError) as error:
             self._remove()

@@ -45,6 +45,12 @@ def check_options(arguments: argparse.Namespace) -> None:
     _check_output("--output", output)
     if arguments.json:
         _check_json(arguments.json, source)
+    if arguments.output_format and arguments.subtype:
+        import soundfile
+
+        if not soundfile.check_format(arguments.output_format.upper(), arguments.subtype):
+            kind = f"{arguments.output_format} has no such"
+            raise InputError(f"--subtype {arguments.subtype}: {kind}")
 
 
 def _may_be_on_a_hub(checkpoint: str) -> bool:
@@ -105,7 +111,7 @@ class _Weigh(argparse.Action):
 
 
 def make_parser() -> Parser:
-    """Of separate.py."""
+    """All options in groups, as `--help` lists them."""
     description = "Separate what sentences describe from recordings of any length."
     parser = Parser("separate.py", description, EXAMPLE)
     parser.add_argument(

@@ -87,7 +87,7 @@ def _presence(
     """AUC of present against absent queries, and F1 of spans in tenths of a second."""
     rate_hz = separator.model.sample_rate_hz
     scores: dict[str, list[tuple[float, bool]]] = {"presence": [], "energy share": []}
-    right = active = true = 0
+    right = active = true = 0  # tenths of seconds
     for _ in range(count):
         classes_K, clips_KS = clips.draw(rng, 2)
         clips_KS[0] *= 10 ** (rng.uniform(-10, 10) / 20)
@@ -99,14 +99,14 @@ def _presence(
             scores["presence"].append((presence(estimate_T, mixture_T), there))
             scores["energy share"].append((float(estimate_T.sum() / mixture_T.sum()), there))
             if there:
-                found_T = np.zeros(len(mixture_T), bool)
+                found_T: np.ndarray = np.zeros(len(mixture_T), bool)
                 for start, end in spans(estimate_T, mixture_T, HOP_SECONDS, SECONDS):
                     found_T[round(start / HOP_SECONDS) : round(end / HOP_SECONDS)] = True
                 clip_T = _activity(clips_KS[list(classes_K).index(row)], rate_hz)
                 truth_T = (clip_T > clip_T.max() * 1e-3) & (clip_T > 0.01 * mixture_T)
-                right += (found_T & truth_T).sum()
-                active += found_T.sum()
-                true += truth_T.sum()
+                right += int((found_T & truth_T).sum())
+                active += int(found_T.sum())
+                true += int(truth_T.sum())
     for name, pairs in scores.items():
         given = np.array([score for score, present in pairs if present])
         absent = np.array([score for score, present in pairs if not present])
