@@ -251,9 +251,14 @@ def test_cancel_stops_between_tiles(page, gate, site, tmp_path):
     soon(lambda: "Cancelled" in page.find_element(By.ID, "status").text, "the word")
     # The page is as before, and separates again.
     gate.opened.set()
-    page.find_element(By.ID, "separate").click()
-    see(page, "#answer audio")
-    assert titles(page) == ["Recording", "rain", "Everything else"]
+
+    def answered_again():
+        # Gradio passes a press over while its part of the cancelling is under way.
+        page.find_element(By.ID, "separate").click()
+        time.sleep(1)
+        return titles(page)
+
+    assert soon(answered_again, "an answer") == ["Recording", "rain", "Everything else"]
 
 
 def test_two_readers_at_once_get_each_their_own(page, gate, site, tmp_path):
