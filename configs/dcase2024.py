@@ -2,6 +2,7 @@
 
 Command:   python train.py --config configs/dcase2024.py --config.data.root=dev.json --config.data.valid_root=val.json
 Hardware:  one GPU of 80 GB (the baseline: one A100)
+On a GPU:  the same with --config.model.dtype=bfloat16
 Time:      about 1 day, the baseline's authors say; not measured here
 Expect:    the baseline's, on the task's validation set: SDR 5.71 dB, SDRi 5.67 dB, SI-SDR 3.86 dB
 """  # noqa: E501

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -35,3 +36,13 @@ def shared() -> Path:
         assert os.environ.get("CI") != "true", "../shared must stand beside the checkout in CI"
         pytest.skip("../shared is absent")
     return SHARED
+
+
+@pytest.fixture
+def quick_compile() -> Iterator[None]:
+    """Half the time to compile, for what is small and runs but a few steps."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

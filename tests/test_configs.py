@@ -74,6 +74,7 @@ def test_its_name_is_that_of_the_file_and_its_values_are_valid(path: Path) -> No
     assert material_difference(config, from_mapping(load(path).get_config().to_dict())) is None
 
 
+@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_one_step(
     path: Path,
@@ -83,7 +84,8 @@ def test_one_step(
 ) -> None:
     values = load(path).get_config()
     values.batch_size = values.valid.batch_size = values.valid.num_mixtures = 8
-    values.num_steps = values.log_every_steps = 1
+    values.num_steps = values.log_every_steps = values.valid.num_examples = 1
+    values.valid.segment_seconds = 0.0  # as short as those of training
     values.data.num_synthetic_clips = 50
     if values.data.source == "esc50":
         values.data.root = str(request.getfixturevalue("shared") / "data" / "esc10")
