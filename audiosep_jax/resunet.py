@@ -6,7 +6,6 @@ Parameter names are those of the published checkpoint, so that import is a renam
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -20,9 +19,6 @@ LEAK = 0.01
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.99  # 0.01 in PyTorch's sense
 NUM_MASK_CHANNELS = 3  # magnitude, and the real and imaginary part of the rotation
-# Of time and frequency, that a block separates at once. Beyond it XLA's convolutions on a CPU ask
-# for scratch memory of more than 32 MB, which glibc returns to the system, and clears, every time.
-SLAB_POINTS = 2**19
 STATISTICS = "batch_statistics"  # small, and dear to compute: kept where a block is rematerialised
 
 
@@ -264,37 +260,18 @@ class ResidualBlock(nn.Module):
         x is the parts side by side on the channels. Of its frames those outside `inside_T` are
         none of the recording's: the convolutions see the zeros there that they pad with.
         """
+        x_BTFC = jnp.concatenate(parts_BTFC, axis=-1)
         bn1 = BatchNorm(self.axis_name, name="bn1")
         bn2 = BatchNorm(self.axis_name, name="bn2")
         conv1 = _conv3x3(self.features, self.dtype, "conv1")
         conv2 = _conv3x3(self.features, self.dtype, "conv2")
-        shortcut = None
-        if sum(part_BTFC.shape[-1] for part_BTFC in parts_BTFC) != self.features:
-            shortcut = Pointwise(self.features, self.dtype, name="shortcut")
-
-        def refine(frames: slice) -> jax.Array:
-            parts = [part_BTFC[:, frames] for part_BTFC in parts_BTFC]
-            own_T = None if inside_T is None else inside_T[frames]
-            x_BTFC = jnp.concatenate(parts, axis=-1)
-            y_BTFC = nn.leaky_relu(bn1(x_BTFC, beta1_BC, train=train), LEAK)
-            y_BTFC = conv1(_only_inside(y_BTFC, own_T))
-            y_BTFC = nn.leaky_relu(bn2(y_BTFC, beta2_BC, train=train), LEAK)
-            y_BTFC = conv2(_only_inside(y_BTFC, own_T))
-            return (x_BTFC if shortcut is None else shortcut(*parts)) + y_BTFC
-
-        _, frames, bins, _ = parts_BTFC[0].shape
-        slab = frames if train else max(1, SLAB_POINTS // bins)
-        return _in_slabs(refine, frames, slab)
-
-
-def _in_slabs(refine: Callable[[slice], jax.Array], frames: int, slab: int) -> jax.Array:
-    """`refine` of all frames, a slab of them at a time, where each needs two neighbours a side."""
-    slabs = []
-    for start in range(0, frames, slab):
-        stop, first = min(start + slab, frames), max(start - 2, 0)
-        y_BTFC = refine(slice(first, min(stop + 2, frames)))
-        slabs.append(y_BTFC[:, start - first : stop - first])
-    return jnp.concatenate(slabs, axis=1)
+        y_BTFC = nn.leaky_relu(bn1(x_BTFC, beta1_BC, train=train), LEAK)
+        y_BTFC = conv1(_only_inside(y_BTFC, inside_T))
+        y_BTFC = nn.leaky_relu(bn2(y_BTFC, beta2_BC, train=train), LEAK)
+        y_BTFC = conv2(_only_inside(y_BTFC, inside_T))
+        if x_BTFC.shape[-1] == self.features:
+            return x_BTFC + y_BTFC
+        return Pointwise(self.features, self.dtype, name="shortcut")(*parts_BTFC) + y_BTFC
 
 
 def _only_inside(x_BTFC: jax.Array, inside_T: jax.Array | None) -> jax.Array:

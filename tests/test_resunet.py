@@ -1,7 +1,6 @@
 """The network's table and its parts in closed form."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +9,12 @@ import pytest
 from golden_towers import recipe
 from separator_examples import TINY, variable_shapes
 
-from audiosep_jax import resunet
 from audiosep_jax.errors import InputError
 from audiosep_jax.resunet import (
     BatchNorm,
     FiLM,
     ModelConfig,
     Pointwise,
-    ResidualBlock,
     Upsample,
     _average_pool,
     block_table,
@@ -160,25 +157,6 @@ def test_pointwise_sums_the_mask_in_float32():
     expected = np.asarray(x_BTFC, np.float64) @ kernel + params["bias"]
     assert y_BTFC.dtype == np.float32
     np.testing.assert_allclose(y_BTFC, expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("inside", [None, (3, 11)])
-def test_slabs_of_frames_are_the_whole(monkeypatch, inside):
-    frames, bins = 13, 6
-    x_BTFC, skip_BTFC = (recipe.waveform(seed, 2, frames, bins, 2) for seed in (1, 2))
-    betas = {"beta1_BC": recipe.waveform(3, 2, 4), "beta2_BC": recipe.waveform(4, 2, 3)}
-    if inside:
-        betas["inside_T"] = np.isin(np.arange(frames), np.arange(*inside))
-    block = ResidualBlock(3, None, None)
-    shapes = jax.eval_shape(
-        lambda: block.init(jax.random.key(0), x_BTFC, skip_BTFC, **betas, train=False)
-    )
-    variables = jax.tree.map(lambda leaf: abs(recipe.waveform(leaf.size, *leaf.shape)), shapes)
-    run = functools.partial(block.apply, variables, x_BTFC, skip_BTFC, **betas, train=False)
-    whole_BTFC = run()
-    for slab in (1, 4, 12, 13):
-        monkeypatch.setattr(resunet, "SLAB_POINTS", slab * bins + 5)
-        np.testing.assert_allclose(run(), whole_BTFC, rtol=0, atol=2e-6)
 
 
 def test_upsample_spreads_every_point_over_its_own_patch():
