@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.jobs import Job, Ledger, all_parts, is_list, parse_shard, plan, share
+from audiosep_jax.jobs import Job, Ledger, all_parts, is_list, plan, share
 from audiosep_jax.queries import conditions, embed, queries_of, read_files
 from audiosep_jax.separate_options import check_options, make_parser
 
@@ -39,7 +39,6 @@ def _separate(arguments: argparse.Namespace) -> int:
 
     # ------------------------------------------------------------------ checks, cheapest first
     queries, unwanted = queries_of(arguments.queries), queries_of(arguments.unwanted)
-    shard = parse_shard(arguments.shard)
     jobs = plan(source, output, queries)
     check_options(arguments)
     many = os.path.isdir(source) or is_list(source)
@@ -72,9 +71,9 @@ def _separate(arguments: argparse.Namespace) -> int:
         labels, condition_NE = conditions(job.queries, vectors, unwanted_ME.shape[1])
         tasks.append(batch.make_task(job, labels, condition_NE, unwanted_ME, settings, output))
     batch.check_distinct(tasks)
-    tasks = share(tasks, *shard)
-    ledger = Ledger(output, *shard) if many or arguments.resume else None
-    weights = batch.fingerprint(separator) if ledger else ""
+    tasks = share(tasks, *arguments.shard)
+    ledger = Ledger(output, *arguments.shard) if many or arguments.resume else None
+    weights = separator.fingerprint if ledger else ""
     keys = {id(task): batch.key_of(task, settings, weights) for task in tasks}
     finished = ledger.finished() if ledger and arguments.resume else {}
     records = [finished[keys[id(task)]] for task in tasks if keys[id(task)] in finished]

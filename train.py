@@ -97,8 +97,10 @@ def train(config: Config, workdir: Path, peers: Peers | None = None) -> None:
     """Data, state, loop: the whole story of a run, told by each of its processes."""
     peers = peers or Peers()
     devices = jax.device_count()
-    if config.batch_size % devices:
-        raise InputError(f"batch_size={config.batch_size} does not divide among {devices} devices")
+    parts = config.optim.accumulate_steps
+    if config.batch_size % (devices * parts):
+        among = f"{devices} devices" + (f" in optim.accumulate_steps={parts}" if parts > 1 else "")
+        raise InputError(f"batch_size={config.batch_size} does not divide among {among}")
 
     # ------------------------------------------------------------ clips, captions, validation set
     train_source = build_source(config.data, "train", config.model.sample_rate_hz)

@@ -25,6 +25,16 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; --help shows an example")
 
 
+def shard(text: str) -> tuple[int, int]:
+    """(index, count) of `i/n`, i from 0 to n - 1: the type of `--shard` in all commands."""
+    parts = text.split("/")
+    if len(parts) == 2 and all(part.isascii() and part.isdecimal() for part in parts):
+        index, count = map(int, parts)
+        if index < count:
+            return index, count
+    raise argparse.ArgumentTypeError(f"{text} must be i/n, i from 0 to n - 1, such as 0/4")
+
+
 def exit_code(command: Callable[[], object]) -> int:
     """0, or 2 where the command raises InputError, whose line goes to stderr."""
     try:

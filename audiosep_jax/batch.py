@@ -35,7 +35,7 @@ class Settings:
     residual: bool = False
     stereo: Stereo = "mid"
     above_nyquist: AboveNyquist = "keep"
-    clip: Clip = "none"
+    clip: Clip | None = None
     output_format: str | None = None
     subtype: str | None = None
     tile_seconds: float | None = None
@@ -109,14 +109,6 @@ def key_of(task: Task, settings: Settings, weights: str) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(separator: Separator) -> str:
-    """Of the weights and the network's sizes."""
-    digest = hashlib.sha256(repr(separator.model).encode())
-    for leaf in jax.tree.leaves(separator.variables):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
 # ---------------------------------------------------------------------- one recording
 
 
@@ -139,8 +131,15 @@ def separate_task(
         rate_hz, channels = recording.sample_rate_hz, recording.num_channels
 
         def one(condition_NE: np.ndarray) -> Any:
-            options = (rate_hz, condition_NE, channels, settings.stereo, settings.above_nyquist)
-            return separator._stream(*options, tile_seconds=settings.tile_seconds)
+            return separator.stream(
+                rate_hz,
+                condition_NE,
+                channels,
+                settings.tile_seconds,
+                stereo=settings.stereo,
+                above_nyquist=settings.above_nyquist,
+                live=False,
+            )
 
         options: dict[str, int] = {"iterations": settings.iterations, "sample_rate_hz": rate_hz}
         return refined(one, task.condition_NE, task.unwanted_ME, **options)
@@ -156,7 +155,7 @@ def separate_task(
         progress=progress,
     )
     if task.plot:
-        _draw(task, paths[:queries], task.plot)
+        _draw(task, paths[:queries], done.factor, task.plot)
     return _record(task, done, output)
 
 
@@ -188,15 +187,15 @@ def _record(task: Task, done: SeparatedFile, output: Path) -> dict[str, Any]:
     }
 
 
-def _draw(task: Task, paths: Sequence[Path], plot: Path) -> None:
-    """Mixture, targets and what is left, read block by block."""
+def _draw(task: Task, paths: Sequence[Path], factor: float, plot: Path) -> None:
+    """Mixture, targets and what is left, read block by block; `factor` is that of the targets."""
     titles = ["mixture", *task.labels, "residual"]
     readers = [AudioReader(path) for path in (task.job.recording, *paths)]
     rate_hz = readers[0].sample_rate_hz
     panels = [plots.LogSpectrogram(rate_hz, readers[0].num_samples) for _ in titles]
     try:
         while (mixture_CS := readers[0].read(PLOT_BLOCK_SECONDS * rate_hz)).shape[1]:
-            rest_CS = mixture_CS.copy()
+            rest_CS = mixture_CS * np.float32(factor)
             panels[0].add(mixture_CS)
             for panel, reader in zip(panels[1:-1], readers[1:], strict=True):
                 audio_CS = reader.read(mixture_CS.shape[1])

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax.arguments import Parser, exit_code
+from audiosep_jax.arguments import Parser, exit_code, shard
 from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,13 +81,13 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     # ------------------------------------------------------------------ score, batch by batch
     scores = choices.scores_of(arguments, protocol, queries)
     about = record.about_of(arguments, protocol, items, separator, rate_hz)
-    output, shard = arguments.output, arguments.shard
+    output, share = arguments.output, arguments.shard
     if arguments.overwrite:
         rows.discard(output)
     done = {n: row for n, row in rows.read_all(output, about).items() if "reason" not in row}
     config = runner.RunConfig(arguments.batch_size, arguments.num_threads)
-    with rows.RowsFile(output / rows.file_name(shard), about) as file:
-        mine = items[shard[0] :: shard[1]]
+    with rows.RowsFile(output / rows.file_name(share), about) as file:
+        mine = items[share[0] :: share[1]]
         runner.score_items(mine, estimator, rate_hz, file, done, config, scores)
 
     # ------------------------------------------------------------------ results, where all is done
@@ -255,13 +255,6 @@ def _check_watch(arguments: argparse.Namespace) -> None:
         raise InputError("--poll_seconds must be above 0")
 
 
-def _shard(text: str) -> tuple[int, int]:
-    index, slash, count = text.partition("/")
-    if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise argparse.ArgumentTypeError(f"{text} must be i/n, i from 0 to n - 1, such as 0/4")
-    return int(index), int(count)
-
-
 def _parser() -> Parser:
     description = "Score a separator on a benchmark or on own mixtures."
     parser = Parser("python -m audiosep_jax.evaluate", description, EXAMPLE)
@@ -281,7 +274,7 @@ def _parser() -> Parser:
     add("--sample_rate_hz", type=int, help="to score at (default: the protocol's)")
     add("--batch_size", type=int, default=1, help="clips at once, on all devices together")
     add("--num_threads", type=int, default=4, help="that read and score (default: 4)")
-    add("--shard", type=_shard, default=(0, 1), metavar="I/N", help="do each N-th mixture")
+    add("--shard", type=shard, default=(0, 1), metavar="I/N", help="do each N-th mixture")
     add("--speech", action="store_true", help="PESQ, STOI and segmental SNR as well")
     add("--clap_score", action="store_true", help="CLAPScore as well, which needs no target")
     add("--clap_model", default="", metavar="DIR", help="CLAP for it (default: the published one)")

@@ -47,7 +47,7 @@ def separate_recording(
     residual: Path | None,
     output_format: str | None,
     subtype: str | None,
-    clip: Clip,
+    clip: Clip | None,
     progress: Callable[[float], None] | None,
 ) -> SeparatedFile:
     """Reads, separates and writes block by block; the files appear at the end, all or none."""
@@ -55,6 +55,8 @@ def separate_recording(
     _check_paths(input, paths)
     with AudioReader(input) as recording, contextlib.ExitStack() as stack:
         format, subtype = audio_io.writable_format(recording, output_format, subtype)
+        if clip is None:
+            clip = "rescale" if subtype in audio_io.INTEGER_BITS else "none"
         stream = start_stream(recording)
         make = functools.partial(
             AudioWriter,

@@ -55,19 +55,9 @@ def plan(source: Path, output: Path, queries: Sequence[Query]) -> list[Job]:
     return [Job(source, str(source), PurePosixPath(), source.stem, tuple(queries))]
 
 
-def share(jobs: Sequence[Item], number: int, count: int) -> list[Item]:
-    """Those of process `number` (from 1) of `count`: every `count`-th."""
-    return list(jobs[number - 1 :: count])
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """(number, count) of `2/8`; InputError where it is something else."""
-    parts = text.split("/")
-    if len(parts) == 2 and all(part.isascii() and part.isdigit() for part in parts):
-        number, count = map(int, parts)
-        if 1 <= number <= count:
-            return number, count
-    raise InputError(f"--shard {text}: must be of the form 2/8, from 1/8 to 8/8")
+def share(jobs: Sequence[Item], index: int, count: int) -> list[Item]:
+    """Those of process `index` (from 0) of `count`: every `count`-th."""
+    return list(jobs[index::count])
 
 
 # ---------------------------------------------------------------------- folders
@@ -211,8 +201,8 @@ class Ledger:
     Processes that share the work write a file each, and read all.
     """
 
-    def __init__(self, output: Path, number: int = 1, count: int = 1) -> None:
-        suffix = f".{number}-of-{count}" if count > 1 else ""
+    def __init__(self, output: Path, index: int = 0, count: int = 1) -> None:
+        suffix = f".{index}-of-{count}" if count > 1 else ""
         self._output, self._path = output, output / f"separated{suffix}.jsonl"
 
     def finished(self) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax.arguments import Parser
+from audiosep_jax.arguments import Parser, shard
 from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:  # imported where they are used: help and mistakes answer at once
@@ -300,20 +300,13 @@ def _parser() -> Parser:
     add("--sample_rate", type=int, default=32000, metavar="HZ", help="of records (default: 32000)")
     add("--min_seconds", type=float, default=1.0, metavar="S", help="shorter is skipped (1)")
     add("--workers", type=int, default=0, metavar="N", help="processes (default: one a core)")
-    add("--shard", type=_shard, default=(0, 1), metavar="I/N", help="do part I of 0 to N-1 only")
+    add("--shard", type=shard, default=(0, 1), metavar="I/N", help="do part I of 0 to N-1 only")
     add("--merge", type=Path, nargs="*", metavar="DIR.parts", help="decode nothing, join parts")
     return parser
 
 
 def _folds(text: str) -> tuple[int, ...]:
     return tuple(int(fold) for fold in text.split(","))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, count = map(int, text.split("/"))
-    if not 0 <= index < count:
-        raise ValueError(text)
-    return index, count
 
 
 def _check(options: argparse.Namespace) -> None:

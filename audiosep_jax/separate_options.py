@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from audiosep_jax.arguments import Parser
+from audiosep_jax.arguments import Parser, shard
 from audiosep_jax.errors import InputError
 from audiosep_jax.queries import Part
 
@@ -227,9 +227,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--clip",
         choices=("none", "rescale", "clamp"),
-        default="none",
         help="of results beyond full scale: write them to floating-point files and refuse others, "
-        "make all results of a recording quieter, or cut them off (default: %(default)s)",
+        "make all results of a recording quieter, or cut them off (default: rescale for formats of "
+        "integers, which else would lose the work, and none for others)",
     )
     group.add_argument(
         "--residual", action="store_true", help="also write the recording minus all targets"
@@ -259,7 +259,8 @@ def _add_lists(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--shard",
-        default="1/1",
+        type=shard,
+        default=(0, 1),
         metavar="I/N",
-        help="do only the I-th of N shares, for several processes or machines (default: 1/1)",
+        help="do part I of 0 to N-1 only, for several processes or machines",
     )

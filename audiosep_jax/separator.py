@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import numbers
 import tempfile
 from collections.abc import Callable, Sequence
@@ -130,6 +131,16 @@ class Separator:
         return self._audio_encoder.embed_audio(audio_S, sample_rate_hz)
 
     @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the network's sizes, its weights, and the text encoder of training."""
+        digest = hashlib.sha256(repr((self.model, self.text_fingerprint)).encode())
+        leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(self.variables))[0]
+        for path, leaf in leaves:
+            digest.update(jax.tree_util.keystr(path).encode())
+            digest.update(np.ascontiguousarray(leaf).data)
+        return digest.hexdigest()[:16]
+
+    @functools.cached_property
     def _audio_encoder(self) -> "AudioEncoder":
         from audiosep_jax.audio_encoders.clap import AudioEncoder
 
@@ -200,7 +211,14 @@ class Separator:
     ) -> np.ndarray:
         """As `separate`, for embeddings of what to separate: `(N, *audio.shape)` float32."""
         audio_CS = _checked_audio(audio)
-        stream = self._stream(sample_rate_hz, condition_NE, len(audio_CS), stereo, above_nyquist)
+        stream = self.stream(
+            sample_rate_hz,
+            condition_NE,
+            len(audio_CS),
+            stereo=stereo,
+            above_nyquist=above_nyquist,
+            live=False,
+        )
         estimate_NCS = np.concatenate([stream.feed(audio_CS), stream.finish()], axis=-1)
         return estimate_NCS.reshape(len(estimate_NCS), *np.shape(audio))
 
@@ -215,7 +233,7 @@ class Separator:
         above_nyquist: AboveNyquist = "keep",
         output_format: str | None = None,
         subtype: str | None = None,
-        clip: Clip = "none",
+        clip: Clip | None = None,
         tile_seconds: float | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> SeparatedFile:
@@ -233,6 +251,7 @@ class Separator:
                 where that cannot be written. `subtype`, such as `PCM_16`, likewise.
             clip: what is beyond -1..1: `clamp` limits it, `rescale` multiplies all files with one
                 factor, `none` writes it to floating-point files and refuses it to integer ones.
+                None is `rescale` for integer files and `none` for others.
             tile_seconds: how much is computed at once: more is faster and takes more memory. By
                 the memory that is free where None.
             progress: called with the seconds of audio that were finished since its last call.
@@ -245,8 +264,8 @@ class Separator:
 
         def start(recording: AudioReader) -> SeparationStream:
             rate_hz, channels = recording.sample_rate_hz, recording.num_channels
-            options = (rate_hz, condition_NE, channels, stereo, above_nyquist)
-            return self._stream(*options, tile_seconds=tile_seconds)
+            options: dict[str, Any] = {"stereo": stereo, "above_nyquist": above_nyquist}
+            return self.stream(rate_hz, condition_NE, channels, tile_seconds, **options, live=False)
 
         return separate_recording(
             start,
@@ -268,28 +287,15 @@ class Separator:
         *,
         stereo: Stereo = "mid",
         above_nyquist: AboveNyquist = "keep",
+        live: bool = True,
     ) -> SeparationStream:
         """For sound that is still coming: `.feed(audio_CS)` gives what is ready, `.finish()` the
         rest, in all the length of what was fed; nothing comes later than `.latency_seconds`.
 
         Args:
             tile_seconds: how much is computed at once; less is sooner and costs more.
+            live: if not, a short recording waits for its end and one pass, which is faster.
         """
-        options = (sample_rate_hz, condition_NE, num_channels, stereo, above_nyquist)
-        return self._stream(*options, tile_seconds=tile_seconds, live=True)
-
-    def _stream(
-        self,
-        sample_rate_hz: int,
-        condition_NE: np.ndarray,
-        num_channels: int,
-        stereo: Stereo,
-        above_nyquist: AboveNyquist,
-        *,
-        tile_seconds: float | None = None,
-        live: bool = False,
-    ) -> SeparationStream:
-        """Checked; where not `live`, short recordings wait for their end and one pass."""
         condition_NE = _checked_conditions(condition_NE, self.model.condition_features)
         if not isinstance(sample_rate_hz, numbers.Integral) or sample_rate_hz < 1:
             raise InputError(f"sample_rate_hz={sample_rate_hz!r} must be a positive whole number")
@@ -320,8 +326,6 @@ class Separator:
 
 class _Deferred:
     """The text encoder of a config, whose files are fetched when the first sentence comes."""
-
-    stored = True
 
     def __init__(self, text: TextConfig, fingerprint: str | None, option: str) -> None:
         self.fingerprint = fingerprint or "not known"

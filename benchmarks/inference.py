@@ -29,6 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from networks import random_separator
 
 from audiosep_jax import audio_io
 from audiosep_jax.audiosep import AudioSep, apply_mask, magnitude
@@ -43,8 +44,6 @@ from audiosep_jax.resunet import (
 from audiosep_jax.roofline import block_shapes, network_flop
 from audiosep_jax.separator import Separator
 from audiosep_jax.stft import istft, num_frames, stft
-from audiosep_jax.text.encoder import TextConfig
-from audiosep_jax.text.hashed import HashedEncoder
 
 MATMUL_SIZES = (1024, 2048, 4096)
 TARGET = 0.65
@@ -147,13 +146,6 @@ def _of(variables: Any, name: str) -> dict[str, Any]:
 
 def _noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
-
-
-def random_variables(config: ModelConfig) -> Any:
-    """Weights of a fresh network."""
-    arguments = (jnp.zeros((1, config.window_samples)), jnp.zeros((1, config.condition_features)))
-    init = jax.jit(functools.partial(AudioSep(config).init, train=False))
-    return init(jax.random.key(0), *arguments)
 
 
 # ---------------------------------------------------------------------- timing and report
@@ -268,16 +260,12 @@ def main() -> None:
     arguments = parser.parse_args()
     config = ModelConfig(dtype=arguments.dtype)
     if arguments.recordings:
-        if arguments.checkpoint:
-            separator = Separator.from_pretrained(arguments.checkpoint)
-        else:
-            text = TextConfig(encoder="hashed")
-            variables = random_variables(config)
-            separator = Separator(config, variables, HashedEncoder(), 0, text, "hashed-1")
+        given = arguments.checkpoint
+        separator = Separator.from_pretrained(given) if given else random_separator(config)
         report_recordings(separator, arguments.recordings, arguments.queries)
         report_cold_start(separator)
         return
-    variables = random_variables(config)
+    variables = random_separator(config).variables
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {arguments.dtype}")
     report_rates(config, variables, arguments.seconds, arguments.repeats)
     for duration in arguments.seconds:

@@ -18,16 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
+from networks import random_separator
 
 from audiosep_jax.audio_io import AudioWriter
 from audiosep_jax.compilation_cache import use_compilation_cache
 from audiosep_jax.resunet import ModelConfig
 from audiosep_jax.separator import Separator
-from audiosep_jax.text.encoder import TextConfig
-from audiosep_jax.text.hashed import HashedEncoder
-from audiosep_jax.trained import variable_shapes
 
 RATE_HZ = 44100
 BLOCK_SECONDS = 10
@@ -45,12 +42,18 @@ def separate(arguments: argparse.Namespace) -> None:
     """In a process of its own: prints its seconds and the most memory that it had."""
     use_compilation_cache()
     if arguments.published:
-        separator = published_sizes()
+        separator = random_separator(ModelConfig())
     else:
         separator = Separator.from_pretrained(arguments.checkpoint)
     features = separator.model.condition_features
     condition_NE = np.full((1, features), features**-0.5, np.float32)
     folder = arguments.separate
+    ready: list[tuple[float, float]] = []  # when, and how many seconds of audio
+
+    def progress(seconds: float) -> None:
+        ready.append((time.perf_counter(), seconds))
+        print("on", flush=True)
+
     started = time.perf_counter()
     separator.separate_file(
         folder / "in.wav",
@@ -59,22 +62,13 @@ def separate(arguments: argparse.Namespace) -> None:
         residual=folder / "residual.wav",
         clip="clamp",
         tile_seconds=arguments.tile_seconds,
-        progress=lambda _: print("on", flush=True),
+        progress=progress,
     )
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f"done {seconds} {peak}", flush=True)
-
-
-def published_sizes() -> Separator:
-    """ResUNet30 with random weights."""
-    model, rng = ModelConfig(), np.random.default_rng(0)
-    variables = jax.tree.map(
-        lambda x: jax.numpy.asarray(0.03 * rng.uniform(0.5, 1.5, x.shape).astype(np.float32)),
-        variable_shapes(model),
-    )
-    text = TextConfig(encoder="hashed")
-    return Separator(model, variables, HashedEncoder(), 0, text, None)
+    # What comes after the first tile, with which compiling ends.
+    later = (started + seconds - ready[0][0]) / sum(done for _, done in ready[1:])
+    print(f"done {seconds} {peak} {later}", flush=True)
 
 
 def command(arguments: argparse.Namespace, folder: Path) -> list[str]:
@@ -116,13 +110,14 @@ def main() -> None:
         for minutes in arguments.minutes:
             write_noise(folder / "in.wav", minutes)
             ran = subprocess.run(command(arguments, folder), check=True, capture_output=True)
-            seconds, peak = map(float, ran.stdout.split(b"done ")[1].split())
-            per_minute.append(seconds / minutes)
+            seconds, peak, later = map(float, ran.stdout.split(b"done ")[1].split())
+            per_minute.append(60 * later)
             rate = 60 * minutes / seconds
             print(
                 f"{minutes:g} min: {seconds:.1f} s, {rate:.1f} s of audio a second, {peak:.2f} GB"
             )
-        print(f"time a minute, last to first: {per_minute[-1] / per_minute[0]:.3f}")
+        ratio = per_minute[-1] / per_minute[0]
+        print(f"time a minute once the first tile is done, last to first: {ratio:.3f}")
         print(
             f"killed in the middle, left that look finished: {killed(arguments, folder) or 'none'}"
         )

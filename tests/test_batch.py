@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from tiny_run import save_run
 
-from audiosep_jax import audio_io, batch
+from audiosep_jax import audio_io, batch, plots
 from audiosep_jax.errors import InputError
 from audiosep_jax.jobs import Job
 from audiosep_jax.queries import Part, Query
@@ -89,15 +89,13 @@ def test_keys_tell_what_changes_a_result(tmp_path, separator):
     recordings(tmp_path, ["a.wav", "b.wav"])
     settings, condition_NE = batch.Settings(), separator.embed_text(["rain"])
     (task,) = tasks_of(tmp_path, tmp_path / "out", settings, ["a.wav"], condition_NE)
-    weights = batch.fingerprint(separator)
+    weights = separator.fingerprint
     key = batch.key_of(task, settings, weights)
     assert batch.key_of(task, dataclasses.replace(settings, tile_seconds=9.0), weights) == key
-    assert batch.fingerprint(dataclasses.replace(separator)) == weights
+    assert dataclasses.replace(separator).fingerprint == weights
     more = jax.tree.map(lambda x: x + 1, separator.variables)
     others = [
-        batch.key_of(
-            task, settings, batch.fingerprint(dataclasses.replace(separator, variables=more))
-        ),
+        batch.key_of(task, settings, dataclasses.replace(separator, variables=more).fingerprint),
         batch.key_of(task, dataclasses.replace(settings, iterations=2), weights),
         batch.key_of(dataclasses.replace(task, condition_NE=-condition_NE), settings, weights),
         batch.key_of(dataclasses.replace(task, unwanted_ME=condition_NE), settings, weights),
@@ -115,3 +113,26 @@ def test_results_of_one_name_are_refused(tmp_path):
     batch.check_distinct([make(job)])
     with pytest.raises(InputError, match="two results have this name"):
         batch.check_distinct([make(job), make(other)])
+
+
+def test_the_picture_shows_the_residual_that_is_written(tmp_path, separator, monkeypatch):
+    """Also where all results had to be made quieter to fit into integers."""
+    audio_S = np.random.default_rng(0).standard_normal(8000)
+    soundfile.write(tmp_path / "a.wav", 2 * audio_S, 8000, subtype="FLOAT")
+    drawn = []
+
+    def draw(panels, path):
+        drawn.extend(panels)
+        path.touch()
+
+    monkeypatch.setattr(plots, "draw_figure", draw)
+    settings = batch.Settings(residual=True, subtype="PCM_16", plot="png")
+    condition_NE = separator.embed_text(["rain"])
+    (task,) = tasks_of(tmp_path, tmp_path / "out", settings, ["a.wav"], condition_NE)
+    record = batch.separate_task(separator, task, settings, tmp_path / "out", lambda seconds: None)
+    assert record["gain"] < 0.9
+    panels = dict(drawn)
+    assert list(panels) == ["mixture", "rain", "residual"]
+    written = plots.LogSpectrogram(8000, 8000)
+    written.add(audio_io.read(tmp_path / "out" / "a - residual.wav")[0])
+    np.testing.assert_allclose(panels["residual"].levels_db(), written.levels_db(), atol=0.1)

@@ -180,7 +180,7 @@ def test_what_the_format_cannot_hold_becomes_wav(separator):
 
 @pytest.mark.parametrize(
     ("subtype", "clip", "peak"),
-    [("FLOAT", "none", 1.5), ("FLOAT", "clamp", 1), ("PCM_16", "clamp", 1)],
+    [("FLOAT", "none", 1.5), ("FLOAT", None, 1.5), ("FLOAT", "clamp", 1), ("PCM_16", "clamp", 1)],
 )
 def test_clipping(all_pass, subtype, clip, peak):
     audio_CS = np.full((1, 4000), 3.0, np.float32)
@@ -189,11 +189,13 @@ def test_clipping(all_pass, subtype, clip, peak):
     np.testing.assert_allclose(estimate_NCS[..., 500:-500], peak, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_16"])
-def test_rescaling_is_one_factor_for_all(all_pass, subtype):
+@pytest.mark.parametrize(
+    ("subtype", "clip"), [("FLOAT", "rescale"), ("PCM_16", "rescale"), ("PCM_16", None)]
+)
+def test_rescaling_is_one_factor_for_all(all_pass, subtype, clip):
     audio_CS = noise(2, 8000, scale=1.0)
     name = save("in.wav", audio_CS, subtype="FLOAT")
-    told, _, estimate_NCS, rest_CS = run(all_pass, name, clip="rescale", subtype=subtype)
+    told, _, estimate_NCS, rest_CS = run(all_pass, name, clip=clip, subtype=subtype)
     assert max(np.abs(estimate_NCS).max(), np.abs(rest_CS).max()) == pytest.approx(1, abs=1e-4)
     assert told.factor < 0.6
     total_CS = estimate_NCS.sum(0) + rest_CS
@@ -203,7 +205,7 @@ def test_rescaling_is_one_factor_for_all(all_pass, subtype):
 def test_what_would_clip_is_refused_and_leaves_nothing(all_pass):
     name = save("in.wav", noise(1, 4000, scale=2.0), subtype="FLOAT")
     with pytest.raises(InputError, match="would clip in PCM_16"):
-        run(all_pass, name, subtype="PCM_16")
+        run(all_pass, name, subtype="PCM_16", clip="none")
     assert os.listdir() == ["in.wav"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.jobs import Ledger, all_parts, parse_shard, plan, share
+from audiosep_jax.jobs import Ledger, all_parts, plan, share
 from audiosep_jax.queries import Part, Query
 
 RAIN, DOG = Query((Part("text", "rain"),)), Query((Part("text", "dog"),))
@@ -142,24 +142,17 @@ def test_queries_come_from_one_place(tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_shares_cover_everything_once(count):
     items = list(range(5))
-    shares = [share(items, number, count) for number in range(1, count + 1)]
+    shares = [share(items, index, count) for index in range(count)]
     assert sorted(x for part in shares for x in part) == items
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-def test_shard_by_its_form():
-    assert parse_shard("2/8") == (2, 8)
-    for text in ("0/8", "9/8", "2", "2/8/1", "-1/8", "a/b", "", "1/0", "²/8"):
-        with pytest.raises(InputError, match="--shard"):
-            parse_shard(text)
 
 
 def test_the_ledger_believes_what_is_there_and_whole(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"1234")
     record = {"key": "k", "files": {"a.wav": 4}}
-    Ledger(tmp_path, 1, 2).add(record)
-    Ledger(tmp_path, 2, 2).add({"key": "gone", "files": {"b.wav": 4}})
-    assert (tmp_path / "separated.1-of-2.jsonl").read_text() == json.dumps(record) + "\n"
+    Ledger(tmp_path, 0, 2).add(record)
+    Ledger(tmp_path, 1, 2).add({"key": "gone", "files": {"b.wav": 4}})
+    assert (tmp_path / "separated.0-of-2.jsonl").read_text() == json.dumps(record) + "\n"
     assert Ledger(tmp_path).finished() == {"k": record}
     (tmp_path / "a.wav").write_bytes(b"123")
     assert Ledger(tmp_path).finished() == {}

@@ -378,8 +378,8 @@ def test_two_processes_of_which_one_is_killed_and_one_terminated_end_as_if_they_
         np.concatenate([np.ravel(x) for x in jax.tree.leaves(state_at(run, LAST_STEP).params)])
         for run in (tmp_path, finished)
     )
-    # AMSGrad makes whole steps of gradients that are nothing but rounding: not each by itself.
-    assert np.linalg.norm(a - b) < 0.01 * np.linalg.norm(b)
+    # The order of sums depends on the layout; a step moves parameters by up to 1e-2.
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
 
 
 # ------------------------------------------------------------------ what ends a run
@@ -595,6 +595,10 @@ MISTAKES = {
     ),
     "workdir below a file": (["--workdir=list.json/run"], "list.json/run: cannot be written to"),
     "rows for no device": (["--config.batch_size=12"], "batch_size=12 does not divide among 8"),
+    "rows for no part": (
+        ["--config.optim.accumulate_steps=2"],
+        "batch_size=8 does not divide among 8 devices in optim.accumulate_steps=2",
+    ),
 }
 
 

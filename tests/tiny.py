@@ -25,6 +25,8 @@ def get_config() -> ConfigDict:
     config.model.frequency_pools = (2,)
 
     config.optim.learning_rate = 1e-2
+    # Else a gradient that is nothing but rounding moves a weight by a whole step.
+    config.optim.epsilon = 1e-2
     config.optim.warmup = "none"
     config.optim.decay_steps = 100
     config.optim.ema_decay = 0.9

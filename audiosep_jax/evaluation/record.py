@@ -8,7 +8,6 @@ from importlib import metadata
 from typing import Any
 
 import jax
-import numpy as np
 
 from audiosep_jax.evaluation import protocols, results
 from audiosep_jax.evaluation.lists import Item, list_fingerprint
@@ -29,21 +28,10 @@ def about_of(
         "protocol": protocol.name,
         "list": list_fingerprint(items),
         "baseline": arguments.baseline,
-        "checkpoint": fingerprint_of(separator) if separator else "",
+        "checkpoint": separator.fingerprint if separator else "",
         "sample_rate_hz": sample_rate_hz,
         "scores": [bool(arguments.speech or protocol.speech), bool(arguments.clap_score)],
     }
-
-
-def fingerprint_of(separator: Separator) -> str:
-    """Hash of a separator's sizes, weights and text encoder."""
-
-    digest = hashlib.sha256(repr((separator.model, separator.text_fingerprint)).encode())
-    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(separator.variables))[0]
-    for path, leaf in leaves:
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()[:16]
 
 
 def results_of(
@@ -60,7 +48,7 @@ def results_of(
     checkpoint = separator and {
         "source": str(arguments.checkpoint),
         "step": separator.step,
-        "fingerprint": fingerprint_of(separator),
+        "fingerprint": separator.fingerprint,
         "sample_rate_hz": separator.model.sample_rate_hz,
         "text_encoder": separator.text.encoder,
     }
@@ -127,7 +115,6 @@ def notes_of(
 
 
 def version_of() -> str:
-    import jax
 
     try:
         own = metadata.version("audiosep-jax")

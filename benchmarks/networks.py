@@ -1,0 +1,23 @@
+"""Networks that the benchmarks run."""
+
+import jax
+import numpy as np
+
+from audiosep_jax.resunet import ModelConfig
+from audiosep_jax.separator import Separator
+from audiosep_jax.text.encoder import TextConfig
+from audiosep_jax.text.hashed import HashedEncoder
+from audiosep_jax.trained import variable_shapes
+
+
+def random_separator(model: ModelConfig) -> Separator:
+    """Random weights, such that every layer counts and no mask is all or nothing."""
+    rng = np.random.default_rng(0)
+
+    def draw(x: jax.ShapeDtypeStruct) -> np.ndarray:
+        spread = 1.7 * np.sqrt(np.prod(x.shape[:-1])) ** -1 if len(x.shape) > 1 else 0.2
+        centre = 1.0 if len(x.shape) == 1 else 0.0
+        return (centre + spread * rng.uniform(-1, 1, x.shape)).astype(np.float32)
+
+    variables = jax.device_put(jax.tree.map(draw, variable_shapes(model)), jax.devices()[0])
+    return Separator(model, variables, HashedEncoder(), 0, TextConfig(encoder="hashed"), None)
