@@ -22,6 +22,8 @@ from audiosep_jax.stft import istft, stft
 
 INFERENCE = "resunet30_inference"
 ODD_LENGTH = "resunet30_inference_odd_length"
+# As a user's machine compiles it, which conftest.py spares the other tests.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
 def separate(name, dtype):
@@ -30,7 +32,8 @@ def separate(name, dtype):
     inputs = cast((golden["mixture"][:, 0], golden["condition"]), dtype)
     network = AudioSep(ModelConfig())
     apply = functools.partial(network.apply, train=False, mutable=["intermediates"])
-    apply = jax.jit(functools.partial(apply, capture_intermediates=_is_compared))
+    apply = functools.partial(apply, capture_intermediates=_is_compared)
+    apply = jax.jit(apply, compiler_options=OPTIMIZED)
     estimate_BS, extra = apply(cast(published_variables(), dtype), *inputs)
     return np.asarray(estimate_BS), extra["intermediates"]
 

@@ -33,12 +33,6 @@ PUBLISHED_OPTIM = OptimConfig(warmup="none")
 TINY_OPTIM = OptimConfig(warmup="none", decay_steps=1000, clip_norm=1.0, ema_decay=0.9)
 
 
-@pytest.fixture(autouse=True)
-def compile_small_networks_quickly(request):
-    if "golden" not in request.node.name:
-        request.getfixturevalue("quick_compile")
-
-
 def golden_batch(step, dtype):
     batch = {
         "mixture": recipe.waveform(20 + 2 * step, 2, 1, 32000)[:, 0],

@@ -152,7 +152,8 @@ class Pair:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"--coordinator_address=localhost:{free.getsockname()[1]}"
-        flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
+        # The last of two equal flags counts.
+        flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1"
         command = [sys.executable, "train.py", *TINY, "--workdir", str(workdir), address]
         self.processes = [
             subprocess.Popen(
@@ -348,7 +349,7 @@ def test_two_processes_of_which_one_is_killed_and_one_terminated_end_as_if_they_
 ) -> None:
     often = (
         *("--config.num_steps=100000", "--config.checkpoint.every_steps=2"),
-        *("--config.checkpoint.keep_every_steps=4", "--heartbeat_seconds=20"),
+        *("--config.checkpoint.keep_every_steps=4", "--heartbeat_seconds=10"),
         "--config.valid.every_steps=100000",  # one program less to compile
     )
     pair = Pair(tmp_path, *often)
