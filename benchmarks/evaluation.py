@@ -2,7 +2,7 @@
 
     python benchmarks/evaluation.py --num_clips 2000
 
-Mixtures of clips of noise on disk go through the published sizes with random weights, once as
+Mixtures of clips of noise on disk go through ResUNet30 with random weights, once as
 `audiosep_jax.evaluate` does it (read, mixed, separated, scored, written) and, before and after,
 through the bare forward pass of one batch that lies in memory. The target is a ratio of 1.15.
 """
@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from networks import random_separator
 
 from audiosep_jax import audio_io
-from audiosep_jax.audiosep import AudioSep
 from audiosep_jax.compilation_cache import use_compilation_cache
 from audiosep_jax.evaluation.baselines import body_of
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.rows import RowsFile, file_name
 from audiosep_jax.evaluation.runner import Estimator, RunConfig, score_items
 from audiosep_jax.resunet import ModelConfig
+from audiosep_jax.separator import Separator
 from audiosep_jax.steps import parallel_eval_step, place_state, split_batch
 
 NUM_FILES = 16
@@ -75,16 +75,13 @@ def write_items(folder: Path, num_clips: int, seconds: float, rate_hz: int) -> l
     ]
 
 
-def random_estimator(model: ModelConfig) -> Estimator:
-    """The network with weights of a fresh one."""
-    arguments = (jnp.zeros((1, model.window_samples)), jnp.zeros((1, model.condition_features)))
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    init = jax.jit(
-        lambda key: AudioSep(model).init(key, *arguments, train=False), compiler_options=options
-    )
+def make_estimator(separator: Separator, baseline: str) -> Estimator:
+    """What is measured: the separator, or a baseline at its rate."""
+    model = separator.model
     condition_E = np.full(model.condition_features, model.condition_features**-0.5, np.float32)
-    variables = init(jax.random.key(0))
-    return Estimator(body_of("", model), variables, model.sample_rate_hz, {"noise": condition_E})
+    conditions = {"noise": condition_E}
+    variables = {} if baseline else separator.variables
+    return Estimator(body_of(baseline, model), variables, model.sample_rate_hz, conditions)
 
 
 def bare_seconds(estimator: Estimator, batch_size: int, num_samples: int, repeats: int) -> float:
@@ -108,10 +105,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--batch_size", type=int, default=jax.local_device_count())
     parser.add_argument("--repeats", type=int, default=8, help="of the bare forward pass")
+    parser.add_argument("--checkpoint", help="instead of ResUNet30 with random weights")
+    parser.add_argument(
+        "--baseline", default="", choices=["mixture", "irm"], help="instead of the network"
+    )
     arguments = parser.parse_args()
     use_compilation_cache()  # the same program three times
-    model = ModelConfig()
-    estimator = random_estimator(model)
+    checkpoint = arguments.checkpoint
+    separator = Separator.load(checkpoint) if checkpoint else random_separator(ModelConfig())
+    model = separator.model
+    estimator = make_estimator(separator, arguments.baseline)
     num_samples = round(arguments.seconds * model.sample_rate_hz)
     bare = [bare_seconds(estimator, arguments.batch_size, num_samples, arguments.repeats)]
     with tempfile.TemporaryDirectory() as name:

@@ -33,7 +33,7 @@ def separate(name, dtype):
     network = AudioSep(ModelConfig())
     apply = functools.partial(network.apply, train=False, mutable=["intermediates"])
     apply = functools.partial(apply, capture_intermediates=_is_compared)
-    apply = jax.jit(apply, compiler_options=OPTIMIZED)
+    apply = jax.jit(apply, compiler_options=OPTIMIZED if dtype == np.float32 else None)
     estimate_BS, extra = apply(cast(published_variables(), dtype), *inputs)
     return np.asarray(estimate_BS), extra["intermediates"]
 
