@@ -1,18 +1,23 @@
 """Every file in configs/ says how it is run, and takes a step in small."""
 
 import ast
+import functools
 import importlib.util
 import json
 import shlex
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from tiny_models import write_clap, write_clip
 from tiny_run import save_run
 
 import train
+from audiosep_jax.audiosep import AudioSep
 from audiosep_jax.config import from_mapping, material_difference
+from audiosep_jax.trained import variable_shapes
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 LINES = ("Command:", "Hardware:", "Time:", "Expect:")
@@ -71,6 +76,17 @@ def test_its_name_is_that_of_the_file_and_its_values_are_valid(path: Path) -> No
     assert config.name == path.stem
     assert config.valid.every_steps <= config.num_steps
     assert material_difference(config, from_mapping(load(path).get_config().to_dict())) is None
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_its_network_in_full_size_fits_its_clips(path: Path) -> None:
+    config = from_mapping(load(path).get_config().to_dict())
+    rows, num_samples = 2, round(config.data.segment_seconds * config.model.sample_rate_hz)
+    mixture_BS = jax.ShapeDtypeStruct((rows, num_samples), np.float32)
+    condition_BE = jax.ShapeDtypeStruct((rows, config.model.condition_features), np.float32)
+    apply = functools.partial(AudioSep(config.model).apply, train=False)
+    estimate_BS = jax.eval_shape(apply, variable_shapes(config.model), mixture_BS, condition_BE)
+    assert (estimate_BS.shape, estimate_BS.dtype) == ((rows, num_samples), np.float32)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

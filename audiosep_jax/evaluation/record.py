@@ -115,7 +115,6 @@ def notes_of(
 
 
 def version_of() -> str:
-
     try:
         own = metadata.version("audiosep-jax")
     except metadata.PackageNotFoundError:
