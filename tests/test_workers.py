@@ -17,12 +17,13 @@ from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.errors import InputError
 
 SCRIPT = """
-import dataclasses, multiprocessing, sys, time
+import dataclasses, multiprocessing, signal, sys, time
 sys.path[:0] = {paths!r}
 from tones import MIXING, SERIAL, conditions_of, tones
 from audiosep_jax.data import pipeline
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs behind `&` ignores it
     source, data = tones(4), dataclasses.replace(SERIAL, num_workers=2, num_threads=1)
     stream = pipeline.train_batches(
         source, conditions_of(source), MIXING, data, seed=0, batch_size=2, first_step=0
