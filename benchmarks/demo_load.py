@@ -1,12 +1,13 @@
 """The web page under many readers at once: is anything lost, and does memory come back?
 
-    python benchmarks/demo_load.py --readers 20 --seconds 60
+    python benchmarks/demo_load.py --readers 20 --seconds 60 --rounds 4
 
 Starts `python -m audiosep_jax.demo` with a small untrained network (or --checkpoint), lets every
 reader upload a recording of its own, separate it and fetch the sounds, again and again, over the
 HTTP that the page's script speaks. An answer counts where its parts add up to the recording that
-this reader sent. Memory is the server's resident set: when it is warm, and after the last reader
-has left. Then uploads over the limit, with their length announced and without.
+this reader sent. Memory is the server's resident set: when it is warm, the most of a round, and
+after the round's last reader has left. Then uploads over the limit, with their length announced
+and without.
 """
 
 import argparse
@@ -215,8 +216,39 @@ def memory_megabytes(pid: int) -> float:
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
 
 
+class MemoryPeak:
+    """The most memory that a process is seen to hold while the block runs."""
+
+    def __init__(self, pid: int) -> None:
+        self.megabytes, self._pid, self._over = 0.0, pid, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.1):
+            self.megabytes = max(self.megabytes, memory_megabytes(self._pid))
+
+    def __enter__(self) -> "MemoryPeak":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def report_load(load: Load) -> None:
+    """What came of a round's requests, and how long each took."""
+    total = load.right + load.wrong + len(load.failed)
+    print(f"  {total} requests, {load.right} answered right, {load.wrong} wrong, ", end="")
+    print(f"{len(load.failed)} failed")
+    for line in sorted(set(load.failed)):
+        print(f"    {line}")
+    waited = np.percentile(load.waited_seconds, [50, 99])
+    print(f"  waited {waited[0]:.1f} s (median), {waited[1]:.1f} s (99 of 100)")
 
 
 def report(arguments: argparse.Namespace, checkpoint: Path, folder: Path) -> None:
@@ -224,23 +256,15 @@ def report(arguments: argparse.Namespace, checkpoint: Path, folder: Path) -> Non
     with serve(checkpoint, folder, arguments.concurrency) as (url, pid):
         Load(url, arguments.readers, 0).run()  # what grows once: threads, compiled programs
         time.sleep(SETTLE_SECONDS)
-        before = memory_megabytes(pid)
-        load = Load(url, arguments.readers, arguments.seconds).run()
-        during = memory_megabytes(pid)
-        time.sleep(SETTLE_SECONDS)
-        after = memory_megabytes(pid)
-        lost = load.wrong + len(load.failed)
-        total = load.right + lost
-        print(
-            f"{arguments.readers} readers for {arguments.seconds:g} s: {total} requests, ", end=""
-        )
-        print(f"{load.right} answered right, {load.wrong} wrong, {len(load.failed)} failed")
-        for line in sorted(set(load.failed)):
-            print(f"  {line}")
-        waited = np.percentile(load.waited_seconds, [50, 99])
-        print(f"waited {waited[0]:.1f} s (median), {waited[1]:.1f} s (99 of 100)")
-        print(f"memory: {before:.0f} MB warm, {during:.0f} MB at the end of the load, ", end="")
-        print(f"{after:.0f} MB {SETTLE_SECONDS} s later: {after - before:+.1f} MB")
+        print(f"memory when warm: {memory_megabytes(pid):.0f} MB")
+        for number in range(1, arguments.rounds + 1):
+            with MemoryPeak(pid) as peak:
+                load = Load(url, arguments.readers, arguments.seconds).run()
+            time.sleep(SETTLE_SECONDS)
+            print(f"round {number}, {arguments.readers} readers, {arguments.seconds:g} s:")
+            report_load(load)
+            after = f"{memory_megabytes(pid):.0f} MB {SETTLE_SECONDS} s later"
+            print(f"  memory: at most {peak.megabytes:.0f} MB, {after}", flush=True)
         kinds = [path.relative_to(folder).parts[1] for path in _files(folder)]
         print(f"files: {kinds.count('answers')} of answers, {kinds.count('uploads')} uploads")
         for announced in (True, False):
@@ -256,6 +280,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="default: a small untrained network")
     parser.add_argument("--readers", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--concurrency", type=int, default=2)
     parser.add_argument("--too_many_megabytes", type=int, default=200)
     arguments = parser.parse_args()

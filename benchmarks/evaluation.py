@@ -3,11 +3,13 @@
     python benchmarks/evaluation.py --num_clips 2000
 
 Mixtures of clips of noise on disk go through ResUNet30 with random weights, once as
-`audiosep_jax.evaluate` does it (read, mixed, separated, scored, written) and, before and after,
-through the bare forward pass of one batch that lies in memory. The target is a ratio of 1.15.
+`audiosep_jax.evaluate` does it (read, mixed, separated, scored, written) and, before, between and
+after the parts of the run, through the bare forward pass of one batch that lies in memory: a
+machine that is faster now and slower then is so for both. The target is a ratio of 1.15.
 """
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -84,19 +86,37 @@ def make_estimator(separator: Separator, baseline: str) -> Estimator:
     return Estimator(body_of(baseline, model), variables, model.sample_rate_hz, conditions)
 
 
-def bare_seconds(estimator: Estimator, batch_size: int, num_samples: int, repeats: int) -> float:
-    """Median seconds a clip of the forward pass alone; the first, which compiles, left out."""
-    rng = np.random.default_rng(1)
-    mixture_BS = 0.1 * rng.standard_normal((batch_size, num_samples), np.float32)
-    condition_BE = np.stack([estimator.conditions["noise"]] * batch_size)
-    batch = split_batch({"mixture": mixture_BS, "condition": condition_BE})
-    step = parallel_eval_step(lambda variables, x: {"estimate": estimator.body(variables, x)})
-    variables, taken = place_state(estimator.variables), []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(step(variables, batch))
-        taken.append((time.perf_counter() - start) / batch_size)
-    return statistics.median(taken[1:])
+class BareForward:
+    """The forward pass alone, of one batch that lies in memory."""
+
+    def __init__(self, estimator: Estimator, batch_size: int, num_samples: int) -> None:
+        rng = np.random.default_rng(1)
+        mixture_BS = 0.1 * rng.standard_normal((batch_size, num_samples), np.float32)
+        condition_BE = np.stack([estimator.conditions["noise"]] * batch_size)
+        self._batch = split_batch({"mixture": mixture_BS, "condition": condition_BE})
+        self._step = parallel_eval_step(lambda v, x: {"estimate": estimator.body(v, x)})
+        self._variables, self._batch_size = place_state(estimator.variables), batch_size
+        self._call()  # compiles
+
+    def seconds(self, repeats: int) -> list[float]:
+        """Seconds a clip of each of `repeats` calls."""
+        taken = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self._call()
+            taken.append((time.perf_counter() - start) / self._batch_size)
+        return taken
+
+    def _call(self) -> None:
+        jax.block_until_ready(self._step(self._variables, self._batch))
+
+
+def part_seconds(clock: Clock, first: int, batch_size: int) -> float:
+    """Seconds a clip of a part of the run from its first batch, which compiles, to its last."""
+    seconds = clock.seconds[first:]
+    if len(seconds) <= batch_size:
+        raise SystemExit("error: every part needs more than one batch: fewer --parts")
+    return (seconds[-1] - seconds[batch_size - 1]) / (len(seconds) - batch_size)
 
 
 def main() -> None:
@@ -104,7 +124,8 @@ def main() -> None:
     parser.add_argument("--num_clips", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--batch_size", type=int, default=jax.local_device_count())
-    parser.add_argument("--repeats", type=int, default=8, help="of the bare forward pass")
+    parser.add_argument("--parts", type=int, default=10, help="of the run, bare passes between")
+    parser.add_argument("--repeats", type=int, default=8, help="of the bare passes, each time")
     parser.add_argument("--checkpoint", help="instead of ResUNet30 with random weights")
     parser.add_argument(
         "--baseline", default="", choices=["mixture", "irm"], help="instead of the network"
@@ -116,29 +137,35 @@ def main() -> None:
     model = separator.model
     estimator = make_estimator(separator, arguments.baseline)
     num_samples = round(arguments.seconds * model.sample_rate_hz)
-    bare = [bare_seconds(estimator, arguments.batch_size, num_samples, arguments.repeats)]
+    forward = BareForward(estimator, arguments.batch_size, num_samples)
+    bare, scored = [forward.seconds(arguments.repeats)], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         items = write_items(folder, arguments.num_clips, arguments.seconds, model.sample_rate_hz)
+        config = RunConfig(arguments.batch_size)
         with Clock(folder / file_name((0, 1))) as clock:
-            config = RunConfig(arguments.batch_size)
-            score_items(items, estimator, model.sample_rate_hz, clock, {}, config)
-    bare.append(bare_seconds(estimator, arguments.batch_size, num_samples, arguments.repeats))
-    report(clock, bare, arguments.batch_size, model.sample_rate_hz)
+            for part in np.array_split(np.arange(len(items)), arguments.parts):
+                some = [items[n] for n in part]
+                score_items(some, estimator, model.sample_rate_hz, clock, {}, config)
+                scored.append(part_seconds(clock, part[0], arguments.batch_size))
+                bare.append(forward.seconds(arguments.repeats))
+    device = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
+    rate = f"{model.sample_rate_hz} Hz"
+    print(f"{device}, {rate}, {len(items)} clips in batches of {arguments.batch_size}")
+    report(clock.megabytes, scored, bare)
 
 
-def report(clock: Clock, bare: list[float], batch_size: int, rate_hz: int) -> None:
-    """Seconds a clip from the first batch to the last, over those of the bare forward pass."""
-    taken = clock.seconds[-1] - clock.seconds[batch_size - 1]
-    per_clip = taken / (len(clock.seconds) - batch_size)
-    device = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}, {rate_hz} Hz"
-    print(f"{device}, {len(clock.seconds)} clips in batches of {batch_size}")
-    print(f"evaluation    {per_clip:.3f} s a clip")
-    print(f"bare forward  {bare[0]:.3f} s a clip before, {bare[1]:.3f} after")
-    print(f"ratio         {per_clip / statistics.mean(bare):.3f} (target 1.15)")
-    quarter = len(clock.megabytes) // 4
-    parts = [max(clock.megabytes[n * quarter : (n + 1) * quarter]) for n in range(4)]
-    told = ", ".join(f"{part:.0f}" for part in parts)
+def report(megabytes: list[float], scored: list[float], bare: list[list[float]]) -> None:
+    """Means over the run; each part also over the bare passes before and behind it."""
+    beside = [statistics.mean([*a, *b]) for a, b in itertools.pairwise(bare)]
+    ratios = sorted(x / y for x, y in zip(scored, beside, strict=True))
+    calls = list(itertools.chain(*bare))
+    print(f"evaluation    {statistics.mean(scored):.4f} s a clip")
+    print(f"bare forward  {statistics.mean(calls):.4f} s a clip, {min(calls):.4f} at best")
+    print(f"ratio         {statistics.mean(scored) / statistics.mean(calls):.3f} (target 1.15)")
+    print(f"of the parts  {ratios[0]:.3f} to {ratios[-1]:.3f}, {statistics.median(ratios):.3f}")
+    quarters = np.array_split(np.array(megabytes), 4)
+    told = ", ".join(f"{quarter.max():.0f}" for quarter in quarters)
     print(f"memory        at most {told} MB in each quarter of the run")
 
 

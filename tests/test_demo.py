@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import os
+import platform
 import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 from pathlib import Path
 
@@ -19,12 +21,13 @@ from tiny_run import RATE_HZ, save_run
 
 from audiosep_jax import audio_io
 from audiosep_jax.demo import __main__ as command
-from audiosep_jax.demo import page, work
+from audiosep_jax.demo import memory, page, work
 from audiosep_jax.demo.guard import FORM_BYTES, Guard
 from audiosep_jax.demo.shelf import Cancelled, Shelf
+from audiosep_jax.demo.temporary import own_folder
 from audiosep_jax.errors import InputError
 from audiosep_jax.separator import Separator
-from benchmarks.demo_load import Reader, sounds
+from benchmarks.demo_load import Reader, memory_megabytes, sounds
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -186,6 +189,48 @@ def test_sweep_takes_old_answers_only(tmp_path):
     assert (old.folder.exists(), new.folder.exists()) == (False, True)
     shelf.clear()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_servers_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    program = (
+        "from audiosep_jax.demo.temporary import own_folder\n"
+        "with own_folder() as folder: print(folder, flush=True); input()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        killed = Path(process.stdout.readline().strip())
+        (killed / "uploads").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with own_folder():
+            assert killed.is_dir()  # in use
+        process.kill()
+    with own_folder() as running:
+        beginning, foreign = tmp_path / f"{killed.name}_new", tmp_path / "other"
+        beginning.mkdir()  # has no lock yet
+        (tmp_path / f"{killed.name}_link").symlink_to(foreign)
+        foreign.mkdir()
+        (foreign / "in-use").touch()
+        with own_folder() as new:
+            left = {path for path in tmp_path.iterdir() if not path.is_symlink()}
+            assert left == {running, beginning, foreign, new}
+        assert not new.exists()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep little")
+def test_memory_that_is_not_used_goes_back_to_the_system():
+    # Blocks too small to be mapped one by one, and one behind them that stays.
+    blocks = [np.ones(6000) for _ in range(2000)]
+    del blocks[:-1]
+    kept = memory_megabytes(os.getpid())
+    memory.give_back()
+    assert kept - memory_megabytes(os.getpid()) > 80  # of 92
 
 
 # ---------------------------------------------------------------------- what may pass

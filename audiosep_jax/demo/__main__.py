@@ -8,12 +8,11 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from audiosep_jax.arguments import Parser
+from audiosep_jax.demo.temporary import own_folder
 from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,14 +55,14 @@ def _serve(arguments: argparse.Namespace) -> None:
         separator = _load(arguments.checkpoint, arguments.text_model)
         # `kill` ends it as Ctrl-C does, so that its files are removed.
         signal.signal(signal.SIGTERM, _interrupt)
-        with tempfile.TemporaryDirectory(prefix="audiosep_jax_demo_") as folder:
+        with own_folder() as folder:
             # Set before Gradio is imported, which makes the folder at once.
-            os.environ["GRADIO_TEMP_DIR"] = os.path.join(folder, "uploads")
+            os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
             from audiosep_jax.demo.page import Limits
             from audiosep_jax.demo.server import Site
 
             limits = Limits(arguments.max_seconds, arguments.max_megabytes, arguments.concurrency)
-            site = Site(separator, Path(folder, "answers"), sock, limits)
+            site = Site(separator, folder / "answers", sock, limits)
             print(f"http://{_address(sock)}", flush=True)
             site.run()
 

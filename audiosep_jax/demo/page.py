@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio_client.utils import is_http_url_like
 
-from audiosep_jax.demo import work
+from audiosep_jax.demo import memory, work
 from audiosep_jax.demo.shelf import Cancelled, Shelf
 from audiosep_jax.errors import InputError
 from audiosep_jax.separator import Separator
@@ -174,6 +174,8 @@ class Actions:
         except Exception as error:
             log.exception("a request failed")
             raise _error("Something went wrong on the server; its log tells what") from error
+        finally:
+            memory.give_back()
 
     def cancel(self, request: gr.Request) -> str:
         """Stops what the reader's page has running, between two tiles."""
