@@ -3,7 +3,7 @@
 Command:   python train.py --config configs/clap_hybrid.py --config.data.root=train.json --config.data.valid_root=valid.json
 Hardware:  eight GPUs or TPU cores of 32 GB, 12 clips of 5 s each
 On a GPU:  one H200 or H100 with --config.model.dtype=bfloat16, as configs/clap.py says
-Time:      not measured here; as configs/clap.py, and CLAP's audio tower for each second batch
+Time:      not measured here; 6 days of eight V100s and more, for CLAP's audio tower runs too
 Expect:    unknown: the published weights had ratio 1, which reach SDRi 7.74 dB on AudioSet
 """  # noqa: E501
 
