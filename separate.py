@@ -71,10 +71,12 @@ def _separate(arguments: argparse.Namespace) -> int:
         labels, condition_NE = conditions(job.queries, vectors, unwanted_ME.shape[1])
         tasks.append(batch.make_task(job, labels, condition_NE, unwanted_ME, settings, output))
     batch.check_distinct(tasks)
+    read = [*(str(job.recording) for job in jobs), *(part.value for part in material)]
+    inputs = {os.path.realpath(path) for path in read}
     tasks = share(tasks, *arguments.shard)
     ledger = Ledger(output, *arguments.shard) if many or arguments.resume else None
     weights = separator.fingerprint if ledger else ""
-    keys = {id(task): batch.key_of(task, settings, weights) for task in tasks}
+    keys = {id(task): batch.key_of(task, settings, weights, output) for task in tasks}
     finished = ledger.finished() if ledger and arguments.resume else {}
     records = [finished[keys[id(task)]] for task in tasks if keys[id(task)] in finished]
     tasks = [task for task in tasks if keys[id(task)] not in finished]
@@ -91,6 +93,7 @@ def _separate(arguments: argparse.Namespace) -> int:
             output,
             devices=batch.devices_to_use(),
             progress=bar.update,
+            inputs=inputs,
         )
         for task, result in results:
             if isinstance(result, batch.Failure):
@@ -102,10 +105,11 @@ def _separate(arguments: argparse.Namespace) -> int:
             records.append(record)
             bar.clear()
             _report(task, record, output, many)
-    if arguments.json:
-        _write_json(arguments.json, [batch.whole_record(record, output) for record in records])
     if failures and not many:
         raise InputError(failures[0].message)
+    if arguments.json:
+        path = _of_shard(arguments.json, *arguments.shard)
+        _write_json(path, [batch.whole_record(record, output) for record in records])
     for failure in failures:
         _say("error:", failure.message)
     if failures:
@@ -144,6 +148,11 @@ def _check_recording(job: Job) -> None:
         pass
 
 
+def _of_shard(path: Path, index: int, count: int) -> Path:
+    """`found.json` as `found.0-of-8.json` where several processes write one each."""
+    return path.with_suffix(f".{index}-of-{count}{path.suffix}") if count > 1 else path
+
+
 def _write_json(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """All records as one list, whole or not at all."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -158,10 +167,13 @@ def _write_json(path: Path, records: Sequence[dict[str, Any]]) -> None:
 
 def _report(task: "Task", record: dict[str, Any], output: Path, many: bool) -> None:
     """Paths on standard output; on the other, how much of what was asked for is there, and when."""
-    for name in record["files"]:
-        # A path need not be valid text.
-        sys.stdout.buffer.write(os.fsencode(output / name) + b"\n")
-    sys.stdout.flush()
+    try:
+        for name in record["files"]:
+            # A path need not be valid text.
+            sys.stdout.buffer.write(os.fsencode(output / name) + b"\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads the paths any more; the work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     for result in record["results"]:
         where = f"{task.job.name}: " if many else ""
         times = [f"{start:.1f}-{end:.1f}" for start, end in result["active"]]

@@ -38,6 +38,8 @@ def check_file(path: Path) -> None:
     try:
         if not path.exists():
             raise AudioError(f"{path}: no such file")
+        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            raise AudioError(f"{path}: cannot be opened (Permission denied)")
         if not path.is_file():
             raise AudioError(f"{path}: is not a file but a folder or device")
         num_bytes = path.stat().st_size

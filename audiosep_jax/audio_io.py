@@ -28,6 +28,7 @@ from audiosep_jax.resampling import Resampler, resample
 
 __all__ = [
     "INTEGER_BITS",
+    "UNBOUNDED",
     "AudioError",
     "AudioReader",
     "AudioWriter",
@@ -46,7 +47,14 @@ _READ_FRAMES = 1 << 20
 _WRITE_FRAMES = 1 << 16  # libsndfile's Vorbis encoder overruns its stack with much more
 # A FLAC stream of unknown length promises 2^63 - 1 frames.
 _UNKNOWN_FRAMES = 1 << 48
-INTEGER_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+INTEGER_BITS = {
+    **{"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32},
+    **{f"ALAC_{bits}": bits for bits in (16, 20, 24, 32)},
+}
+# Those that hold samples beyond -1..1; in all others they would wrap round or be cut off.
+UNBOUNDED = frozenset(
+    ("FLOAT", "DOUBLE", "VORBIS", "OPUS", *(f"MPEG_LAYER_{n}" for n in ("I", "II", "III")))
+)
 _SAMPLE_BYTES = {"DOUBLE": 8, "PCM_24": 3, "PCM_16": 2, "PCM_U8": 1, "PCM_S8": 1}
 _SHORT_FORMATS = ("WAV", "WAVEX", "AIFF")
 _WAV_MAX_BYTES = 0xFFFFFFFF - 4096
@@ -149,7 +157,7 @@ class AudioWriter:
         path: where it appears; its folder is made where missing.
         format: as libsndfile calls it. A WAV of unknown length ends with an error at 4 GB.
         clip: of samples beyond -1..1. `clamp` limits them; `none` writes them as they are, where
-            the subtype is of floating point, and else refuses.
+            the subtype holds them (`UNBOUNDED`), and else refuses.
         num_samples: how many will come, where known: a WAV that has to be gets 64-bit lengths.
 
     Raises:
@@ -173,7 +181,7 @@ class AudioWriter:
         self._subtype, self._clip = subtype, clip
         self._sample_bytes = _SAMPLE_BYTES.get(subtype, 4)
         expected_bytes = (num_samples or 0) * num_channels * self._sample_bytes
-        if format == "WAV" and expected_bytes >= _WAV_MAX_BYTES:
+        if format in ("WAV", "WAVEX") and expected_bytes >= _WAV_MAX_BYTES:
             format = "RF64"  # WAV with 64-bit lengths
         self._bytes_left = _WAV_MAX_BYTES if format in _SHORT_FORMATS else float("inf")
         self._new_folders = [x for x in self.path.absolute().parents if not x.exists()]
@@ -244,7 +252,7 @@ class AudioWriter:
             )
         if peak > 1 and self._clip == "clamp":
             audio_SC = np.clip(audio_SC, -1, 1)
-        elif peak > 1 and self._subtype in INTEGER_BITS:
+        elif peak > 1 and self._subtype not in UNBOUNDED:
             what = f"a peak of {peak:.3g} would clip in {self._subtype}"
             raise InputError(f"{self.path}: not written, {what}")
         if self._subtype not in INTEGER_BITS:
@@ -332,7 +340,6 @@ def writable_format(
         InputError: what was asked for cannot be written.
     """
     asked = (format or recording.format).upper()
-    asked = "WAV" if asked in ("WAVEX", "RF64") else asked  # the writer sees to long ones
     if asked not in soundfile.available_formats():
         raise InputError(f"{asked} is no format that libsndfile writes; choose WAV or FLAC")
     wanted = [subtype.upper()] if subtype else [recording.subtype, _default_subtype(asked)]
@@ -343,7 +350,8 @@ def writable_format(
                 return name, choice
     kind = f"{asked} {subtype}" if subtype else asked
     audio = f"{recording.num_channels} channels at {recording.sample_rate_hz} Hz"
-    raise InputError(f"{recording.path}: {audio} cannot be written as {kind}; choose WAV or FLAC")
+    others = " or ".join(name for name in ("WAV", "FLAC") if name != asked)
+    raise InputError(f"{recording.path}: {audio} cannot be written as {kind}; choose {others}")
 
 
 def suffix_of(format: str, subtype: str) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from audiosep_jax import audio_io, plots
 from audiosep_jax.audio_io import AudioReader
 from audiosep_jax.errors import InputError
 from audiosep_jax.file_separation import Clip, SeparatedFile, separate_recording
-from audiosep_jax.jobs import Job
+from audiosep_jax.jobs import Job, state_of
 from audiosep_jax.naming import MAX_STEM_BYTES, check_inside, cut, output_names
 from audiosep_jax.presence import presence, spans
 from audiosep_jax.refining import refined
@@ -94,14 +94,14 @@ def check_distinct(tasks: Sequence[Task]) -> None:
                 raise InputError(f"{path}: two results have this name; give them others")
 
 
-def key_of(task: Task, settings: Settings, weights: str) -> str:
+def key_of(task: Task, settings: Settings, weights: str, output: Path) -> str:
     """Names a result: changes with the recording, the queries, the weights and the settings."""
     try:
         stat = task.job.recording.stat()
     except (OSError, ValueError):
         return ""
     how = dataclasses.asdict(dataclasses.replace(settings, tile_seconds=None))
-    names = [path.name for path in task.results]
+    names = [str(path.relative_to(output)) for path in task.results]
     about = [task.job.name, stat.st_size, stat.st_mtime_ns, names, how, weights]
     digest = hashlib.sha256(json.dumps(about).encode())
     digest.update(np.ascontiguousarray(task.condition_NE).tobytes())
@@ -118,13 +118,19 @@ def separate_task(
     settings: Settings,
     output: Path,
     progress: Callable[[float], None],
+    inputs: Set[str] = frozenset(),
 ) -> dict[str, Any]:
-    """Writes the results of a task; its record, with paths relative to `output`."""
+    """Writes the results of a task; its record, with paths relative to `output`.
+
+    InputError where a result would take the place of one of `inputs`, real paths.
+    """
     with AudioReader(task.job.recording) as recording:
         form = audio_io.writable_format(recording, settings.output_format, settings.subtype)
     paths = [path.with_name(path.name + audio_io.suffix_of(*form)) for path in task.results]
     for path in [*paths, *([task.plot] if task.plot else [])]:
         check_inside(output, path)
+        if os.path.realpath(path) in inputs:
+            raise InputError(f"{path}: is the input of a result; choose another output")
     queries = len(task.labels)
 
     def start(recording: AudioReader) -> Any:
@@ -183,7 +189,7 @@ def _record(task: Task, done: SeparatedFile, output: Path) -> dict[str, Any]:
         "format": f"{done.format} {done.subtype}",
         "gain": done.factor,
         "results": results,
-        "files": {str(path.relative_to(output)): path.stat().st_size for path in files},
+        "files": {str(path.relative_to(output)): state_of(path) for path in files},
     }
 
 
@@ -223,10 +229,11 @@ def separate_all(
     *,
     devices: Sequence[jax.Device],
     progress: Callable[[float], None],
+    inputs: Set[str] = frozenset(),
 ) -> Iterator[tuple[Task, dict[str, Any] | Failure]]:
     """Every task with its record, or why there is none, as they are finished.
 
-    One recording at a time on each of the devices.
+    One recording at a time on each of the devices; none of `inputs` is written to.
     """
     stop = threading.Event()
 
@@ -243,7 +250,7 @@ def separate_all(
     def run(task: Task) -> dict[str, Any] | Failure:
         mine = free.get()
         try:
-            return separate_task(mine, task, settings, output, advance)
+            return separate_task(mine, task, settings, output, advance, inputs)
         except Stopped:
             raise
         except Exception as error:  # whatever it is, the other recordings are separated

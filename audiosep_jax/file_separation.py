@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, get_args
 
 import numpy as np
 
@@ -53,10 +54,12 @@ def separate_recording(
     """Reads, separates and writes block by block; the files appear at the end, all or none."""
     paths = (*outputs, *([residual] if residual else []))
     _check_paths(input, paths)
+    if clip not in (None, *get_args(Clip)):
+        raise InputError(f"clip={clip!r} must be {', '.join(get_args(Clip))} or None")
     with AudioReader(input) as recording, contextlib.ExitStack() as stack:
         format, subtype = audio_io.writable_format(recording, output_format, subtype)
         if clip is None:
-            clip = "rescale" if subtype in audio_io.INTEGER_BITS else "none"
+            clip = "none" if subtype in audio_io.UNBOUNDED else "rescale"
         stream = start_stream(recording)
         make = functools.partial(
             AudioWriter,
@@ -125,7 +128,7 @@ def _stored(
 
 
 def _check_paths(input: Path, paths: Sequence[Path]) -> None:
-    if len({path.absolute() for path in paths}) < len(paths):
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
         raise InputError(f"{paths[0]}: two outputs have the same name")
     for path in paths:
         if path.exists() and input.exists() and path.samefile(input):

@@ -10,11 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.naming import RECORDING_SUFFIXES, checked_name, distinct
+from audiosep_jax.naming import MAX_STEM_BYTES, RECORDING_SUFFIXES, checked_name, cut, distinct
 from audiosep_jax.queries import Part, Query, queries_of
 
 Item = TypeVar("Item")
 MAX_CELL_CHARACTERS = 4096
+MAX_PLACE_BYTES = MAX_STEM_BYTES - len(" (9999)")
 COLUMNS = ("file", "query", "output")
 
 
@@ -77,9 +78,18 @@ def _of_folder(source: Path, output: Path, queries: Sequence[Query]) -> list[Job
 
 
 def _recordings(source: Path, output: Path) -> list[Path]:
-    """Files that their names say are recordings, sorted; hidden ones and results left out."""
-    found = []
-    for folder, folders, names in os.walk(source):
+    """Files that their names say are recordings, sorted; hidden ones and results left out.
+
+    A folder that cannot be opened is among them, so that it is told at the end as such files are.
+    """
+    found: list[Path] = []
+
+    def closed(error: OSError) -> None:
+        if Path(error.filename) == source:
+            raise InputError(f"{source}: cannot be opened ({error.strerror})") from error
+        found.append(Path(error.filename))
+
+    for folder, folders, names in os.walk(source, onerror=closed):
         here = Path(folder)
         folders[:] = [
             name
@@ -95,12 +105,16 @@ def _recordings(source: Path, output: Path) -> list[Path]:
 
 
 def _places(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    """The paths without suffix, but with it where two would be alike, and then with a number."""
+    """The paths without suffix, but with it where two would be alike, and then with a number.
+
+    Cut such that the number and what is asked for fit into a file name behind them.
+    """
     keys = [str(path.with_suffix("")).casefold() for path in paths]
     count = Counter(keys)
     pairs = zip(paths, keys, strict=True)
     names = [str(path if count[key] > 1 else path.with_suffix("")) for path, key in pairs]
-    return [PurePosixPath(name) for name in distinct(names)]
+    short = [path.with_name(cut(path.name, MAX_PLACE_BYTES)) for path in map(PurePosixPath, names)]
+    return [PurePosixPath(name) for name in distinct([str(path) for path in short])]
 
 
 # ---------------------------------------------------------------------- lists
@@ -226,11 +240,16 @@ class Ledger:
     def _is_whole(self, record: Mapping[str, Any]) -> bool:
         try:
             return all(
-                (self._output / name).stat().st_size == num_bytes
-                for name, num_bytes in record["files"].items()
+                state_of(self._output / name) == state for name, state in record["files"].items()
             )
         except (OSError, ValueError, AttributeError):
             return False
+
+
+def state_of(path: Path) -> list[int]:
+    """Bytes and time of the last change, ns: another's once something else has written the file."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _ends_with_newline(file: Any) -> bool:

@@ -5,6 +5,7 @@ Figures need matplotlib, which is imported where one is drawn; no display, no gl
 
 import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ MAX_TITLE_CHARACTERS = 90
 _FRAMES_AT_ONCE = 512
 _SECONDS_BEFORE_MINUTES = 600
 # Opaque, so that text is as readable on a dark page as on a light one, whatever a user's style.
+_drawing = threading.RLock()  # matplotlib's settings are those of the process
 _STYLE: dict[Any, Any] = {
     "axes.edgecolor": "black",
     "axes.facecolor": "white",
@@ -190,7 +192,7 @@ def new_figure(path: str | os.PathLike[str], width: float, height: float) -> Ite
 
     path = Path(path)
     part = path.with_name(f".{path.name[:80]}.{os.getpid()}.part")
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with _drawing, matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # drawn as a box
         figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
         yield figure

@@ -35,7 +35,7 @@ MAX_ITERATIONS = 10
 
 def check_options(arguments: argparse.Namespace) -> None:
     """InputError for what is wrong by itself; makes and loads nothing."""
-    source, output, checkpoint = arguments.input, arguments.output, arguments.checkpoint
+    output, checkpoint = arguments.output, arguments.checkpoint
     if not 1 <= arguments.iterations <= MAX_ITERATIONS:
         raise InputError(f"--iterations {arguments.iterations}: must lie in 1..{MAX_ITERATIONS}")
     if arguments.tile_seconds is not None and not 0 < arguments.tile_seconds < math.inf:
@@ -44,7 +44,7 @@ def check_options(arguments: argparse.Namespace) -> None:
         raise InputError(f"--checkpoint {checkpoint}: no such folder or file")
     _check_output("--output", output)
     if arguments.json:
-        _check_json(arguments.json, source)
+        _check_json(arguments.json)
     if arguments.output_format and arguments.subtype:
         import soundfile
 
@@ -71,12 +71,12 @@ def _check_output(option: str, output: Path) -> None:
         raise InputError(f"{option} {output}: cannot be written to")
 
 
-def _check_json(path: Path, source: Path) -> None:
+def _check_json(path: Path) -> None:
     _check_output("--json", path.absolute().parent)
     if os.path.isdir(path):
         raise InputError(f"--json {path}: is a folder")
-    if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-        raise InputError(f"--json {path}: is the input")
+    if path.suffix.lower() != ".json":  # of recordings, results and lists it takes no place
+        raise InputError(f"--json {path}: must end in .json")
 
 
 class _AddQuery(argparse.Action):
@@ -227,9 +227,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--clip",
         choices=("none", "rescale", "clamp"),
-        help="of results beyond full scale: write them to floating-point files and refuse others, "
-        "make all results of a recording quieter, or cut them off (default: rescale for formats of "
-        "integers, which else would lose the work, and none for others)",
+        help="of results beyond full scale: write them to files that hold them and refuse others, "
+        "make all results of a recording quieter, or cut them off (default: none for floating "
+        "point, Vorbis, Opus and MP3; rescale for the rest, where the work else would be lost)",
     )
     group.add_argument(
         "--residual", action="store_true", help="also write the recording minus all targets"
@@ -246,7 +246,8 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--json",
         type=Path,
         metavar="FILE",
-        help="also write what was found: presence of each query and when it is active",
+        help="also write what was found: presence of each query and when it is active; with "
+        "--shard 0/8 to FILE's name with .0-of-8 in it",
     )
 
 

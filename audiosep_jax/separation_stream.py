@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from audiosep_jax.errors import InputError
 from audiosep_jax.resampling import Resampler, waiting_seconds
 from audiosep_jax.resunet import ModelConfig
 from audiosep_jax.streaming import TileStream, latency_samples, tile_bytes
@@ -70,7 +71,11 @@ class SeparationStream:
         return network + waiting_seconds(rate_hz, model_hz) + waiting_seconds(model_hz, rate_hz)
 
     def feed(self, audio_CS: np.ndarray) -> np.ndarray:
-        """`(N, C, S)` estimates that are ready, which follow on those given before."""
+        """`(N, C, S)` estimates that are ready, which follow on those given before.
+
+        InputError where the block is not `(channels, S)` of finite floating-point samples.
+        """
+        audio_CS = _checked_block(audio_CS, self._shape[1])
         step = max(1, round(FEED_SECONDS * self._rate_hz))
         ready = [self._nothing()]
         for start in range(0, audio_CS.shape[1], step):
@@ -110,6 +115,18 @@ class SeparationStream:
 
     def _nothing(self) -> np.ndarray:
         return np.zeros((*self._shape, 0), np.float32)
+
+
+def _checked_block(audio_CS: np.ndarray, num_channels: int) -> np.ndarray:
+    audio_CS = np.asarray(audio_CS)
+    if audio_CS.ndim != 2 or len(audio_CS) != num_channels:
+        raise InputError(f"a block of shape {audio_CS.shape} must be ({num_channels}, samples)")
+    if not np.issubdtype(audio_CS.dtype, np.floating):
+        dtype = audio_CS.dtype
+        raise InputError(f"a block of type {dtype} must be floating point: scale it to -1..1 first")
+    if not np.isfinite(audio_CS).all():
+        raise InputError("a block contains NaN or infinite samples")
+    return audio_CS
 
 
 class _BandAbove:

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import numbers
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ class Separator:
 
     def embed_text(self, queries: Sequence[str]) -> np.ndarray:
         """`(N, E)` conditions of sentences; InputError where one is empty or no text."""
-        return _embed(self.encoder, list(queries))
+        return _embed(self.encoder, queries)
 
     def embed_audio(self, audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
         """`(1, E)` condition of a sound like the wanted one; InputError where not of CLAP's."""
@@ -190,11 +191,10 @@ class Separator:
         Raises:
             InputError: a query is empty, or the audio is empty, not finite or of another shape.
         """
-        sentences = [queries] if isinstance(queries, str) else list(queries)
         estimates = self.separate_conditions(
             audio,
             sample_rate_hz,
-            self.embed_text(sentences),
+            self.embed_text([queries] if isinstance(queries, str) else queries),
             stereo=stereo,
             above_nyquist=above_nyquist,
         )
@@ -250,8 +250,8 @@ class Separator:
             output_format: as libsndfile calls it, such as `FLAC`; the input's where None, or WAV
                 where that cannot be written. `subtype`, such as `PCM_16`, likewise.
             clip: what is beyond -1..1: `clamp` limits it, `rescale` multiplies all files with one
-                factor, `none` writes it to floating-point files and refuses it to integer ones.
-                None is `rescale` for integer files and `none` for others.
+                factor, `none` writes it to files that hold it (of floating-point numbers, Vorbis,
+                Opus, MP3) and refuses it to others. None is `none` for those and else `rescale`.
             tile_seconds: how much is computed at once: more is faster and takes more memory. By
                 the memory that is free where None.
             progress: called with the seconds of audio that were finished since its last call.
@@ -297,14 +297,16 @@ class Separator:
             live: if not, a short recording waits for its end and one pass, which is faster.
         """
         condition_NE = _checked_conditions(condition_NE, self.model.condition_features)
-        if not isinstance(sample_rate_hz, numbers.Integral) or sample_rate_hz < 1:
-            raise InputError(f"sample_rate_hz={sample_rate_hz!r} must be a positive whole number")
+        whole = {"sample_rate_hz": sample_rate_hz, "num_channels": num_channels}
+        for name, value in whole.items():
+            if not isinstance(value, numbers.Integral) or value < 1:
+                raise InputError(f"{name}={value!r} must be a positive whole number")
         if stereo not in ("mid", "channels"):
             raise InputError(f"stereo={stereo!r} must be mid or channels")
         if above_nyquist not in ("keep", "drop"):
             raise InputError(f"above_nyquist={above_nyquist!r} must be keep or drop")
-        if tile_seconds is not None and not tile_seconds > 0:
-            raise InputError(f"tile_seconds={tile_seconds!r} must be positive")
+        if tile_seconds is not None and not 0 < tile_seconds < math.inf:
+            raise InputError(f"tile_seconds={tile_seconds!r} must be positive and finite")
         masks = 1 if stereo == "mid" else num_channels
         tile_frames, whole_frames = frames_that_fit(self.model, masks)
         if tile_seconds is not None:
@@ -347,7 +349,10 @@ class _Deferred:
         return self._encoder(sentences)
 
 
-def _embed(encoder: TextEncoder, sentences: list[str]) -> np.ndarray:
+def _embed(encoder: TextEncoder, queries: Sequence[str]) -> np.ndarray:
+    if isinstance(queries, str) or not isinstance(queries, Iterable):
+        raise InputError(f"queries must be a list of sentences, not {type(queries).__name__}")
+    sentences = list(queries)
     if not sentences:
         raise InputError("no query: describe the sound to separate")
     for sentence in sentences:

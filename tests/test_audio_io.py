@@ -298,13 +298,39 @@ def test_reads_and_writes_in_blocks(tmp_path):
         assert recording.read(5).shape == (2, 0)
 
 
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32"])
+@pytest.mark.parametrize("subtype", list(audio_io.INTEGER_BITS))
 def test_what_is_read_and_written_again_is_the_same(tmp_path, subtype):
     """libsndfile alone would make it a little quieter each time."""
-    path = save(tmp_path / "a.wav", sines(amplitude=1.0), subtype=subtype)
+    name = next(x for x in ("WAV", "AIFF", "CAF") if soundfile.check_format(x, subtype))
+    kind = {"format": name, "subtype": subtype}
+    path = save(tmp_path / "a", sines(amplitude=1.0), **kind)
     audio_CS, _ = audio_io.read(path)
-    audio_io.write(tmp_path / "b.wav", audio_CS, RATE_HZ, subtype=subtype)
-    np.testing.assert_array_equal(audio_io.read(tmp_path / "b.wav")[0], audio_CS)
+    audio_io.write(tmp_path / "b", audio_CS, RATE_HZ, **kind)
+    np.testing.assert_array_equal(audio_io.read(tmp_path / "b")[0], audio_CS)
+
+
+LOUD_CS = sines(48000, 1, rate_hz=48000, amplitude=1.6)
+
+
+@pytest.mark.parametrize(
+    "kind", ["WAV ULAW", "AU ALAW", "WAV IMA_ADPCM", "WAV MS_ADPCM", "CAF ALAC_16", "AIFF PCM_S8"]
+)
+def test_what_would_wrap_round_is_refused(tmp_path, kind):
+    format, subtype = kind.split()
+    with pytest.raises(InputError, match=f"would clip in {subtype}"):
+        audio_io.write(tmp_path / "a", LOUD_CS, 48000, format=format, subtype=subtype)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "kind", ["WAV FLOAT", "WAV DOUBLE", "OGG VORBIS", "OGG OPUS", "MP3 MPEG_LAYER_III"]
+)
+def test_what_holds_loud_samples_takes_them(tmp_path, kind):
+    format, subtype = kind.split()
+    audio_io.write(tmp_path / "a", LOUD_CS, 48000, format=format, subtype=subtype)
+    read_CS, _ = audio_io.read(tmp_path / "a")
+    assert read_CS.max() == pytest.approx(1.6, rel=0.1)
+    assert np.sqrt(np.mean(read_CS**2)) == pytest.approx(1.6 / np.sqrt(2), rel=0.05)
 
 
 def test_clamping_limits_and_keeps_the_rest(tmp_path):

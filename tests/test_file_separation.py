@@ -156,6 +156,9 @@ def test_progress_adds_up(separator):
         (".ogg", {}, ("OGG", "VORBIS")),
         (".mp3", {}, ("MP3", "MPEG_LAYER_III")),
         (".wav", {"subtype": "MS_ADPCM"}, ("WAV", "MS_ADPCM")),
+        (".wav", {"format": "WAVEX", "subtype": "PCM_24"}, ("WAVEX", "PCM_24")),
+        (".wav", {"format": "RF64"}, ("RF64", "PCM_16")),
+        (".caf", {"subtype": "ALAC_16"}, ("CAF", "ALAC_16")),
     ],
 )
 def test_writes_what_it_read(all_pass, suffix, options, expected):
@@ -172,7 +175,8 @@ def test_what_the_format_cannot_hold_becomes_wav(separator):
     save("in.caf", nine_CS)
     with audio_io.AudioReader("in.caf") as recording:
         assert audio_io.writable_format(recording) == ("CAF", "PCM_16")
-        with pytest.raises(InputError, match="9 channels at 8000 Hz cannot be written as FLAC"):
+        told = "9 channels at 8000 Hz cannot be written as FLAC; choose WAV$"
+        with pytest.raises(InputError, match=told):
             audio_io.writable_format(recording, "flac")
     told, *_ = run(separator, "in.caf", output_format="wav", subtype="pcm_24")
     assert (told.format, told.subtype) == ("WAV", "PCM_24")
@@ -190,16 +194,22 @@ def test_clipping(all_pass, subtype, clip, peak):
 
 
 @pytest.mark.parametrize(
-    ("subtype", "clip"), [("FLOAT", "rescale"), ("PCM_16", "rescale"), ("PCM_16", None)]
+    ("subtype", "clip", "atol"),
+    [
+        ("FLOAT", "rescale", 1e-4),
+        ("PCM_16", "rescale", 1e-4),
+        ("PCM_16", None, 1e-4),
+        ("ULAW", None, 0.06),  # its steps are 1/32 near full scale, in each of three files
+    ],
 )
-def test_rescaling_is_one_factor_for_all(all_pass, subtype, clip):
+def test_rescaling_is_one_factor_for_all(all_pass, subtype, clip, atol):
     audio_CS = noise(2, 8000, scale=1.0)
     name = save("in.wav", audio_CS, subtype="FLOAT")
     told, _, estimate_NCS, rest_CS = run(all_pass, name, clip=clip, subtype=subtype)
-    assert max(np.abs(estimate_NCS).max(), np.abs(rest_CS).max()) == pytest.approx(1, abs=1e-4)
+    assert max(np.abs(estimate_NCS).max(), np.abs(rest_CS).max()) == pytest.approx(1, abs=atol)
     assert told.factor < 0.6
     total_CS = estimate_NCS.sum(0) + rest_CS
-    np.testing.assert_allclose(total_CS, told.factor * audio_CS, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(total_CS, told.factor * audio_CS, rtol=0, atol=atol)
 
 
 def test_what_would_clip_is_refused_and_leaves_nothing(all_pass):
@@ -243,6 +253,8 @@ def test_names_that_collide_are_refused(separator):
         ({"stereo": "side"}, "stereo"),
         ({"above_nyquist": "maybe"}, "above_nyquist"),
         ({"tile_seconds": 0}, "tile_seconds"),
+        ({"tile_seconds": float("inf")}, "tile_seconds"),
+        ({"clip": "Rescale"}, "clip"),
         ({"output_format": "WAVE9"}, "WAVE9"),
         ({"subtype": "PCM_9"}, "PCM_9"),
     ],

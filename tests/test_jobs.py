@@ -1,12 +1,14 @@
 """Jobs of files, folders and lists; shares; and what the ledger believes."""
 
 import json
+import os
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from audiosep_jax.audio_headers import check_file
 from audiosep_jax.errors import InputError
-from audiosep_jax.jobs import Ledger, all_parts, plan, share
+from audiosep_jax.jobs import Ledger, all_parts, plan, share, state_of
 from audiosep_jax.queries import Part, Query
 
 RAIN, DOG = Query((Part("text", "rain"),)), Query((Part("text", "dog"),))
@@ -65,6 +67,31 @@ def test_a_folder_that_cannot_be(tmp_path):
     tree(tmp_path, "a.wav")
     with pytest.raises(InputError, match="is the input folder"):
         plan(tmp_path, tmp_path / "x" / "..", [RAIN])
+
+
+def test_a_folder_that_cannot_be_opened_is_told_as_a_file_would_be(tmp_path, monkeypatch):
+    tree(tmp_path, "a.wav", "shut/b.wav")
+    opened = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    jobs = plan(tmp_path, tmp_path / "out", [RAIN])
+    assert places(jobs) == [("a.wav", "a"), ("shut", "shut")]
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match=r"shut: cannot be opened \(Permission denied\)"):
+        check_file(jobs[1].recording)
+    with pytest.raises(InputError, match=r"shut: cannot be opened \(Permission denied\)"):
+        plan(tmp_path / "shut", tmp_path / "out", [RAIN])
+
+
+def test_long_names_are_cut_and_stay_apart(tmp_path):
+    tree(tmp_path, *(f"{'ä' * 50}{number}.wav" for number in range(3)))
+    found = [place for _, place in places(plan(tmp_path, tmp_path / "o", [RAIN]))]
+    assert found == ["ä" * 41, "ä" * 41 + " (2)", "ä" * 41 + " (3)"]
 
 
 def test_links_are_not_followed_round_in_circles(tmp_path):
@@ -149,12 +176,13 @@ def test_shares_cover_everything_once(count):
 
 def test_the_ledger_believes_what_is_there_and_whole(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"1234")
-    record = {"key": "k", "files": {"a.wav": 4}}
+    record = {"key": "k", "files": {"a.wav": state_of(tmp_path / "a.wav")}}
     Ledger(tmp_path, 0, 2).add(record)
-    Ledger(tmp_path, 1, 2).add({"key": "gone", "files": {"b.wav": 4}})
+    Ledger(tmp_path, 1, 2).add({"key": "gone", "files": {"b.wav": [4, 0]}})
     assert (tmp_path / "separated.0-of-2.jsonl").read_text() == json.dumps(record) + "\n"
     assert Ledger(tmp_path).finished() == {"k": record}
-    (tmp_path / "a.wav").write_bytes(b"123")
+    (tmp_path / "a.wav").write_bytes(b"4321")
+    os.utime(tmp_path / "a.wav", ns=(0, 1))  # however soon after
     assert Ledger(tmp_path).finished() == {}
 
 

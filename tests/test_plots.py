@@ -1,6 +1,7 @@
 """Spectrogram pictures and figures: where the light is, and what silence looks like."""
 
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from audiosep_jax.plots import (
     _colour,
     _one_line,
     check_figure,
+    new_figure,
     row_edges,
     spectrogram_figure,
     spectrogram_picture,
@@ -132,7 +134,7 @@ def test_the_ends_of_a_constant_are_constant(num_samples):
 
 
 def test_nothing_is_silent():
-    assert (LogSpectrogram(RATE_HZ, 0).levels_db() == FLOOR_DB).all()
+    np.testing.assert_allclose(LogSpectrogram(RATE_HZ, 0).levels_db(), FLOOR_DB, rtol=1e-6)
 
 
 def test_a_click_lights_its_column_in_a_long_recording_of_bounded_memory():
@@ -189,6 +191,22 @@ def test_axes_are_labelled_and_the_same_figure_is_the_same_file(tmp_path, monkey
     monkeypatch.setitem(matplotlib.rcParams, "savefig.transparent", True)
     spectrogram_figure(panels, RATE_HZ, tmp_path / "b.svg")
     assert (tmp_path / "b.svg").read_text() == text
+
+
+def test_figures_of_several_threads_are_drawn_one_after_another(tmp_path):
+    """Matplotlib's settings, which drawing changes for a while, are those of the process."""
+    begun = threading.Event()
+
+    def draw():
+        with new_figure(tmp_path / "b.svg", 1, 1):
+            begun.set()
+
+    other = threading.Thread(target=draw)
+    with new_figure(tmp_path / "a.svg", 1, 1):
+        other.start()
+        assert not begun.wait(0.3)
+    assert begun.wait(30)
+    other.join()
 
 
 def test_titles_are_one_line():

@@ -244,6 +244,49 @@ def test_resume_does_what_is_missing_or_changed(here, workdir, capfd):
     assert done("--subtype", "PCM_24") == ([], 2)
 
 
+def test_resume_does_again_what_other_options_wrote_over(here, workdir):
+    recording(here / "in.wav")
+    arguments = command(workdir, "--resume")
+    assert separate.main(arguments) == 0
+    first = (here / "separated/in - rain.wav").read_bytes()
+    for other in (["--resume", "--iterations", "3"], ["--iterations", "2"]):
+        assert separate.main(command(workdir, *other)) == 0
+        assert (here / "separated/in - rain.wav").read_bytes() != first
+        assert separate.main(arguments) == 0
+        assert (here / "separated/in - rain.wav").read_bytes() == first
+
+
+def test_resume_of_a_list_that_names_another_place(here, workdir, capfd):
+    recording(here / "a.wav")
+    for place in ("x", "y"):
+        (here / "list.csv").write_text(f"file,query,output\na.wav,rain,{place}/r\n")
+        assert separate.main(["list.csv", "--checkpoint", str(workdir), "--resume"]) == 0
+        assert capfd.readouterr().out == f"separated/{place}/r.wav\n"
+
+
+def test_a_list_writes_over_no_recording(here, workdir, capfd):
+    """Also not over one that another row names, nor over a query."""
+    for name in ("a.wav", "b.wav"):
+        recording(here / name)
+    (here / "list.csv").write_text("file,query,output\na.wav,rain,b\nb.wav,wind,c\n")
+    before = (here / "b.wav").read_bytes()
+    assert separate.main(["list.csv", "--checkpoint", str(workdir), "--output", "."]) == 1
+    out, err = capfd.readouterr()
+    assert out == "c.wav\n"
+    assert "error: b.wav: is the input of a result; choose another output\n" in err
+    assert (here / "b.wav").read_bytes() == before
+
+
+def test_long_names_of_one_beginning_stay_apart(here, workdir):
+    names = [f"{'x' * 95}{number}" for number in (1, 2)]
+    (here / "in").mkdir()
+    for name in names:
+        recording(here / "in" / f"{name}.wav")
+    assert separate.main(command(workdir, "--plot", recording="in")) == 0
+    written = [Path(name).suffix for name in files(here / "separated")]
+    assert sorted(written) == [".jsonl", ".png", ".png", ".wav", ".wav"]
+
+
 def test_a_list_of_files_and_queries(here, workdir, capfd):
     folder_of(here)
     rows = [
@@ -271,6 +314,17 @@ def test_processes_share_the_work_without_overlap(here, workdir, capfd):
     assert len(files(here / "separated")) == 3 + 2  # with a folder; the share that failed has none
     assert separate.main(command(workdir, "--resume", recording="in")) == 1
     assert "2 of 3 recordings are done already" in capfd.readouterr().err
+
+
+def test_processes_that_share_the_work_tell_their_own_part(here, workdir):
+    folder_of(here)
+    told = []
+    for number in (0, 1, 2):
+        options = ["--shard", f"{number}/3", "--json", "found.json"]
+        separate.main(command(workdir, *options, recording="in"))
+        told += json.loads((here / f"found.{number}-of-3.json").read_text())
+    assert sorted(x["input"] for x in told) == ["b/one.flac", "one.wav"]
+    assert not (here / "found.json").exists()
 
 
 def test_an_interrupt_leaves_nothing_that_looks_finished(here, workdir, capfd, monkeypatch):
@@ -384,6 +438,15 @@ def test_a_failure_while_writing_removes_new_folders(here, workdir, capfd, monke
     refused(capfd, here, command(workdir, "--output", "new/deep"), "No space left on device")
 
 
+def test_a_recording_that_fails_leaves_what_was_told_before(here, workdir, capfd):
+    audio_CS = noise(1, 9000)
+    audio_CS[0, 8999] = np.nan
+    soundfile.write(here / "in.wav", audio_CS.T, 8000, subtype="FLOAT")
+    (here / "found.json").write_text("[1]")
+    refused(capfd, here, command(workdir, "--json", "found.json"), "NaN")
+    assert (here / "found.json").read_text() == "[1]"
+
+
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_the_input_is_never_overwritten(here, workdir, capfd, link):
     recording(here / "in.wav")
@@ -406,7 +469,8 @@ def test_the_input_is_never_overwritten(here, workdir, capfd, link):
         (["in.wav", "--text", "rain", "--iterations", "0"], "--iterations 0"),
         (["in.wav", "--text", "rain", "--tile_seconds", "nan"], "--tile_seconds nan"),
         (["in.wav", "--text", "rain", "--output", "/dev/null/x"], "--output"),
-        (["in.wav", "--text", "rain", "--json", "/dev/null/x"], "--json"),
+        (["in.wav", "--text", "rain", "--json", "/dev/null/x.json"], "--json"),
+        (["in.wav", "--text", "rain", "--json", "in.wav"], "--json in.wav: must end in .json"),
         (["in.wav", "--text", "x", "--output_format", "mp3", "--subtype", "PCM_16"], "mp3 has no"),
     ],
 )
@@ -435,6 +499,24 @@ def test_as_a_process(here, workdir):
     assert done.stderr.startswith("a dog 🐶: presence ")
     assert done.stderr.count("\n") == 1
     assert files(here) == ["in.wav", "out", "out/in - a dog 🐶.wav"]
+
+
+def test_whoever_reads_the_paths_may_leave(here, workdir):
+    folder_of(here)
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *command(workdir, recording="in")],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    with process:
+        told = process.stderr.read()
+    assert process.returncode == 1  # of the recording that is bad
+    assert "Traceback" not in told
+    assert {"one - rain.wav", "b/one - rain.flac"} <= set(files(here / "separated"))
 
 
 def test_a_mistake_as_a_process(here, workdir):

@@ -231,6 +231,33 @@ def test_unusable_queries(separator, queries):
     fails(lambda: separator.separate(noise(9), RATE_HZ, queries), "query")
 
 
+def test_queries_that_are_no_list(separator):
+    fails(lambda: separator.separate(noise(9), RATE_HZ, 5), "queries must be a list")
+    fails(lambda: separator.embed_text("rain"), "queries must be a list")
+
+
+@pytest.mark.parametrize("num_channels", [0, -1, 1.5, None])
+def test_unusable_number_of_channels(separator, num_channels):
+    condition_NE = separator.embed_text(["rain"])
+    fails(lambda: separator.stream(RATE_HZ, condition_NE, num_channels), "num_channels")
+
+
+@pytest.mark.parametrize(
+    ("block_CS", "words"),
+    [
+        (noise(9), r"of shape \(9,\) must be \(2, samples\)"),
+        (np.zeros((3, 9)), r"of shape \(3, 9\) must be \(2, samples\)"),
+        (np.zeros((2, 9), np.int16), "of type int16 must be floating point"),
+        (np.full((2, 9), np.nan), "NaN or infinite"),
+    ],
+)
+def test_unusable_blocks(separator, block_CS, words):
+    stream = separator.stream(RATE_HZ, separator.embed_text(["rain"]), 2)
+    fails(lambda: stream.feed(block_CS), words)
+    good_CS = np.zeros((2, 9), np.float32)
+    assert stream.feed(good_CS).shape[-1] + stream.finish().shape[-1] == 9  # it goes on
+
+
 @pytest.mark.parametrize("condition", [np.zeros(512), np.zeros((0, 512)), np.zeros((1, 64))])
 def test_conditions_of_another_shape(separator, condition):
     fails(lambda: separator.separate_conditions(noise(9), RATE_HZ, condition), "conditions of")

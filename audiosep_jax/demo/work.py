@@ -1,7 +1,6 @@
 """One request of the page: a recording and sentences in, sound files and their picture out."""
 
 import dataclasses
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ MAX_SENTENCES, MAX_CHARACTERS = 8, 300
 BLOCK_SAMPLES = 1 << 16
 TILE_SECONDS = 5.0  # so long a reader waits at most for Cancel to be heard
 PICTURE = "spectrograms.png"
-_drawing = threading.Lock()  # matplotlib has state of its own
 Progress = Callable[[float, float], None]  # seconds of the recording done, and of all of it
 
 
@@ -117,5 +115,4 @@ def _draw(folder: Path, sounds: tuple[Sound, ...]) -> None:
             for block_CS in file.blocks(BLOCK_SAMPLES):
                 panel.add(block_CS)
         panels.append((sound.title, panel))
-    with _drawing:
-        plots.draw_figure(panels, folder / PICTURE)
+    plots.draw_figure(panels, folder / PICTURE)
