@@ -38,6 +38,7 @@ PROTOCOLS = (
     *("dcase2024", "voicebank_demand", "mixtures"),
 )
 BASELINES = ("mixture", "silence", "irm", "icm", "random_query")
+MAX_SNR_DB = 200.0
 NAMED = 3  # files of those missing that a message names
 
 
@@ -83,8 +84,10 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     about = record.about_of(arguments, protocol, items, separator, rate_hz)
     output, share = arguments.output, arguments.shard
     if arguments.overwrite:
-        rows.discard(output)
+        rows.discard(output, about, share)
+        results.discard(output)
     done = {n: row for n, row in rows.read_all(output, about).items() if "reason" not in row}
+    runner.check_unchanged(items, done)
     config = runner.RunConfig(arguments.batch_size, arguments.num_threads)
     with rows.RowsFile(output / rows.file_name(share), about) as file:
         mine = items[share[0] :: share[1]]
@@ -105,7 +108,7 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     results.write_csv(output / results.CSV_NAME, ordered)
     results.write_json(output / results.JSON_NAME, content)
     figures = [] if arguments.no_figures else _figures(content, ordered, items, estimator, output)
-    results.write_whole(output / report.MARKDOWN_NAME, report.markdown(content, figures))
+    results.write_whole(output / results.MARKDOWN_NAME, report.markdown(content, figures))
     _print(content, output)
 
 
@@ -165,6 +168,7 @@ def _figures(
 
 
 def _watch(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
+    from audiosep_jax.evaluation.lists import list_fingerprint
     from audiosep_jax.evaluation.watch import watch
 
     def score(checkpoint: Path, place: Path) -> None:
@@ -172,7 +176,17 @@ def _watch(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
         values = {**vars(arguments), "checkpoint": str(checkpoint), "output": place}
         _evaluate(argparse.Namespace(**values), argv)
 
-    watch(arguments.watch, arguments.output, score, poll_seconds=arguments.poll_seconds)
+    _, items, _ = _listed(arguments)
+    names = ("protocol", "baseline", "sample_rate_hz", "speech", "clap_score", "clap_model")
+    about = {name: vars(arguments)[name] for name in names} | {"list": list_fingerprint(items)}
+    watch(
+        arguments.watch,
+        arguments.output,
+        score,
+        about,
+        overwrite=arguments.overwrite,
+        poll_seconds=arguments.poll_seconds,
+    )
 
 
 def _print(content: Mapping[str, Any], output: Path) -> None:
@@ -232,11 +246,18 @@ def _check(arguments: argparse.Namespace) -> None:
             raise InputError(f"--{name} must be at least 1")
     if arguments.sample_rate_hz is not None and arguments.sample_rate_hz < 100:
         raise InputError("--sample_rate_hz must be at least 100")
+    snrs_db = [*arguments.snrs_db, arguments.snr_db or 0.0]
+    if not all(abs(snr_db) <= MAX_SNR_DB for snr_db in snrs_db):  # nor NaN
+        raise InputError(f"--snr_db and --snrs_db must lie in -{MAX_SNR_DB:g}..{MAX_SNR_DB:g}")
+    if arguments.seed < 0:
+        raise InputError("--seed must be at least 0")
     if arguments.make_pairs:
         return
     if not arguments.protocol:
         raise InputError(f"--protocol is needed: {', '.join(PROTOCOLS)}")
     if arguments.render:
+        if arguments.allow_missing:
+            raise InputError("--render needs every file; leave out --allow_missing")
         return
     if not arguments.output:
         raise InputError("--output is needed: the folder for the results")
@@ -268,7 +289,11 @@ def _parser() -> Parser:
     add("--text_model", default="", metavar="DIR", help="text encoder, if not that of training")
     add("--baseline", choices=BASELINES, default="", help="instead of the separation asked for")
     add("--layout", choices=("auto", "rendered", "pairs"), default="auto", help="of --audio")
-    add("--snr_db", type=float, default=0.0, help="of pairs whose list tells none (default: 0)")
+    add(
+        "--snr_db",
+        type=float,
+        help="of pairs whose list tells none (default: 0; of own mixtures, the noise as it is)",
+    )
     add("--query_column", default="", metavar="NAME", help="column of the queries")
     add("--query", default="", metavar="TEXT", help="one query for all")
     add("--sample_rate_hz", type=int, help="to score at (default: the protocol's)")

@@ -15,7 +15,7 @@ from audiosep_jax.queries import Part, Query, queries_of
 
 Item = TypeVar("Item")
 MAX_CELL_CHARACTERS = 4096
-MAX_PLACE_BYTES = MAX_STEM_BYTES - len(" (9999)")
+NUMBERED_BYTES = MAX_STEM_BYTES - len(" (9999)")
 COLUMNS = ("file", "query", "output")
 
 
@@ -107,14 +107,19 @@ def _recordings(source: Path, output: Path) -> list[Path]:
 def _places(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
     """The paths without suffix, but with it where two would be alike, and then with a number.
 
-    Cut such that the number and what is asked for fit into a file name behind them.
+    Names are cut as those of results are, and further where a number has to fit behind them.
     """
     keys = [str(path.with_suffix("")).casefold() for path in paths]
     count = Counter(keys)
     pairs = zip(paths, keys, strict=True)
-    names = [str(path if count[key] > 1 else path.with_suffix("")) for path, key in pairs]
-    short = [path.with_name(cut(path.name, MAX_PLACE_BYTES)) for path in map(PurePosixPath, names)]
-    return [PurePosixPath(name) for name in distinct([str(path) for path in short])]
+    names = [path if count[key] > 1 else path.with_suffix("") for path, key in pairs]
+    names = [path.with_name(cut(path.name, MAX_STEM_BYTES)) for path in names]
+    count = Counter(str(path).casefold() for path in names)
+    names = [
+        path.with_name(cut(path.name, NUMBERED_BYTES)) if count[str(path).casefold()] > 1 else path
+        for path in names
+    ]
+    return [PurePosixPath(name) for name in distinct([str(path) for path in names])]
 
 
 # ---------------------------------------------------------------------- lists

@@ -1,5 +1,7 @@
 """Baselines: what no separation scores, what no mask can beat, and sentences that are wrong."""
 
+import argparse
+
 import numpy as np
 import pytest
 from separator_examples import TINY, tiny_batch
@@ -9,10 +11,13 @@ from audiosep_jax.evaluation.baselines import (
     body_of,
     ideal_complex_mask,
     ideal_ratio_mask,
+    masked,
     random_queries,
 )
+from audiosep_jax.evaluation.choices import estimator_of
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.metrics import sdr
+from audiosep_jax.resunet import ModelConfig
 
 
 def test_mixture_and_silence():
@@ -58,3 +63,14 @@ def test_wrong_sentences_ask_for_neither_sound():
     assert asked == [{"bells"}, {"dog"}, {"dog"}, {"rain", "bells"}]
     with pytest.raises(InputError, match="no query for other sounds than 0's"):
         random_queries(items[:2])
+
+
+@pytest.mark.parametrize(("rate_hz", "window", "hop"), [(32000, 2048, 320), (16000, 1024, 160)])
+def test_masks_without_a_model_have_the_published_stft(rate_hz, window, hop):
+    arguments = argparse.Namespace(baseline="irm")
+    estimator, _ = estimator_of(arguments, None, [], rate_hz)
+    rng = np.random.default_rng(0)
+    batch = {x: rng.standard_normal((1, rate_hz), np.float32) for x in ("mixture", "target")}
+    model = ModelConfig(sample_rate_hz=rate_hz, window_samples=window, hop_samples=hop)
+    expected_BS = masked(ideal_ratio_mask, model, batch["mixture"], batch["target"])
+    np.testing.assert_allclose(estimator.body({}, batch), expected_BS, atol=1e-6)

@@ -182,6 +182,41 @@ def test_another_evaluation_needs_another_folder(place, tmp_path, capsys):
     assert results(tmp_path)["baseline"] == "silence"
 
 
+def test_changed_sounds_are_not_taken_for_those_scored(place, tmp_path, capsys):
+    write_clips(tmp_path / "audio", COUNT + 1)
+    options = ("--baseline", "mixture"), {"audio": tmp_path / "audio"}
+    output = tmp_path / "out"
+    assert run(place, output, *options[0], **options[1]) == 0
+    before = (output / "results.json").read_bytes()
+    clip_CS, _ = audio_io.read(tmp_path / "audio" / "clip3.wav")
+    audio_io.write(tmp_path / "audio" / "clip3.wav", clip_CS[:, ::-1], RATE_HZ)
+    assert run(place, output, *options[0], **options[1]) == 2
+    assert "has changed since it was scored; choose another --output" in capsys.readouterr().err
+    assert (output / "results.json").read_bytes() == before
+    assert run(place, output, *options[0], "--overwrite", **options[1]) == 0
+    assert results(output)["data"]["fingerprint"] not in before.decode()
+
+
+def test_overwriting_leaves_no_results_of_before(place, tmp_path):
+    audio = tmp_path / "audio"
+    write_clips(audio, COUNT + 1)
+    assert run(place, tmp_path / "out", "--baseline", "mixture", audio=audio) == 0
+    (audio / "clip5.wav").write_bytes((audio / "clip5.wav").read_bytes()[:-400])
+    again = ("--baseline", "silence", "--overwrite")
+    assert run(place, tmp_path / "out", *again, audio=audio) == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.partial.jsonl"]
+
+
+def test_a_list_may_word_its_query_in_several_columns(place, tmp_path):
+    rows = [("clip0.wav", "clip1.wav", "a dog", "it barks"), ("clip2.wav", "clip3.wav", "x", "y")]
+    write_list(place / "study.csv", ("target", "noise", "label", "caption"), rows)
+    for column, queries in (("label", ["a dog", "x"]), ("caption", ["it barks", "y"])):
+        words = ("--baseline", "mixture", "--query_column", column)
+        assert run(place, tmp_path / column, *words, metadata="study.csv") == 0
+        assert [row["query"] for row in table(tmp_path / column)] == queries
+        assert results(tmp_path / column)["query_column"] == column
+
+
 def test_baselines(place, scored, tmp_path):
     assert run(place, tmp_path / "mixture", "--baseline", "mixture") == 0
     assert run(place, tmp_path / "silence", "--baseline", "silence") == 0
@@ -285,6 +320,13 @@ def test_make_pairs_writes_a_list_that_can_be_scored(tmp_path):
         (["--audio", ".", "--protocol", "esc50"], "--output is needed"),
         (["--audio", ".", "--protocol", "esc50", "--output", "x"], "--checkpoint is needed"),
         (["--audio", ".", "--batch_size", "0"], "--batch_size must be at least 1"),
+        (["--audio", ".", "--snr_db", "nan"], "--snr_db and --snrs_db must lie in -200..200"),
+        (["--audio", ".", "--snrs_db", "0", "inf"], "--snrs_db must lie in -200..200"),
+        (["--audio", ".", "--seed", "-1"], "--seed must be at least 0"),
+        (
+            ["--audio", ".", "--protocol", "esc50", "--render", "x", "--allow_missing"],
+            "--render needs every file",
+        ),
         (["--shard", "2/2"], "--shard: 2/2 must be i/n"),
     ],
 )
@@ -331,6 +373,9 @@ def test_a_watched_run_is_scored_by_checkpoint(place):
     assert sorted(path.name for path in output.iterdir()) == names
     found = json.loads((output / names[-1] / "results.json").read_text())
     assert found["scores"] == results(place / "scored")["scores"]
+    other = [*words, "--query", "rain", "--watch", str(place / "run")]
+    assert main(other) == 2
+    assert main([*other, "--overwrite"]) == 0
     assert main([*words, "--watch", str(place / "none")]) == 2
 
 

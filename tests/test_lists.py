@@ -15,7 +15,7 @@ AUDIO, NOISE = Path("audio"), Path("noise")
 # First row of each list: (id, query, class, rendered target, rendered mixture, target, noises).
 FIRST = {
     "audioset": (
-        *("class_id=0,index=000,source", "Speech", "0"),
+        *("class_id=0,index=000,source", "Speech", "Speech"),
         "class_id=0/class_id=0,index=000,source.wav",
         "class_id=0/class_id=0,index=000,mixture.wav",
         *(None, ()),
@@ -73,7 +73,13 @@ def test_published_lists_are_read(shared, name):
         return
     pair = of_list(name, rows, "pairs", snr_db=3.0)[0]
     assert pair.files == (AUDIO / target, *(NOISE / path for path in noises))
-    assert (pair.mixture, pair.snr_db, pair.clips) == (None, 3.0, (target, *noises))
+    assert (pair.mixture, pair.snr_db) == (None, 3.0)
+    assert of_list(name, rows, "pairs")[0].snr_db == 0
+    clips = (target, *noises) if name != "vggsound" else tuple(number.split("+++"))
+    assert pair.clips == first.clips == clips
+    if name == "vggsound":  # 100 targets, ten noises each
+        assert len({item.clips[0] for item in items}) == 100
+        assert first.noise_query == rows[0]["s1_text"]
 
 
 def test_classes_are_those_of_the_benchmarks(shared):
@@ -117,7 +123,7 @@ def test_auto_takes_rendered_mixtures_where_they_are(tmp_path):
     rows = [{"idx": str(n), "caption": "x", "src_wav": "a", "noise_wav": "b"} for n in range(3)]
     protocol = PROTOCOLS["esc50"]
     assert items_of(protocol, rows, tmp_path, tmp_path)[2].mixture is None
-    (tmp_path / "segment-1.wav").touch()
+    (tmp_path / "mixture-1.wav").touch()
     items = items_of(protocol, rows, tmp_path, tmp_path)
     assert [item.mixture for item in items] == [tmp_path / f"mixture-{n}.wav" for n in range(3)]
 
@@ -134,6 +140,8 @@ def test_own_list():
     assert (item.target_start_seconds, item.noise_start_seconds, item.seconds) == (1.5, 0, None)
     assert item.noise_query == "rain"
     assert own({}).snr_db is None
+    assert own({}, snr_db=7.0).snr_db == 7
+    assert own({"snr": "-5"}, snr_db=7.0).snr_db == -5
     assert own({}).label == "dog"
     given = own({"noise": "", "mixture": "m.wav", "snr": "3", "id": "k"})
     assert given.files == (AUDIO / "t.wav", AUDIO / "m.wav")
@@ -148,6 +156,7 @@ def test_own_list():
         ({"target": " "}, "needs a target"),
         ({"query": " "}, "row 2 of the list has no query"),
         ({"snr": "nan"}, "has snr='nan', not a number"),
+        ({"snr": "-1000"}, r"has snr=-1000, not in -200\.\.200 dB"),
         ({"target_start": "-1"}, "has target_start=-1, below 0"),
         ({"seconds": "0"}, "has seconds=0, not above 0"),
     ],
@@ -171,7 +180,8 @@ def test_query_may_come_from_another_column_or_be_one_for_all():
         ("", "lists no mixture"),
         ("idx,caption,src_wav,noise_wav\n", "lists no mixture"),
         ("idx,caption,src_wav\n0,a,b\n", "has no column 'noise_wav'; esc50 needs idx, caption"),
-        ("idx,caption,src_wav,noise_wav\n0,a,b,c\n1,a,b\n", "row 3 has 3 fields, not 4"),
+        ("idx,caption,src_wav,noise_wav\n0,a,b,c\n\n1,a,b\n", "line 4 has 3 fields, not 4"),
+        ('idx,caption,src_wav,noise_wav\n0,a,b,"c\n1,a,b,c\n', "cannot be read as CSV"),
     ],
 )
 def test_unusable_lists_are_refused(tmp_path, text, message):

@@ -38,7 +38,12 @@ def test_processes_share_a_folder(tmp_path):
     write(tmp_path, [1], (1, 2))
     assert sorted(read_all(tmp_path, ABOUT)) == [0, 1, 2]
     assert len(list(tmp_path.iterdir())) == 2
-    discard(tmp_path)
+    discard(tmp_path, ABOUT, (1, 2))  # of the other, which may be at work, nothing
+    assert sorted(read_all(tmp_path, ABOUT)) == [0, 2]
+    discard(tmp_path, ABOUT | {"checkpoint": "other"}, (1, 2))
+    assert not list(tmp_path.iterdir())
+    write(tmp_path, [0, 2], (0, 2))
+    discard(tmp_path, ABOUT, (0, 1))
     assert not list(tmp_path.iterdir())
 
 

@@ -1,10 +1,14 @@
 """A watched run: each checkpoint scored once, whenever it comes, until the last."""
 
 import json
+import shutil
 
 import pytest
 
+from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.watch import watch
+
+ABOUT = {"protocol": "esc50", "list": "1234"}
 
 
 def write_checkpoint(workdir, step, num_steps=30):
@@ -18,8 +22,9 @@ def scorer(scored):
         if not checkpoint.is_dir():
             raise FileNotFoundError(checkpoint)
         scored.append(checkpoint.name)
-        place.mkdir(parents=True)
-        content = {"protocol": "esc50", "scores": {"sdri": {"mean": float(int(checkpoint.name))}}}
+        place.mkdir(parents=True, exist_ok=True)
+        scores = {"sdri": {"mean": float(int(checkpoint.name))}}
+        content = {"protocol": "esc50", "scores": scores, "notes": []}
         (place / "results.json").write_text(json.dumps(content))
 
     return score
@@ -50,7 +55,7 @@ def test_what_is_there_and_what_comes_is_scored_in_order(tmp_path):
         waits.append(seconds)
         write_checkpoint(workdir, 10 + 10 * len(waits))
 
-    assert watch(workdir, output, scorer(scored), poll_seconds=7, sleep=sleep) == 3
+    assert watch(workdir, output, scorer(scored), ABOUT, poll_seconds=7, sleep=sleep) == 3
     assert scored == ["00000010", "00000020", "00000030"]
     assert waits == [7, 7]
     assert points(workdir) == [("esc50/sdri", step, step) for step in (10, 20, 30)]
@@ -60,19 +65,36 @@ def test_scored_before_and_removed_meanwhile_are_passed_over(tmp_path):
     workdir, output, scored = tmp_path / "run", tmp_path / "esc50", []
     for step in (10, 20, 30):
         write_checkpoint(workdir, step)
-    assert watch(workdir, output, scorer(scored)) == 3
-    (output / "00000020" / "results.json").unlink()
-    (output / "00000020").rmdir()
+    assert watch(workdir, output, scorer(scored), ABOUT) == 3
+    shutil.rmtree(output / "00000020")
     score = scorer(scored)
 
     def pruned(checkpoint, place):
-        import shutil
-
         shutil.rmtree(checkpoint)
         score(checkpoint, place)
 
-    assert watch(workdir, output, pruned) == 0
+    assert watch(workdir, output, pruned, ABOUT) == 0
     assert scored == ["00000010", "00000020", "00000030"]
+
+
+def test_killed_before_tensorboard_has_it_a_checkpoint_is_scored_again(tmp_path):
+    workdir, output, scored = tmp_path / "run", tmp_path / "esc50", []
+    write_checkpoint(workdir, 30)
+    scorer([])(workdir / "checkpoints" / "00000030", output / "00000030")
+    assert watch(workdir, output, scorer(scored), ABOUT) == 1
+    assert points(workdir) == [("esc50/sdri", 30, 30)]
+    assert watch(workdir, output, scorer(scored), ABOUT) == 0
+
+
+def test_scores_of_another_list_are_not_taken_for_those_asked_for(tmp_path):
+    workdir, output, scored = tmp_path / "run", tmp_path / "esc50", []
+    write_checkpoint(workdir, 30)
+    assert watch(workdir, output, scorer(scored), ABOUT) == 1
+    other = ABOUT | {"list": "5678"}
+    with pytest.raises(InputError, match="00000030: was scored with another list"):
+        watch(workdir, output, scorer(scored), other)
+    assert watch(workdir, output, scorer(scored), other, overwrite=True) == 1
+    assert watch(workdir, output, scorer(scored), other) == 0
 
 
 def test_a_missing_file_that_is_not_the_checkpoint_is_told(tmp_path):
@@ -82,4 +104,4 @@ def test_a_missing_file_that_is_not_the_checkpoint_is_told(tmp_path):
         raise FileNotFoundError("clip.wav")
 
     with pytest.raises(FileNotFoundError, match=r"clip\.wav"):
-        watch(tmp_path / "run", tmp_path / "out", score)
+        watch(tmp_path / "run", tmp_path / "out", score, ABOUT)

@@ -4,6 +4,7 @@ Each is a body for `steps.parallel_eval_step`, as the network is: variables and 
 `mixture`, `target` and `condition` to estimates `(B, S)`.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ _TINY = 1e-20
 Body = Callable[[Any, Mapping[str, jax.Array]], jax.Array]
 
 
+@functools.lru_cache(maxsize=4)
 def body_of(baseline: str, model: ModelConfig) -> Body:
     """What makes the estimates: the network where the baseline is "" or `random_query`."""
     if baseline in ("", "random_query"):

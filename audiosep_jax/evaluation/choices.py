@@ -1,6 +1,7 @@
 """What an evaluation runs with, as its options say: separator, rate, estimates and scores."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,7 @@ def estimator_of(
     random = baseline == "random_query"
     queries = baselines.random_queries(items) if random else [item.query for item in items]
     distinct = list(dict.fromkeys(queries))
-    model = separator.model if separator else ModelConfig(sample_rate_hz=sample_rate_hz)
+    model = separator.model if separator else _published_model(sample_rate_hz)
     variables: Any = {}
     if separator and baseline in ("", "random_query"):
         variables, vectors = separator.variables, separator.embed_text(distinct)
@@ -58,6 +59,16 @@ def estimator_of(
     body = baselines.body_of(baseline, model)
     network = model if variables else None
     return Estimator(body, variables, model_hz, conditions, network), queries
+
+
+def _published_model(sample_rate_hz: int) -> ModelConfig:
+    """The published STFT at another rate: 2048 and 320 samples at 32 kHz, 1024 and 160 at 16."""
+    window_samples = 2 ** round(math.log2(0.064 * sample_rate_hz))
+    return ModelConfig(
+        sample_rate_hz=sample_rate_hz,
+        window_samples=window_samples,
+        hop_samples=window_samples * 5 // 32,
+    )
 
 
 def scores_of(

@@ -138,7 +138,7 @@ def draw_example(
     """Mixture, target and estimate of one row."""
     panels = {
         f"mixture, SDR {row['mixture_sdr']:.1f} dB": mixture_S,
-        f"target: {row['query']}": target_S,
+        f"target, asked for by: {row['query']}": target_S,
         f"estimate, SDR {row['sdr']:.1f} dB": estimate_S,
     }
     spectrogram_figure(panels, sample_rate_hz, path)

@@ -13,6 +13,7 @@ from audiosep_jax.evaluation.protocols import Protocol
 
 Layout = Literal["auto", "rendered", "pairs"]
 Row = Mapping[str, str]
+MAX_SNR_DB = 200.0  # in float32 the softer one is still there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +51,14 @@ def read_list(protocol: Protocol, metadata: Path | None, audio: Path) -> list[Ro
         return [{"file": name} for name in names]
     try:
         with metadata.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
+            reader = csv.reader(file, strict=True)  # a quote left open would take in all the rest
+            numbered = [(reader.line_num, row) for row in reader if row]
     except (OSError, ValueError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{metadata}: cannot be read as CSV ({reason})") from error
-    if len(rows) < 2:
+    if len(numbered) < 2:
         raise InputError(f"{metadata}: lists no mixture")
-    header, rows = rows[0], rows[1:]
+    header, numbered = numbered[0][1], numbered[1:]
     names = _distinct([name.strip() for name in header])
     if protocol.by_position and len(names) == len(protocol.columns):
         names = list(protocol.columns)
@@ -64,10 +66,10 @@ def read_list(protocol: Protocol, metadata: Path | None, audio: Path) -> list[Ro
     if missing:
         wanted = f"{protocol.name} needs {', '.join(protocol.columns)}"
         raise InputError(f"{metadata}: has no column {missing[0]!r}; {wanted}")
-    for number, row in enumerate(rows, start=2):
+    for line, row in numbered:
         if len(row) != len(names):
-            raise InputError(f"{metadata}: row {number} has {len(row)} fields, not {len(names)}")
-    return [dict(zip(names, row, strict=True)) for row in rows]
+            raise InputError(f"{metadata}: line {line} has {len(row)} fields, not {len(names)}")
+    return [dict(zip(names, row, strict=True)) for _, row in numbered]
 
 
 def items_of(
@@ -79,7 +81,7 @@ def items_of(
     layout: Layout = "auto",
     query_column: str = "",
     query: str = "",
-    snr_db: float | None = 0.0,
+    snr_db: float | None = None,
 ) -> list[Item]:
     """The mixtures of a list.
 
@@ -89,7 +91,7 @@ def items_of(
         layout: `auto` takes rendered mixtures where any of them is there.
         query_column: of the query, where not the protocol's.
         query: one sentence for all, instead.
-        snr_db: of pairs whose list gives no SNR.
+        snr_db: of pairs whose list gives no SNR; None is 0, and of own mixtures the noise as it is.
     """
     column = query_column or protocol.query
     if not query and column not in rows[0]:
@@ -98,15 +100,16 @@ def items_of(
     if (layout == "rendered" and rendered is None) or (layout == "pairs" and not protocol.pair):
         raise InputError(f"--layout {layout}: {protocol.name} has none")
     if protocol.name == "mixtures":
-        return [_own(n, row, audio, noise, query or row[column]) for n, row in enumerate(rows)]
+        sentences = [query or row[column] for row in rows]
+        return [_own(n, row, audio, noise, sentences[n], snr_db) for n, row in enumerate(rows)]
     if layout == "auto" and rendered and protocol.pair:
-        there = any((audio / path_of(rendered[0], row)).is_file() for row in rows)
+        there = any((audio / path_of(rendered[1], row)).is_file() for row in rows)
         rendered = rendered if there else None
     items = []
     for number, row in enumerate(rows):
         sentence = query or row[column]
         paths = [path_of(template, row) for template in rendered or protocol.pair]
-        snr = _number(row, protocol.snr, number) if protocol.snr else snr_db
+        snr = _snr(row, protocol.snr, number) if protocol.snr else snr_db or 0.0
         items.append(
             Item(
                 row=number,
@@ -117,7 +120,8 @@ def items_of(
                 mixture=audio / paths[1] if rendered else None,
                 noises=() if rendered else tuple(noise / path for path in paths[1:]),
                 snr_db=None if rendered else snr,
-                clips=tuple(path_of(template, row) for template in protocol.pair),
+                clips=_clips(protocol, row),
+                noise_query=row[protocol.noise_query] if protocol.noise_query else "",
             )
         )
     return items
@@ -143,7 +147,16 @@ def list_fingerprint(items: Sequence[Item]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _own(number: int, row: Row, audio: Path, noise: Path, sentence: str) -> Item:
+def _clips(protocol: Protocol, row: Row) -> tuple[str, ...]:
+    """What the list calls the target and the noises."""
+    if protocol.clips:
+        return tuple(row[protocol.clips].split("+++"))
+    return tuple(path_of(template, row) for template in protocol.pair)
+
+
+def _own(
+    number: int, row: Row, audio: Path, noise: Path, sentence: str, snr_db: float | None
+) -> Item:
     """A row of a user's own list: target, and noise or mixture."""
     named = {name: row.get(name, "").strip() for name in ("target", "noise", "mixture")}
     if not named["target"] or bool(named["noise"]) == bool(named["mixture"]):
@@ -159,7 +172,7 @@ def _own(number: int, row: Row, audio: Path, noise: Path, sentence: str) -> Item
         target=audio / named["target"],
         mixture=audio / named["mixture"] if named["mixture"] else None,
         noises=(noise / named["noise"],) if named["noise"] else (),
-        snr_db=_number(row, "snr", number) if named["noise"] else None,
+        snr_db=_snr(row, "snr", number, snr_db) if named["noise"] else None,
         target_start_seconds=_start(row, "target_start", number),
         noise_start_seconds=_start(row, "noise_start", number),
         seconds=seconds,
@@ -190,6 +203,14 @@ def _number(row: Row, column: str, number: int) -> float | None:
     if not math.isfinite(value):
         raise InputError(f"row {number + 2} of the list has {column}={text!r}, not a number")
     return value
+
+
+def _snr(row: Row, column: str, number: int, default: float | None = None) -> float | None:
+    value = _number(row, column, number)
+    if value is not None and abs(value) > MAX_SNR_DB:
+        limits = f"-{MAX_SNR_DB:g}..{MAX_SNR_DB:g} dB"
+        raise InputError(f"row {number + 2} of the list has {column}={value:g}, not in {limits}")
+    return default if value is None else value
 
 
 def _start(row: Row, column: str, number: int) -> float:

@@ -25,6 +25,7 @@ from audiosep_jax.evaluation.protocols import Protocol
 
 NUMBERED = ("segment-{id}.wav", "mixture-{id}.wav")
 PAIR_COLUMNS = ("id", "query", "class", "target", "noise", "noise_query", "snr")
+RENDERED_COLUMNS = ("id", "query", "class", "target", "mixture", "noise_query")
 LIST_NAME = "mixtures.csv"
 
 
@@ -50,12 +51,9 @@ def planned_samples(item: Item, sample_rate_hz: int) -> int:
 
 def load(item: Item, sample_rate_hz: int) -> Mixture:
     """The mixture and the target in it, float32; AudioError names the file that will not do."""
-    digest = hashlib.blake2b(repr((item.snr_db, item.seconds)).encode(), digest_size=8)
-    digest.update(repr((item.target_start_seconds, item.noise_start_seconds)).encode())
 
     def read(path: Path, start_seconds: float, seconds: float | None) -> np.ndarray:
         audio_CS, rate_hz = audio_io.read(path)
-        digest.update(path.read_bytes())
         first, last = _span(path, audio_CS.shape[1], rate_hz, start_seconds, seconds)
         audio_S = audio_io.to_mono(audio_CS[:, first:last])
         return audio_io.resample(audio_S[None], rate_hz, sample_rate_hz)[0]
@@ -68,7 +66,16 @@ def load(item: Item, sample_rate_hz: int) -> Mixture:
     else:
         noises = [read(path, item.noise_start_seconds, None) for path in item.noises]
         mixture_S, target_S = _mixed(item, target_S, noises)
-    return Mixture(mixture_S, target_S, digest.hexdigest())
+    return Mixture(mixture_S, target_S, fingerprint_of(item))
+
+
+def fingerprint_of(item: Item) -> str:
+    """Hash of an item's files and of how they are mixed; OSError where one cannot be read."""
+    digest = hashlib.blake2b(repr((item.snr_db, item.seconds)).encode(), digest_size=8)
+    digest.update(repr((item.target_start_seconds, item.noise_start_seconds)).encode())
+    for path in item.files:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def render(
@@ -203,9 +210,10 @@ def _rendered_paths(protocol: Protocol, item: Item, row: Row, output: Path) -> t
 def _write_rendered_list(items: Sequence[Item], output: Path) -> None:
     names = [[name.format(id=item.id) for name in NUMBERED] for item in items]
     lines = [
-        [item.id, item.query, item.label, *pair] for item, pair in zip(items, names, strict=True)
+        [item.id, item.query, item.label, *pair, item.noise_query]
+        for item, pair in zip(items, names, strict=True)
     ]
-    _write_csv(output / LIST_NAME, ("id", "query", "class", "target", "mixture"), lines)
+    _write_csv(output / LIST_NAME, RENDERED_COLUMNS, lines)
 
 
 def _write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[object]]) -> None:

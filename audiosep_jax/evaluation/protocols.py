@@ -39,6 +39,8 @@ class Protocol:
     folder: str = ""  # lists its files where there is no list
     default_query: str = ""
     speech: bool = False  # PESQ, STOI and segmental SNR belong to it
+    noise_query: str = ""  # column of what asks for the noise
+    clips: str = ""  # column that names target and noise, joined by "+++", where not the paths do
     by_position: bool = False  # its reader goes by the order of the columns, not by their names
 
 
@@ -58,7 +60,7 @@ PROTOCOLS: dict[str, Protocol] = {
             columns=_IDX,
             id="{src_wav.stem}",
             query="caption",
-            label="idx",
+            label="caption",
             rendered=("class_id={idx}/{src_wav.name}", "class_id={idx}/{noise_wav.name}"),
         ),
         Protocol(
@@ -74,6 +76,8 @@ PROTOCOLS: dict[str, Protocol] = {
             label="s0_text",
             rendered=("{s0_wav}", "{mix_wav}"),
             pair=("{s0_wav}", "{s1_wav}"),
+            noise_query="s1_text",
+            clips="file_id",  # 100 targets, each in ten of them
         ),
         Protocol(
             name="audiocaps",
@@ -172,7 +176,7 @@ PROTOCOLS: dict[str, Protocol] = {
             aggregation="mean",
             query_kind="sentence of the list",
             sample_rate_hz=None,
-            columns=("target", "query"),
+            columns=("target",),
             id="{id}",
             query="query",
             label="class",

@@ -30,7 +30,11 @@ def about_of(
         "baseline": arguments.baseline,
         "checkpoint": separator.fingerprint if separator else "",
         "sample_rate_hz": sample_rate_hz,
-        "scores": [bool(arguments.speech or protocol.speech), bool(arguments.clap_score)],
+        "scores": [
+            bool(arguments.speech or protocol.speech),
+            bool(arguments.clap_score),
+            arguments.clap_model if arguments.clap_score else "",
+        ],
     }
 
 
@@ -73,7 +77,7 @@ def results_of(
         "sample_rate_hz": sample_rate_hz,
         "query_kind": protocol.query_kind,
         "query_column": arguments.query_column or protocol.query or None,
-        "query": arguments.query or protocol.default_query or None,
+        "query": arguments.query or (not arguments.query_column and protocol.default_query) or None,
         "aggregation": protocol.aggregation,
         "definition": protocols.SDR_DEFINITION,
         "headline": list(protocol.headline),
@@ -109,7 +113,8 @@ def notes_of(
     if separator and separator.model.sample_rate_hz != sample_rate_hz:
         model_hz = separator.model.sample_rate_hz
         notes.append(f"the model works at {model_hz} Hz and is converted to {sample_rate_hz}")
-    if protocol.query and (arguments.query or arguments.query_column not in ("", protocol.query)):
+    other_column = arguments.query_column not in ("", protocol.query)
+    if other_column or (protocol.query and arguments.query):
         notes.append("the queries are not the benchmark's")
     return notes
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from audiosep_jax.evaluation.published_scores import BY_BENCHMARK, MEANS_OF_SIX, SIX
 
-MARKDOWN_NAME = "results.md"
 NAMES = {
     "sdr": "SDR, dB",
     "sdri": "SDRi, dB",

@@ -14,7 +14,7 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.protocols import Aggregation
 from audiosep_jax.evaluation.rows import Row
 
-JSON_NAME, CSV_NAME = "results.json", "results.csv"
+JSON_NAME, CSV_NAME, MARKDOWN_NAME = "results.json", "results.csv", "results.md"
 # Columns of a row that are no scores.
 FACTS = ("row", "id", "query", "label", "clip", "snr_db", "num_samples", "fingerprint", "reason")
 NUM_DRAWS, DRAWS_SEED, CONFIDENCE = 1000, 2023, 0.95
@@ -97,6 +97,12 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     write_whole(path, buffer.getvalue())
 
 
+def discard(folder: Path) -> None:
+    """Removes the results of an earlier run."""
+    for name in (JSON_NAME, CSV_NAME, MARKDOWN_NAME):
+        (folder / name).unlink(missing_ok=True)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file in one go; InputError where that fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -124,7 +130,7 @@ def _classes(
     rows: Sequence[Row], values: Mapping[str, np.ndarray], aggregation: Aggregation
 ) -> dict[str, Any]:
     classes = _by_class(rows)
-    if len(classes) == len(rows):  # captions, each its own
+    if len(classes) > len(rows) / 2:  # captions, most of them of one mixture alone
         return {}
     middle = _median if aggregation == "mean of class medians" else _mean
 

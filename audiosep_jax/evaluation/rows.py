@@ -35,10 +35,19 @@ def read_all(folder: Path, about: Mapping[str, Any]) -> dict[int, Row]:
     return found
 
 
-def discard(folder: Path) -> None:
-    """Removes the rows of all processes."""
+def discard(folder: Path, about: Mapping[str, Any], shard: tuple[int, int]) -> None:
+    """Removes the rows of all processes; of several, those that others may be adding to stay."""
     for path in folder.glob(f"{NAME}*.jsonl"):
-        path.unlink(missing_ok=True)
+        if shard[1] == 1 or path.name == file_name(shard) or not _belongs(path, about):
+            path.unlink(missing_ok=True)
+
+
+def _belongs(path: Path, about: Mapping[str, Any]) -> bool:
+    try:
+        _read(path, about)
+    except InputError:
+        return False
+    return True
 
 
 class RowsFile:

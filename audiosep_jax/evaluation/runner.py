@@ -7,6 +7,7 @@ killed and goes on computes the same numbers.
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -233,8 +234,12 @@ def _load(
 
 def _steps(estimator: Estimator) -> dict[bool, Any]:
     """What a batch goes through: of one length, and (True) of filled up clips."""
-    model = estimator.network
-    steps = {False: parallel_eval_step(lambda v, x: {"estimate": estimator.body(v, x)})}
+    return _steps_of(estimator.body, estimator.network)
+
+
+@functools.lru_cache(maxsize=4)  # of a watched run every checkpoint goes through the same
+def _steps_of(body: Body, model: ModelConfig | None) -> dict[bool, Any]:
+    steps = {False: parallel_eval_step(lambda v, x: {"estimate": body(v, x)})}
     if model is not None:
         steps[True] = parallel_eval_step(
             lambda v, x: {"estimate": padded.separate_filled(model, v, x)}
@@ -320,6 +325,22 @@ def _lengths(
     found = dict(zip((item.row for item in items), pool.map(length, items), strict=True))
     lengths = {row: x for row, x in found.items() if isinstance(x, int)}
     return lengths, {row: x for row, x in found.items() if isinstance(x, str)}
+
+
+def check_unchanged(items: Sequence[Item], done: Mapping[int, Row]) -> None:
+    """InputError where files of mixtures that were scored before hold something else now."""
+    for item in items:
+        if item.row not in done:
+            continue
+        try:
+            changed = mixtures.fingerprint_of(item) != done[item.row]["fingerprint"]
+        except OSError:  # gone since: what was scored counts
+            continue
+        if changed:
+            raise InputError(
+                f"{item.target}, or what it is mixed with, has changed since it was scored; "
+                "choose another --output, or --overwrite"
+            )
 
 
 def missing_files(items: Sequence[Item]) -> list[Path]:
