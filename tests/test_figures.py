@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from audiosep_jax.evaluation import figures
+from audiosep_jax.plots import new_figure
 
 
 def rows_of(sdri_N, mixture_N=None):
@@ -63,3 +64,20 @@ def test_histogram_steps_hold_all_values_and_are_not_too_many(values):
     assert edges[0] <= min(values)
     assert edges[-1] > max(values)
     assert 2 <= len(edges) < 150
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+def test_figures_of_a_part_say_so(tmp_path, monkeypatch, missing):
+    def as_svg(path, *size):
+        return new_figure(path.with_suffix(".svg"), *size)
+
+    monkeypatch.setattr(figures, "new_figure", as_svg)
+    rows = rows_of(np.arange(11.0), np.arange(11.0))
+    classes = {"dog": {"count": 11, "sdri": 5.0}}
+    lost = [{"row": 11 + n, "reason": "gone"} for n in range(missing)]
+    content = {"count": 11, "listed": 11 + missing, "missing": lost, "classes": classes}
+    drawn = figures.draw(content, [*rows, *lost], tmp_path)
+    assert drawn == ["histogram.png", "by_class.png", "by_snr.png"]
+    for name in drawn:
+        text = (tmp_path / name).with_suffix(".svg").read_text()
+        assert ("<!-- 11 of 13 mixtures -->" in text) == bool(missing)

@@ -21,18 +21,19 @@ _EXAMPLES = "examples"
 def draw(content: Mapping[str, Any], rows: Sequence[Row], folder: Path) -> list[str]:
     """Draws what the rows have to show; names of the files in `folder`."""
     scored = [row for row in rows if "reason" not in row]
+    title = f"{content['count']:,} of {content['listed']:,} mixtures" if content["missing"] else ""
     drawn = ["histogram.png"]
-    histogram(scored, folder / "histogram.png")
+    histogram(scored, folder / "histogram.png", title)
     if content["classes"]:
-        by_class(content["classes"], folder / "by_class.png")
+        by_class(content["classes"], folder / "by_class.png", title)
         drawn.append("by_class.png")
     if len(_snr_bins(scored)) > 1:
-        by_snr(scored, folder / "by_snr.png")
+        by_snr(scored, folder / "by_snr.png", title)
         drawn.append("by_snr.png")
     return drawn
 
 
-def histogram(rows: Sequence[Row], path: Path) -> None:
+def histogram(rows: Sequence[Row], path: Path, title: str = "") -> None:
     """How often which SDRi, with mean and median."""
     sdri_N = np.array([row["sdri"] for row in rows])
     with new_figure(path, 7, 3.6) as figure:
@@ -43,11 +44,11 @@ def histogram(rows: Sequence[Row], path: Path) -> None:
             (float(np.median(sdri_N)), "--", "median"),
         ):
             axis.axvline(value, color=ORANGE, linestyle=style, label=f"{name} {value:.2f} dB")
-        _label(axis, "SDRi (dB)", "mixtures")
+        _label(axis, "SDRi (dB)", "mixtures", title)
         axis.legend(frameon=False)
 
 
-def by_class(classes: Mapping[str, Mapping[str, float]], path: Path) -> None:
+def by_class(classes: Mapping[str, Mapping[str, float]], path: Path, title: str = "") -> None:
     """A bar for each class, best above; of many the best and the worst."""
     order = sorted(classes, key=lambda label: (-classes[label]["sdri"], label))
     if len(order) > MAX_BARS:
@@ -60,10 +61,10 @@ def by_class(classes: Mapping[str, Mapping[str, float]], path: Path) -> None:
         axis.set_yticks(places, labels, parse_math=False)
         axis.invert_yaxis()
         axis.axvline(0, color="black", linewidth=0.8)
-        _label(axis, "SDRi (dB)", "")
+        _label(axis, "SDRi (dB)", "", title)
 
 
-def by_snr(rows: Sequence[Row], path: Path) -> None:
+def by_snr(rows: Sequence[Row], path: Path, title: str = "") -> None:
     """SDRi over the SDR of the mixture: every mixture, and mean and quartiles of each bin."""
     mixture_N = np.array([row["mixture_sdr"] for row in rows])
     sdri_N = np.array([row["sdri"] for row in rows])
@@ -80,7 +81,7 @@ def by_snr(rows: Sequence[Row], path: Path) -> None:
         axis.fill_between(middles, low, high, color=BLUE, alpha=0.2, label="middle half")
         axis.plot(middles, means, "o-", color=BLUE, label="mean")
         axis.axhline(0, color="black", linewidth=0.8)
-        _label(axis, "SDR of the mixture (dB)", "SDRi (dB)")
+        _label(axis, "SDR of the mixture (dB)", "SDRi (dB)", title)
         axis.legend(frameon=False)
 
 
@@ -160,7 +161,8 @@ def _edges(values_N: np.ndarray) -> np.ndarray:
     return np.arange(np.floor(low / step) * step, high + 2 * step, step)
 
 
-def _label(axis: Any, x: str, y: str) -> None:
+def _label(axis: Any, x: str, y: str, title: str = "") -> None:
+    axis.set_title(title, loc="left", fontsize=9)
     axis.set_xlabel(x, parse_math=False)
     axis.set_ylabel(y, parse_math=False)
     axis.spines[["top", "right"]].set_visible(False)
