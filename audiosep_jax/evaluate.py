@@ -38,7 +38,6 @@ PROTOCOLS = (
     *("dcase2024", "voicebank_demand", "mixtures"),
 )
 BASELINES = ("mixture", "silence", "irm", "icm", "random_query")
-MAX_SNR_DB = 200.0
 NAMED = 3  # files of those missing that a message names
 
 
@@ -87,10 +86,10 @@ def _evaluate(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
         rows.discard(output, about, share)
         results.discard(output)
     done = {n: row for n, row in rows.read_all(output, about).items() if "reason" not in row}
-    runner.check_unchanged(items, done)
+    mine = items[share[0] :: share[1]]
+    runner.check_unchanged(mine, done)
     config = runner.RunConfig(arguments.batch_size, arguments.num_threads)
     with rows.RowsFile(output / rows.file_name(share), about) as file:
-        mine = items[share[0] :: share[1]]
         runner.score_items(mine, estimator, rate_hz, file, done, config, scores)
 
     # ------------------------------------------------------------------ results, where all is done
@@ -236,6 +235,8 @@ def _make_pairs(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     """InputError for what can be told before anything is read."""
+    from audiosep_jax.evaluation.lists import MAX_SNR_DB
+
     if not arguments.audio:
         raise InputError("--audio is needed: the folder of the sounds")
     for folder in filter(None, (arguments.audio, arguments.audio2)):

@@ -75,8 +75,7 @@ def test_figures_of_a_part_say_so(tmp_path, monkeypatch, missing):
     rows = rows_of(np.arange(11.0), np.arange(11.0))
     classes = {"dog": {"count": 11, "sdri": 5.0}}
     lost = [{"row": 11 + n, "reason": "gone"} for n in range(missing)]
-    content = {"count": 11, "listed": 11 + missing, "missing": lost, "classes": classes}
-    drawn = figures.draw(content, [*rows, *lost], tmp_path)
+    drawn = figures.draw({"classes": classes}, [*rows, *lost], tmp_path)
     assert drawn == ["histogram.png", "by_class.png", "by_snr.png"]
     for name in drawn:
         text = (tmp_path / name).with_suffix(".svg").read_text()

@@ -21,7 +21,8 @@ _EXAMPLES = "examples"
 def draw(content: Mapping[str, Any], rows: Sequence[Row], folder: Path) -> list[str]:
     """Draws what the rows have to show; names of the files in `folder`."""
     scored = [row for row in rows if "reason" not in row]
-    title = f"{content['count']:,} of {content['listed']:,} mixtures" if content["missing"] else ""
+    part = len(scored) < len(rows)
+    title = f"{len(scored):,} of {len(rows):,} mixtures" if part else ""
     drawn = ["histogram.png"]
     histogram(scored, folder / "histogram.png", title)
     if content["classes"]:

@@ -74,8 +74,9 @@ def _score(
     for name, value in content["scores"].items():
         if value["mean"] is not None:
             board.add_scalar(f"{content['protocol']}/{name}", value["mean"], int(checkpoint.name))
-    for note in content["notes"]:
-        board.add_text(f"{content['protocol']}/notes", note, int(checkpoint.name))
+    if content["notes"]:
+        notes = "; ".join(content["notes"])
+        board.add_text(f"{content['protocol']}/notes", notes, int(checkpoint.name))
     board.flush()
     results.write_json(place / MARK, about)
     return True
