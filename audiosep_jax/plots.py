@@ -127,7 +127,8 @@ class LogSpectrogram:
             self._extend(0 if self._begun else half, half)
             self._consume()
         self._ended = True
-        return 10 * np.log10(np.maximum(self._power_XR, 10 ** (FLOOR_DB / 10)))
+        levels_XR = 10 * np.log10(np.maximum(self._power_XR, 10 ** (FLOOR_DB / 10)))
+        return np.maximum(levels_XR, FLOOR_DB)  # below which some processors' logarithm rounds
 
     def _extend(self, before: int, after: int) -> None:
         """A mirror image at an end: a cut there would splash over all frequencies."""

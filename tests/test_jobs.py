@@ -181,9 +181,11 @@ def test_the_ledger_believes_what_is_there_and_whole(tmp_path):
     Ledger(tmp_path, 1, 2).add({"key": "gone", "files": {"b.wav": [4, 0]}})
     assert (tmp_path / "separated.0-of-2.jsonl").read_text() == json.dumps(record) + "\n"
     assert Ledger(tmp_path).finished() == {"k": record}
-    (tmp_path / "a.wav").write_bytes(b"4321")
-    os.utime(tmp_path / "a.wav", ns=(0, 1))  # however soon after
-    assert Ledger(tmp_path).finished() == {}
+    _, written_ns = state_of(tmp_path / "a.wav")
+    for content, time_ns in ((b"123", written_ns), (b"4321", written_ns + 1)):
+        (tmp_path / "a.wav").write_bytes(content)
+        os.utime(tmp_path / "a.wav", ns=(time_ns, time_ns))
+        assert Ledger(tmp_path).finished() == {}
 
 
 def test_half_a_line_loses_only_itself(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_examples import CLASSES, RATE_HZ, pairs_list, write_clips
+from evaluation_examples import CLASSES, RATE_HZ, write_clips, write_list
 
 from audiosep_jax import audio_io
 from audiosep_jax.audio_io import AudioError
@@ -157,7 +157,12 @@ def render_own(tmp_path, output, **options):
 
 def test_rendered_twice_or_by_two_processes_are_the_same_bytes(tmp_path):
     write_clips(tmp_path, 5)
-    pairs_list(tmp_path / "list.csv", 4)
+    rows = [
+        (f"m{n}", "dog", f"clip{n}.wav", f"clip{n + 1}.wav", snr, f"noise m{n}")
+        for n, snr in enumerate(("-5", "", "7", "-5"))
+    ]
+    header = ("id", "query", "target", "noise", "snr", "noise_query")
+    write_list(tmp_path / "list.csv", header, rows)
     items = render_own(tmp_path, tmp_path / "once")
     for n in (1, 0):
         render_own(tmp_path, tmp_path / "shared", shard=(n, 2), num_threads=1)
@@ -172,6 +177,7 @@ def test_rendered_twice_or_by_two_processes_are_the_same_bytes(tmp_path):
         np.testing.assert_array_equal(load(back, RATE_HZ).mixture_S, load(made, RATE_HZ).mixture_S)
         np.testing.assert_array_equal(load(back, RATE_HZ).target_S, load(made, RATE_HZ).target_S)
         assert (back.id, back.query, back.label) == (made.id, made.query, made.label)
+        assert back.noise_query == made.noise_query == f"noise {made.id}"
 
 
 def test_rendering_stays_inside_its_folder(tmp_path):

@@ -265,7 +265,7 @@ def test_resume_of_a_list_that_names_another_place(here, workdir, capfd):
 
 
 def test_a_list_writes_over_no_recording(here, workdir, capfd):
-    """Also not over one that another row names, nor over a query."""
+    """Also not over one that another row names."""
     for name in ("a.wav", "b.wav"):
         recording(here / name)
     (here / "list.csv").write_text("file,query,output\na.wav,rain,b\nb.wav,wind,c\n")

@@ -73,8 +73,25 @@ def test_scored_before_and_removed_meanwhile_are_passed_over(tmp_path):
         shutil.rmtree(checkpoint)
         score(checkpoint, place)
 
-    assert watch(workdir, output, pruned, ABOUT) == 0
+    def never(seconds):
+        raise AssertionError("all is scored: there is nothing to wait for")
+
+    assert watch(workdir, output, pruned, ABOUT, sleep=never) == 0
     assert scored == ["00000010", "00000020", "00000030"]
+
+
+def test_what_is_noted_reaches_tensorboard(tmp_path):
+    workdir, output = tmp_path / "run", tmp_path / "esc50"
+    write_checkpoint(workdir, 30)
+
+    def score(checkpoint, place):
+        place.mkdir(parents=True)
+        content = {"protocol": "esc50", "scores": {}, "notes": ["2 are missing", "at 0 dB"]}
+        (place / "results.json").write_text(json.dumps(content))
+
+    watch(workdir, output, score, ABOUT)
+    (event_file,) = (workdir / "tensorboard").rglob("events*")
+    assert b"2 are missing; at 0 dB" in event_file.read_bytes()
 
 
 def test_killed_before_tensorboard_has_it_a_checkpoint_is_scored_again(tmp_path):
