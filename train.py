@@ -22,19 +22,11 @@ from audiosep_jax import audio_io, distributed
 from audiosep_jax.checkpoints import Checkpoints, NotWritten, Outcome, saved_steps
 from audiosep_jax.code_version import code_version
 from audiosep_jax.compilation_cache import use_compilation_cache
-from audiosep_jax.conditions import captions_hash, distinct_captions, make_conditions
 from audiosep_jax.config import Config, from_mapping, shared_fields
-from audiosep_jax.data.pipeline import (
-    BadClips,
-    check_captions,
-    train_batches,
-    validation_set,
-)
+from audiosep_jax.data.pipeline import BadClips, check_captions, train_batches, validation_set
 from audiosep_jax.data.sources import build_source, source_fingerprint
 from audiosep_jax.distributed import Launch, PeerLost, Peers, with_votes
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.validation import validate
-from audiosep_jax.hybrid import hybrid_batches, make_audio_encoder
 from audiosep_jax.progress import Progress, Trace
 from audiosep_jax.resume import given_variables, make_workdir, start_or_resume, state_shapes
 from audiosep_jax.run_log import RunLog
@@ -49,6 +41,9 @@ from audiosep_jax.steps import (
     split_batch,
 )
 from audiosep_jax.stop_signals import StopSignals
+from audiosep_jax.training.conditions import captions_hash, distinct_captions, make_conditions
+from audiosep_jax.training.hybrid import hybrid_batches, make_audio_encoder
+from audiosep_jax.training.validation import validate
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.metrics import si_sdr
+from audiosep_jax.metrics import si_sdr
 from audiosep_jax.resunet import ModelConfig
 from audiosep_jax.stft import stft
 

@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from audiosep_jax.audiosep import AudioSep
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.metrics import sdr_improvement, si_sdr
 from audiosep_jax.losses import LossConfig, loss_terms, total_loss
+from audiosep_jax.metrics import sdr_improvement, si_sdr
 from audiosep_jax.optim import OptimConfig, learning_rate, make_optimizer
 from audiosep_jax.resunet import ModelConfig
 

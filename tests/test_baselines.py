@@ -16,7 +16,7 @@ from audiosep_jax.evaluation.baselines import (
 )
 from audiosep_jax.evaluation.choices import estimator_of
 from audiosep_jax.evaluation.lists import Item
-from audiosep_jax.evaluation.metrics import sdr
+from audiosep_jax.metrics import sdr
 from audiosep_jax.resunet import ModelConfig
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from audiosep_jax.hybrid import asks_by_audio, hybrid_batches, make_audio_encoder
 from audiosep_jax.text.encoder import TextConfig
+from audiosep_jax.training.hybrid import asks_by_audio, hybrid_batches, make_audio_encoder
 
 
 class MeanEncoder:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.metrics import (
+from audiosep_jax.metrics import (
     clap_score,
     sdr,
     sdr_improvement,

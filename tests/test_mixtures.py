@@ -13,13 +13,7 @@ from audiosep_jax.audio_io import AudioError
 from audiosep_jax.data.sources import Clip
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import Item, items_of, read_list
-from audiosep_jax.evaluation.mixtures import (
-    clips_of,
-    load,
-    make_pairs,
-    planned_samples,
-    render,
-)
+from audiosep_jax.evaluation.mixtures import clips_of, load, make_pairs, planned_samples, render
 from audiosep_jax.evaluation.protocols import PROTOCOLS
 
 

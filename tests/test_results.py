@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.results import (
-    aggregate,
-    bootstrap,
-    summary,
-    write_csv,
-    write_json,
-)
+from audiosep_jax.evaluation.results import aggregate, bootstrap, summary, write_csv, write_json
 
 
 def rows_of(values, labels, clips=None):

@@ -23,8 +23,8 @@ from separator_examples import (
 from audiosep_jax import steps
 from audiosep_jax.audiosep import AudioSep
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.metrics import sdr_improvement
 from audiosep_jax.losses import LossConfig
+from audiosep_jax.metrics import sdr_improvement
 from audiosep_jax.optim import OptimConfig
 from audiosep_jax.resunet import BatchNorm, ModelConfig
 from audiosep_jax.torch_import import export_separator

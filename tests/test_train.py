@@ -33,13 +33,13 @@ import train
 from audiosep_jax import audio_io
 from audiosep_jax.checkpoints import FOLDER, Checkpoints
 from audiosep_jax.code_version import code_version
-from audiosep_jax.conditions import distinct_captions
 from audiosep_jax.config import Config, from_mapping
 from audiosep_jax.distributed import Peers
 from audiosep_jax.errors import InputError
 from audiosep_jax.roofline import step_flop
 from audiosep_jax.steps import init_state
 from audiosep_jax.text.encoder import make_encoder
+from audiosep_jax.training.conditions import distinct_captions
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("--config", str(ROOT / "tests" / "tiny.py"))

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from separator_examples import TINY, tiny_batch, tiny_variables, unit_rows
 
-from audiosep_jax.evaluation.metrics import separation_scores
-from audiosep_jax.evaluation.validation import validate
+from audiosep_jax.metrics import separation_scores
 from audiosep_jax.steps import make_eval_step, parallel_eval_step
+from audiosep_jax.training.validation import validate
 
 
 def stand_in(variables, batch):

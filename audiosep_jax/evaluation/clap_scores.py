@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from audiosep_jax.audio_encoders.clap import AudioEncoder
-from audiosep_jax.evaluation.metrics import clap_score
+from audiosep_jax.metrics import clap_score
 from audiosep_jax.text.encoder import TextConfig, make_encoder
 
 

@@ -24,9 +24,9 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation import mixtures, padded
 from audiosep_jax.evaluation.baselines import Body
 from audiosep_jax.evaluation.lists import Item
-from audiosep_jax.evaluation.metrics import fitted, separation_scores
 from audiosep_jax.evaluation.mixtures import Mixture
 from audiosep_jax.evaluation.rows import Row, RowsFile
+from audiosep_jax.metrics import fitted, separation_scores
 from audiosep_jax.resunet import ModelConfig
 from audiosep_jax.steps import parallel_eval_step, place_state, split_batch
 

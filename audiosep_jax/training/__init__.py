@@ -1,0 +1,1 @@
+"""Training: the experiment's config, the step, checkpoints, processes and logs."""
