@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.jobs import Job, Ledger, all_parts, is_list, plan, share
-from audiosep_jax.queries import conditions, embed, queries_of, read_files
-from audiosep_jax.separate_options import check_options, make_parser
+from audiosep_jax.separation.jobs import Job, Ledger, all_parts, is_list, plan, share
+from audiosep_jax.separation.options import check_options, make_parser
+from audiosep_jax.separation.queries import conditions, embed, queries_of, read_files
 
 if TYPE_CHECKING:
-    from audiosep_jax.batch import Settings, Task
+    from audiosep_jax.separation.batch import Settings, Task
 
 # Numpy, libsndfile and JAX are imported where they are used: help and mistakes answer at once.
 
@@ -51,9 +51,9 @@ def _separate(arguments: argparse.Namespace) -> int:
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)  # what Orbax tells of a load
-    from audiosep_jax import batch
     from audiosep_jax.compilation_cache import use_compilation_cache
-    from audiosep_jax.separator import Separator
+    from audiosep_jax.separation import batch
+    from audiosep_jax.separation.separator import Separator
 
     use_compilation_cache()
     separator = Separator.from_pretrained(
@@ -120,7 +120,7 @@ def _separate(arguments: argparse.Namespace) -> int:
 def _settings(arguments: argparse.Namespace) -> "Settings":
     """The options of every job; InputError where they contradict each other."""
     from audiosep_jax import plots
-    from audiosep_jax.batch import Settings
+    from audiosep_jax.separation.batch import Settings
 
     if arguments.plot:
         try:
@@ -142,7 +142,7 @@ def _settings(arguments: argparse.Namespace) -> "Settings":
 
 def _check_recording(job: Job) -> None:
     """InputError where the one recording cannot be used, before anything is loaded."""
-    from audiosep_jax.audio_io import AudioReader
+    from audiosep_jax.audio.files import AudioReader
 
     with AudioReader(job.recording):
         pass

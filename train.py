@@ -18,19 +18,22 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from audiosep_jax import audio_io, distributed
-from audiosep_jax.checkpoints import Checkpoints, NotWritten, Outcome, saved_steps
-from audiosep_jax.code_version import code_version
+from audiosep_jax.audio import files as audio_files
 from audiosep_jax.compilation_cache import use_compilation_cache
-from audiosep_jax.config import Config, from_mapping, shared_fields
 from audiosep_jax.data.pipeline import BadClips, check_captions, train_batches, validation_set
 from audiosep_jax.data.sources import build_source, source_fingerprint
-from audiosep_jax.distributed import Launch, PeerLost, Peers, with_votes
 from audiosep_jax.errors import InputError
-from audiosep_jax.progress import Progress, Trace
-from audiosep_jax.resume import given_variables, make_workdir, start_or_resume, state_shapes
-from audiosep_jax.run_log import RunLog
-from audiosep_jax.steps import (
+from audiosep_jax.training import processes
+from audiosep_jax.training.checkpoints import Checkpoints, NotWritten, Outcome, saved_steps
+from audiosep_jax.training.code_version import code_version
+from audiosep_jax.training.conditions import captions_hash, distinct_captions, make_conditions
+from audiosep_jax.training.config import Config, from_mapping, shared_fields
+from audiosep_jax.training.hybrid import hybrid_batches, make_audio_encoder
+from audiosep_jax.training.log import RunLog
+from audiosep_jax.training.processes import Launch, PeerLost, Peers, with_votes
+from audiosep_jax.training.progress import Progress, Trace
+from audiosep_jax.training.start import given_variables, make_workdir, start_or_resume, state_shapes
+from audiosep_jax.training.steps import (
     AXIS,
     TrainState,
     make_eval_step,
@@ -40,9 +43,7 @@ from audiosep_jax.steps import (
     place_state,
     split_batch,
 )
-from audiosep_jax.stop_signals import StopSignals
-from audiosep_jax.training.conditions import captions_hash, distinct_captions, make_conditions
-from audiosep_jax.training.hybrid import hybrid_batches, make_audio_encoder
+from audiosep_jax.training.stop_signals import StopSignals
 from audiosep_jax.training.validation import validate
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> None:
         start_seconds=_START.value,
     )
     use_compilation_cache()
-    with distributed.start(launch) as peers:
+    with processes.start(launch) as peers:
         train(config, Path(_WORKDIR.value or f"runs/{config.name}"), peers)
 
 
@@ -281,7 +282,7 @@ def _show_what_next(
     row = int(np.argsort(scores["sdri"])[len(scores["sdri"]) // 2])
     rate_hz = config.model.sample_rate_hz
     for kind in ("mixture", "target"):
-        audio_io.write(workdir / "example" / f"{kind}.wav", mixtures[kind][row][None], rate_hz)
+        audio_files.write(workdir / "example" / f"{kind}.wav", mixtures[kind][row][None], rate_hz)
     print(f"Trained: {workdir}. A held-out mixture and its target: {workdir / 'example'}. Try:\n")
     mixture, caption = workdir / "example" / "mixture.wav", mixtures["caption"][row]
     command = ["python", "separate.py", mixture, "--text", caption, "--checkpoint", workdir]

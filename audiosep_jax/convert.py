@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from audiosep_jax.arguments import Parser
+from audiosep_jax.cli import Parser
 from audiosep_jax.errors import InputError
 
 # JAX is imported where it is used: help and mistakes answer at once.
@@ -75,7 +75,8 @@ def convert(
         raise InputError(f"{destination}: is the source; choose another destination")
 
     # ------------------------------------------------------------------ read, write
-    from audiosep_jax import hub, trained
+    from audiosep_jax.training import trained
+    from audiosep_jax.weights import hub
 
     if is_file:
         found = trained.read_file(Path(source), sample_rate_hz, hop_samples)
@@ -118,7 +119,7 @@ def _put(partial: Path, destination: Path) -> None:
     if not destination.is_dir():
         os.replace(partial, destination)
         return
-    from audiosep_jax import hub
+    from audiosep_jax.weights import hub
 
     old = destination.with_name(f".{os.getpid()}.old.{destination.name}")
     os.rename(destination, old)

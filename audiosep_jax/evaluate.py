@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax.arguments import Parser, exit_code, shard
+from audiosep_jax.cli import Parser, exit_code, shard
 from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _print(content: Mapping[str, Any], output: Path) -> None:
 
 def _render(arguments: argparse.Namespace) -> None:
     from audiosep_jax.evaluation import mixtures
-    from audiosep_jax.resunet import ModelConfig
+    from audiosep_jax.model.resunet import ModelConfig
 
     protocol, items, rows = _listed(arguments)
     _check_files(items, arguments)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.stft import hann_window, stft
+from audiosep_jax.model.stft import hann_window, stft
 
 FORMATS = ("png", "svg")
 

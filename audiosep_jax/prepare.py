@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax.arguments import Parser, shard
+from audiosep_jax.cli import Parser, shard
 from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:  # imported where they are used: help and mistakes answer at once
-    from audiosep_jax.data.plan import Plan
-    from audiosep_jax.data.prepared_writer import Part, Settings
-    from audiosep_jax.data.task_pool import Spent
+    from audiosep_jax.preparing.plan import Plan
+    from audiosep_jax.preparing.task_pool import Spent
+    from audiosep_jax.preparing.writer import Part, Settings
 
 SOURCES = {
     "manifest": '--root FILE.json: {"data": [{"wav": ..., "caption": ...}]}; --valid_root too',
@@ -68,8 +68,8 @@ def main(argv: Sequence[str]) -> int:
 
 def prepare(options: argparse.Namespace) -> list[str]:
     """Does what is asked; lines that say what was written, and where."""
-    from audiosep_jax.data import plan as plan_lib
-    from audiosep_jax.data.prepared_writer import Settings
+    from audiosep_jax.preparing import plan as plan_lib
+    from audiosep_jax.preparing.writer import Settings
 
     output: Path = options.output
     folder = output.with_name(output.name + ".parts")
@@ -94,9 +94,9 @@ def prepare(options: argparse.Namespace) -> list[str]:
 
 def _items(options: argparse.Namespace) -> Iterator[Any]:
     """Recordings of the source, and rows that describe none."""
-    from audiosep_jax.data import annotations
+    from audiosep_jax.preparing import datasets
 
-    return annotations.recordings(
+    return datasets.recordings(
         options.source,
         options.root,
         valid_root=options.valid_root,
@@ -111,7 +111,7 @@ def _do(
     """All parts that are finished after the tasks `mine` are, and what those cost."""
     from tqdm import tqdm
 
-    from audiosep_jax.data.task_pool import num_cores, run_tasks
+    from audiosep_jax.preparing.task_pool import num_cores, run_tasks
 
     folder = plan.path.parent
     todo = [task for task in mine if _finished_part(folder, task) is None]
@@ -138,7 +138,7 @@ def _do(
 
 def _finished_part(folder: Path, task: int) -> "Part | None":
     """What a task wrote, None where not all of it is there."""
-    from audiosep_jax.data.prepared_writer import read_part
+    from audiosep_jax.preparing.writer import read_part
 
     part = read_part(folder, task)
     if part is None:
@@ -152,8 +152,8 @@ def _finished_part(folder: Path, task: int) -> "Part | None":
 
 def _look_for_files(plan: "Plan", todo: Sequence[int], root: Path | None) -> None:
     """A wrong folder is told at once, not after hours as one skipped file after another."""
-    from audiosep_jax.data.plan import tasks_of
-    from audiosep_jax.data.recordings import find
+    from audiosep_jax.preparing.plan import tasks_of
+    from audiosep_jax.preparing.recordings import find
 
     looked = 0
     for task in todo[:: max(1, len(todo) // 8)]:
@@ -170,8 +170,8 @@ def _look_for_files(plan: "Plan", todo: Sequence[int], root: Path | None) -> Non
 
 def _take_in(other: Path, folder: Path, plan: "Plan") -> None:
     """Links or copies the finished tasks of another folder of parts that are not here."""
-    from audiosep_jax.data.plan import plan_fingerprint
-    from audiosep_jax.data.prepared_writer import link, part_files
+    from audiosep_jax.preparing.plan import plan_fingerprint
+    from audiosep_jax.preparing.writer import link, part_files
 
     if plan_fingerprint(other) != plan.fingerprint:
         raise InputError(f"{other}: holds no parts of this data set with these settings")
@@ -189,7 +189,7 @@ def _assemble(
     folder: Path, parts: list["Part"], plan: "Plan", settings: "Settings", output: Path
 ) -> dict[str, Any]:
     """Makes the data set out of all parts; its report."""
-    from audiosep_jax.data.prepared_writer import assemble
+    from audiosep_jax.preparing.writer import assemble
 
     if not any(part.shards for part in parts):
         reasons = [why for part in parts for _, why in part.skipped]

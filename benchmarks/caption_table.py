@@ -21,10 +21,10 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from audiosep_jax.text import clap
-from audiosep_jax.text.encoder import TextConfig, TextEncoder, make_encoder
-from audiosep_jax.text.pretrained import Tower, TowerEncoder
-from audiosep_jax.text.table import caption_table
+from audiosep_jax.encoders import clap_text
+from audiosep_jax.encoders.encoder import TextConfig, TextEncoder, make_encoder
+from audiosep_jax.encoders.pretrained import Tower, TowerEncoder
+from audiosep_jax.encoders.table import caption_table
 
 MAX_SECOND_START_SECONDS = 1.0
 REPEATS = 3
@@ -58,7 +58,7 @@ def random_encoder(layers: int, width: int, batch_size: int) -> TowerEncoder:
         backend.pre_tokenizer = pre_tokenizers.Whitespace()
         backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
-        config = clap.ClapTextConfig(
+        config = clap_text.ClapTextConfig(
             vocab_size=len(ids),
             hidden_size=width,
             num_hidden_layers=layers,
@@ -66,8 +66,10 @@ def random_encoder(layers: int, width: int, batch_size: int) -> TowerEncoder:
             intermediate_size=4 * width,
         )
         tokens = jnp.zeros((1, 4), jnp.int32)
-        params = jax.jit(clap.ClapText(config).init)(jax.random.key(0), tokens, tokens)["params"]
-        embed = functools.partial(clap.embed, config, params)
+        params = jax.jit(clap_text.ClapText(config).init)(jax.random.key(0), tokens, tokens)[
+            "params"
+        ]
+        embed = functools.partial(clap_text.embed, config, params)
         return tokenizer, Tower(embed, config.projection_dim, len(ids), 512, 1)
 
     return TowerEncoder(f"random-{layers}-{width}", load, batch_size)

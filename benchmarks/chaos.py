@@ -39,13 +39,13 @@ import jax
 import numpy as np
 from absl import logging
 
-from audiosep_jax.checkpoints import Checkpoints, saved_steps
-from audiosep_jax.config import Config, from_mapping
 from audiosep_jax.data.pipeline import train_batches
 from audiosep_jax.data.sources import build_source
-from audiosep_jax.resume import state_shapes
-from audiosep_jax.run_log import METRICS_FILE
-from audiosep_jax.steps import TrainState
+from audiosep_jax.training.checkpoints import Checkpoints, saved_steps
+from audiosep_jax.training.config import Config, from_mapping
+from audiosep_jax.training.log import METRICS_FILE
+from audiosep_jax.training.start import state_shapes
+from audiosep_jax.training.steps import TrainState
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (

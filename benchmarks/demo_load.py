@@ -188,9 +188,9 @@ def write_small_network(folder: Path) -> None:
     """Random weights of a network of one level, as a folder that `--checkpoint` takes."""
     import jax
 
-    from audiosep_jax import trained
-    from audiosep_jax.resunet import ModelConfig
-    from audiosep_jax.text.encoder import TextConfig, make_encoder
+    from audiosep_jax.encoders.encoder import TextConfig, make_encoder
+    from audiosep_jax.model.resunet import ModelConfig
+    from audiosep_jax.training import trained
 
     model = ModelConfig(
         sample_rate_hz=RATE_HZ,

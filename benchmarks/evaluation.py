@@ -21,15 +21,15 @@ import jax
 import numpy as np
 from networks import random_separator
 
-from audiosep_jax import audio_io
+from audiosep_jax.audio import files as audio_files
 from audiosep_jax.compilation_cache import use_compilation_cache
 from audiosep_jax.evaluation.baselines import body_of
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.rows import RowsFile, file_name
 from audiosep_jax.evaluation.runner import Estimator, RunConfig, score_items
-from audiosep_jax.resunet import ModelConfig
-from audiosep_jax.separator import Separator
-from audiosep_jax.steps import parallel_eval_step, place_state, split_batch
+from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.separation.separator import Separator
+from audiosep_jax.training.steps import parallel_eval_step, place_state, split_batch
 
 NUM_FILES = 16
 
@@ -61,7 +61,7 @@ def write_items(folder: Path, num_clips: int, seconds: float, rate_hz: int) -> l
     paths = [folder / f"{n}.wav" for n in range(NUM_FILES)]
     for path in paths:
         audio_S = 0.1 * rng.standard_normal(round(seconds * rate_hz), np.float32)
-        audio_io.write(path, audio_S[None], rate_hz, subtype="PCM_16")
+        audio_files.write(path, audio_S[None], rate_hz, subtype="PCM_16")
     return [
         Item(
             row=n,

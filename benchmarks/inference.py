@@ -31,9 +31,9 @@ import jax.numpy as jnp
 import numpy as np
 from networks import random_separator
 
-from audiosep_jax import audio_io
-from audiosep_jax.audiosep import AudioSep, apply_mask, magnitude
-from audiosep_jax.resunet import (
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.model.audiosep import AudioSep, apply_mask, magnitude
+from audiosep_jax.model.resunet import (
     NUM_MASK_CHANNELS,
     BatchNorm,
     DecoderBlock,
@@ -41,9 +41,9 @@ from audiosep_jax.resunet import (
     FiLM,
     ModelConfig,
 )
-from audiosep_jax.roofline import block_shapes, network_flop
-from audiosep_jax.separator import Separator
-from audiosep_jax.stft import istft, num_frames, stft
+from audiosep_jax.model.stft import istft, num_frames, stft
+from audiosep_jax.separation.separator import Separator
+from audiosep_jax.training.roofline import block_shapes, network_flop
 
 MATMUL_SIZES = (1024, 2048, 4096)
 TARGET = 0.65
@@ -233,7 +233,7 @@ def report_cold_start(separator: Separator) -> None:
         folder = Path(name)
         separator.save_pretrained(folder / "weights")
         rng = np.random.default_rng(0)
-        audio_io.write(folder / "in.wav", rng.standard_normal((1, 160_000), np.float32), 32000)
+        audio_files.write(folder / "in.wav", rng.standard_normal((1, 160_000), np.float32), 32000)
         np.save(folder / "q.npy", np.ones(separator.model.condition_features, np.float32))
         command = [sys.executable, "separate.py", f"{name}/in.wav", "--embedding", f"{name}/q.npy"]
         command += ["--checkpoint", f"{name}/weights", "--output", f"{name}/out"]

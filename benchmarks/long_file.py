@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from networks import random_separator
 
-from audiosep_jax.audio_io import AudioWriter
+from audiosep_jax.audio.files import AudioWriter
 from audiosep_jax.compilation_cache import use_compilation_cache
-from audiosep_jax.resunet import ModelConfig
-from audiosep_jax.separator import Separator
+from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.separation.separator import Separator
 
 RATE_HZ = 44100
 BLOCK_SECONDS = 10

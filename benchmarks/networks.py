@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 
-from audiosep_jax.resunet import ModelConfig
-from audiosep_jax.separator import Separator
-from audiosep_jax.text.encoder import TextConfig
-from audiosep_jax.text.hashed import HashedEncoder
-from audiosep_jax.trained import variable_shapes
+from audiosep_jax.encoders.encoder import TextConfig
+from audiosep_jax.encoders.hashed import HashedEncoder
+from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.separation.separator import Separator
+from audiosep_jax.training.trained import variable_shapes
 
 
 def random_separator(model: ModelConfig) -> Separator:

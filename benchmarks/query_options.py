@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from audiosep_jax import audio_io
-from audiosep_jax.presence import presence, spans
-from audiosep_jax.refining import Without
-from audiosep_jax.separator import Separator
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.separation.presence import presence, spans
+from audiosep_jax.separation.refining import Without
+from audiosep_jax.separation.separator import Separator
 
 SECONDS = 5
 HOP_SECONDS = 0.1
@@ -50,8 +50,10 @@ class Clips:
                 return classes_K, 0.05 * clips_KS / np.sqrt(power_K)[:, None]
 
     def _clip(self, path: Path) -> np.ndarray:
-        audio_CS, rate_hz = audio_io.read(path)
-        audio_S = audio_io.resample(audio_io.to_mono(audio_CS)[None], rate_hz, self._rate_hz)[0]
+        audio_CS, rate_hz = audio_files.read(path)
+        audio_S = audio_files.resample(audio_files.to_mono(audio_CS)[None], rate_hz, self._rate_hz)[
+            0
+        ]
         num_samples = SECONDS * self._rate_hz
         return np.pad(audio_S[:num_samples], (0, max(0, num_samples - len(audio_S))))
 

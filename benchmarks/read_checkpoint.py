@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audiosep_jax.torch_files import read_state_dict, write_torch
+from audiosep_jax.weights.torch_files import read_state_dict, write_torch
 
 SEPARATOR_PARAMETERS = 26_500_000
 FILE_BYTES = 1_300_000_000

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from audiosep_jax import audio_io
+from audiosep_jax.audio import files as audio_files
 from audiosep_jax.data.sources import esc50_clips
-from audiosep_jax.separator import Separator
+from audiosep_jax.separation.separator import Separator
 
 # Places from 0, left, to 1, right, of target and interferer.
 PANNINGS = {
@@ -47,7 +47,7 @@ def pairs(root: Path, fold: int, count: int, seed: int) -> list[tuple[np.ndarray
         a, b = (clips[i] for i in rng.choice(len(clips), 2, replace=False))
         if a.captions == b.captions:
             continue
-        (x_CS, rate_hz), (y_CS, _) = audio_io.read(a.path), audio_io.read(b.path)
+        (x_CS, rate_hz), (y_CS, _) = audio_files.read(a.path), audio_files.read(b.path)
         count_samples = min(x_CS.shape[1], y_CS.shape[1])
         target_S, other_S = x_CS[0, :count_samples], y_CS[0, :count_samples]
         if rate_hz == 44100 and min(np.std(target_S), np.std(other_S)) > 1e-3:
@@ -68,8 +68,8 @@ def scores(separator: Separator, pair: tuple, places: tuple[float, float]) -> di
         found[f"{stereo}, {above}"] = sdr_db(target_CS, estimate_CS) - before
         if f"{stereo}, {above}" == STRICT:
             model_hz = separator.model.sample_rate_hz
-            heard_CS = audio_io.resample(mixture_CS, 44100, model_hz)
-            heard_CS = audio_io.resample(heard_CS, model_hz, 44100)[:, : mixture_CS.shape[1]]
+            heard_CS = audio_files.resample(mixture_CS, 44100, model_hz)
+            heard_CS = audio_files.resample(heard_CS, model_hz, 44100)[:, : mixture_CS.shape[1]]
             added_CS = estimate_CS + mixture_CS - heard_CS
             found[UNSCALED] = sdr_db(target_CS, added_CS) - before
     return found

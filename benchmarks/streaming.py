@@ -14,8 +14,8 @@ import numpy as np
 from absl import logging
 from networks import random_separator
 
-from audiosep_jax.audiosep import AudioSep
-from audiosep_jax.resunet import ModelConfig
+from audiosep_jax.model.audiosep import AudioSep
+from audiosep_jax.model.resunet import ModelConfig
 
 
 def snr_db(reference_S: np.ndarray, estimate_S: np.ndarray) -> float:

@@ -8,7 +8,7 @@ Runs the config's own step on all devices of this machine, with a fixed batch or
 pipeline (`--data`), and prints clips/s, model FLOP/s and their fraction of the device's peak,
 memory, and the time that was spent waiting for data. Then times the gradient of every block by
 itself beside its roofline: the longer one of its arithmetic at the peak and its memory traffic at
-the full bandwidth (`audiosep_jax/roofline.py` states what is counted). Where the device is unknown,
+the full bandwidth (`training/roofline.py` states what is counted). Where the device is unknown,
 as every CPU is, the peak is a matmul's of 4096 x 4096 and the bandwidth a copy's, measured first.
 """
 
@@ -26,11 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 from inference import Part, matmul, times_in_turns
 
-from audiosep_jax.config import Config, from_mapping
 from audiosep_jax.data.pipeline import train_batches
 from audiosep_jax.data.sources import build_source
-from audiosep_jax.resunet import DecoderBlock, EncoderBlock, FiLM, ModelConfig
-from audiosep_jax.roofline import (
+from audiosep_jax.model.resunet import DecoderBlock, EncoderBlock, FiLM, ModelConfig
+from audiosep_jax.training.config import Config, from_mapping
+from audiosep_jax.training.roofline import (
     BlockCost,
     block_costs,
     block_shapes,
@@ -38,7 +38,7 @@ from audiosep_jax.roofline import (
     device_peak_flops,
     step_flop,
 )
-from audiosep_jax.steps import (
+from audiosep_jax.training.steps import (
     init_state,
     make_train_step,
     parallel_train_step,

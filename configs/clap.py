@@ -11,7 +11,7 @@ Expect:    the paper's, on about 14,000 hours of its data: SDRi 7.74 dB on Audio
 
 from ml_collections import ConfigDict
 
-from audiosep_jax.config import default_config
+from audiosep_jax.training.config import default_config
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ Expect:    unknown: the published weights had ratio 1, which reach SDRi 7.74 dB 
 
 from ml_collections import ConfigDict
 
-from audiosep_jax.config import default_config
+from audiosep_jax.training.config import default_config
 
 
 def get_config() -> ConfigDict:

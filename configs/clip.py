@@ -9,7 +9,7 @@ Expect:    unknown: the released code has no CLIP variant; CLAP's reach SDRi 7.7
 
 from ml_collections import ConfigDict
 
-from audiosep_jax.config import default_config
+from audiosep_jax.training.config import default_config
 
 
 def get_config() -> ConfigDict:

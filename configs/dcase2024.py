@@ -9,7 +9,7 @@ Expect:    the baseline's, on the task's validation set: SDR 5.71 dB, SDRi 5.67 
 
 from ml_collections import ConfigDict
 
-from audiosep_jax.config import default_config
+from audiosep_jax.training.config import default_config
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ Expect:    validation SDRi 6 dB on the ESC-10 classes at step 3000, still rising
 
 from ml_collections import ConfigDict
 
-from audiosep_jax.config import default_config
+from audiosep_jax.training.config import default_config
 
 
 def get_config() -> ConfigDict:

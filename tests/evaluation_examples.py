@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from audiosep_jax import audio_io
+from audiosep_jax.audio import files as audio_files
 
 RATE_HZ = 8000
 CLASSES = ("dog", "rain", "church bells")
@@ -37,7 +37,7 @@ def write_clips(folder, count, num_samples=1600, rate_hz=RATE_HZ):
         clip_S = np.convolve(rng.standard_normal(num_samples), rng.standard_normal(5), "same")
         clip_S = (0.02 * (number + 1) * clip_S).astype(np.float32)
         clips[f"clip{number}.wav"] = clip_S
-        audio_io.write(folder / f"clip{number}.wav", clip_S[None], rate_hz)
+        audio_files.write(folder / f"clip{number}.wav", clip_S[None], rate_hz)
     return clips
 
 

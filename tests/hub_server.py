@@ -4,10 +4,13 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+ROOT = Path(__file__).resolve().parents[1]
 COMMIT = "c0ffee" + 34 * "0"
 
 
@@ -160,3 +163,11 @@ def serving(repositories):
         hub.server.shutdown()
         hub.server.server_close()
         thread.join()
+
+
+def environment(folder, endpoint, **changes):
+    """Caches of their own below `folder`, and the given hub."""
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    caches = {"HF_HOME": str(folder / "hf"), "AUDIOSEP_JAX_CACHE": str(folder / "ours")}
+    client = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return keep | caches | client | {"PYTHONPATH": str(ROOT)} | changes

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from golden_towers import GOLDEN, recipe, recipe_state
 
-from audiosep_jax.audiosep import AudioSep
-from audiosep_jax.resunet import ModelConfig
-from audiosep_jax.torch_import import BUFFERS, PREFIX, export_separator, import_separator
+from audiosep_jax.model.audiosep import AudioSep
+from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.weights.names import BUFFERS, PREFIX, export_separator, import_separator
 
 TINY = ModelConfig(
     sample_rate_hz=800,

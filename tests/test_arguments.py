@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from audiosep_jax.arguments import Parser, exit_code, shard
+from audiosep_jax.cli import Parser, exit_code, shard
 from audiosep_jax.errors import InputError
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from golden_towers import TINY_AUDIO, TINY_TEXT
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from audiosep_jax.audio_encoders.htsat import Htsat, HtsatConfig
-from audiosep_jax.text.clap import ClapText, ClapTextConfig
-from audiosep_jax.text.clip import ClipText, ClipTextConfig
-from audiosep_jax.torch_files import write_safetensors, write_torch
-from audiosep_jax.tower_import import hf_name
+from audiosep_jax.encoders.clap_audio import Htsat, HtsatConfig
+from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
+from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
+from audiosep_jax.encoders.names import hf_name
+from audiosep_jax.weights.torch_files import write_safetensors, write_torch
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
 CLAP_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", *LETTERS, "<mask>"]

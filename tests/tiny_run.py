@@ -6,9 +6,9 @@ import dataclasses
 import jax
 import numpy as np
 
-from audiosep_jax.checkpoints import Checkpoints
-from audiosep_jax.config import default_config, from_mapping
-from audiosep_jax.steps import init_state
+from audiosep_jax.training.checkpoints import Checkpoints
+from audiosep_jax.training.config import default_config, from_mapping
+from audiosep_jax.training.steps import init_state
 
 RATE_HZ = 8000
 

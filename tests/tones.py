@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from audiosep_jax.audio_io import AudioError
+from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.pipeline import train_batches

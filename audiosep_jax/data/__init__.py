@@ -1,1 +1,1 @@
-"""Clips, mixtures and the stream of batches."""
+"""Training data: sources of clips, mixtures, and the stream of batches."""

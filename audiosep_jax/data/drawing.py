@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
-from audiosep_jax.audio_io import AudioError
+from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data.mixing import caption_key
 from audiosep_jax.data.sources import Source
 from audiosep_jax.data.weighted import WeightedSources

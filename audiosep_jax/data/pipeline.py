@@ -17,7 +17,7 @@ from audiosep_jax.data.drawing import BadClips, check_captions
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.mixture_rows import BatchMaker, RowMaker
 from audiosep_jax.data.sources import Source
-from audiosep_jax.data.validation_set import validation_set
+from audiosep_jax.data.validation import validation_set
 from audiosep_jax.data.weighted import WeightedSources
 from audiosep_jax.errors import InputError
 

@@ -19,8 +19,8 @@ import numpy as np
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
-from audiosep_jax import audio_io
-from audiosep_jax.audio_io import AudioError
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.audio.files import AudioError
 from audiosep_jax.errors import InputError
 
 INFO_FILE = "dataset_info.json"
@@ -121,7 +121,7 @@ class PreparedSource:
             raise AudioError(f"{where} cannot be read, the file is damaged ({reason})") from error
         if self.sample_rate_hz == self.stored_rate_hz:
             return audio_S
-        return audio_io.resample(audio_S[None], self.stored_rate_hz, self.sample_rate_hz)[0]
+        return audio_files.resample(audio_S[None], self.stored_rate_hz, self.sample_rate_hz)[0]
 
     def _reader(self, shard: int) -> Any:
         """Open reader of a shard (safe to share between threads); drops the one unused longest."""

@@ -23,8 +23,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from audiosep_jax import audio_io
-from audiosep_jax.audio_io import AudioError
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.errors import InputError
 
@@ -105,13 +105,13 @@ class FileSource:
         return audio_S
 
     def _decode(self, path: Path) -> np.ndarray:
-        audio_CS, rate_hz = audio_io.read(path)
+        audio_CS, rate_hz = audio_files.read(path)
         seconds = audio_CS.shape[1] / rate_hz
         if seconds < self.min_seconds:
             short = f"{seconds:.3g} s is shorter than min_seconds={self.min_seconds:g}"
             raise AudioError(f"{path}: {short}")
-        mono_CS = audio_io.to_mono(audio_CS)[None]
-        return audio_io.resample(mono_CS, rate_hz, self.sample_rate_hz)[0]
+        mono_CS = audio_files.to_mono(audio_CS)[None]
+        return audio_files.resample(mono_CS, rate_hz, self.sample_rate_hz)[0]
 
     def _keep(self, index: int, audio_S: np.ndarray) -> None:
         with self._lock:

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from audiosep_jax.arguments import Parser
+from audiosep_jax.cli import Parser
 from audiosep_jax.demo.temporary import own_folder
 from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from audiosep_jax.separator import Separator
+    from audiosep_jax.separation.separator import Separator
 
 # JAX and Gradio are imported where they are used: help and mistakes answer at once.
 
@@ -71,7 +71,7 @@ def _load(checkpoint: str, text_model: str) -> "Separator":
     from absl import logging
 
     from audiosep_jax.compilation_cache import use_compilation_cache
-    from audiosep_jax.separator import Separator
+    from audiosep_jax.separation.separator import Separator
 
     use_compilation_cache()
     logging.set_verbosity(logging.ERROR)  # what Orbax tells of a load

@@ -14,7 +14,7 @@ from gradio_client.utils import is_http_url_like
 from audiosep_jax.demo import memory, work
 from audiosep_jax.demo.shelf import Cancelled, Shelf
 from audiosep_jax.errors import InputError
-from audiosep_jax.separator import Separator
+from audiosep_jax.separation.separator import Separator
 
 KEEP_SECONDS = 3600  # answers and uploads of readers who are still there
 SWEEP_SECONDS = 60

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse
 from audiosep_jax.demo import page
 from audiosep_jax.demo.guard import MEGABYTE, Guard
 from audiosep_jax.demo.shelf import Shelf
-from audiosep_jax.separator import Separator
+from audiosep_jax.separation.separator import Separator
 
 STOP_SECONDS = 3
 

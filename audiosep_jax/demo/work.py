@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from audiosep_jax import audio_io, plots
+from audiosep_jax import plots
+from audiosep_jax.audio import files as audio_files
 from audiosep_jax.errors import InputError
-from audiosep_jax.separator import Separator
+from audiosep_jax.separation.separator import Separator
 
 MAX_SENTENCES, MAX_CHARACTERS = 8, 300
 BLOCK_SAMPLES = 1 << 16
@@ -90,12 +91,12 @@ def separate(
 
 def _decode(recording: Path, path: Path, max_seconds: float) -> float:
     """Writes what any browser plays; the seconds there are."""
-    with audio_io.AudioReader(recording) as file:
+    with audio_files.AudioReader(recording) as file:
         seconds = file.num_samples / file.sample_rate_hz
         if seconds > max_seconds:
             lasts = f"lasts {seconds:.0f} s; at most {max_seconds:g} s are taken"
             raise InputError(f"{recording}: {lasts}")
-        with audio_io.AudioWriter(path, file.sample_rate_hz, file.num_channels) as out:
+        with audio_files.AudioWriter(path, file.sample_rate_hz, file.num_channels) as out:
             for block_CS in file.blocks(BLOCK_SAMPLES):
                 out.write(block_CS)
     return seconds
@@ -110,7 +111,7 @@ def _sounds(stem: str, queries: list[str]) -> tuple[Sound, ...]:
 def _draw(folder: Path, sounds: tuple[Sound, ...]) -> None:
     panels = []
     for sound in sounds:
-        with audio_io.AudioReader(folder / sound.file) as file:
+        with audio_files.AudioReader(folder / sound.file) as file:
             panel = plots.LogSpectrogram(file.sample_rate_hz, file.num_samples)
             for block_CS in file.blocks(BLOCK_SAMPLES):
                 panel.add(block_CS)

@@ -1,1 +1,1 @@
-"""How good a separation is."""
+"""Evaluation: scores a separator on benchmarks and writes reports."""

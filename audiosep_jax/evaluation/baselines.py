@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from audiosep_jax.audiosep import AudioSep
 from audiosep_jax.data.mixing import caption_key
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import Item
-from audiosep_jax.resunet import ModelConfig
-from audiosep_jax.stft import istft, stft
+from audiosep_jax.model.audiosep import AudioSep
+from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.stft import istft, stft
 
 BASELINES = ("mixture", "silence", "irm", "icm", "random_query")
 WITHOUT_MODEL = ("mixture", "silence")  # need no checkpoint; the masks take their STFT from it

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from audiosep_jax.evaluation import baselines, runner, speech
+from audiosep_jax.evaluation import baselines, runner, scores
 from audiosep_jax.evaluation.clap_scores import ClapScore
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.protocols import Protocol
 from audiosep_jax.evaluation.runner import Estimator, ScoreFunction
-from audiosep_jax.resunet import ModelConfig
-from audiosep_jax.separator import Separator
+from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.separation.separator import Separator
 
 
 def separator_of(arguments: argparse.Namespace) -> Separator | None:
@@ -75,10 +75,10 @@ def scores_of(
     arguments: argparse.Namespace, protocol: Protocol, queries: Sequence[str]
 ) -> list[ScoreFunction]:
     """What each mixture is scored by."""
-    scores: list[ScoreFunction] = [runner.default_scores]
+    functions: list[ScoreFunction] = [runner.default_scores]
     if arguments.speech or protocol.speech:
-        speech.check_packages()
-        scores.append(speech.speech_scores)
+        scores.check_packages()
+        functions.append(scores.speech_scores)
     if arguments.clap_score:
-        scores.append(ClapScore(queries, arguments.clap_model, option="--clap_model DIR"))
-    return scores
+        functions.append(ClapScore(queries, arguments.clap_model, option="--clap_model DIR"))
+    return functions

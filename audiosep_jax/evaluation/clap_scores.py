@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from audiosep_jax.audio_encoders.clap import AudioEncoder
+from audiosep_jax.encoders.audio_encoder import AudioEncoder
+from audiosep_jax.encoders.encoder import TextConfig, make_encoder
 from audiosep_jax.metrics import clap_score
-from audiosep_jax.text.encoder import TextConfig, make_encoder
 
 
 class ClapScore:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from audiosep_jax import audio_io
-from audiosep_jax.audio_io import AudioError
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data import sources
 from audiosep_jax.data.mixing import caption_key, energy, mix_at_snr
 from audiosep_jax.errors import InputError
@@ -53,10 +53,10 @@ def load(item: Item, sample_rate_hz: int) -> Mixture:
     """The mixture and the target in it, float32; AudioError names the file that will not do."""
 
     def read(path: Path, start_seconds: float, seconds: float | None) -> np.ndarray:
-        audio_CS, rate_hz = audio_io.read(path)
+        audio_CS, rate_hz = audio_files.read(path)
         first, last = _span(path, audio_CS.shape[1], rate_hz, start_seconds, seconds)
-        audio_S = audio_io.to_mono(audio_CS[:, first:last])
-        return audio_io.resample(audio_S[None], rate_hz, sample_rate_hz)[0]
+        audio_S = audio_files.to_mono(audio_CS[:, first:last])
+        return audio_files.resample(audio_S[None], rate_hz, sample_rate_hz)[0]
 
     target_S = read(item.target, item.target_start_seconds, item.seconds)
     if item.mixture is not None:
@@ -99,7 +99,7 @@ def render(
     def write(position: int) -> None:
         made = load(items[position], sample_rate_hz)
         for path, audio_S in zip(paths[position], (made.target_S, made.mixture_S), strict=True):
-            audio_io.write(path, audio_S[None], sample_rate_hz)
+            audio_files.write(path, audio_S[None], sample_rate_hz)
 
     mine = range(shard[0], len(items), shard[1])
     with ThreadPoolExecutor(num_threads) as pool, tqdm(total=len(mine), unit="mixture") as bar:
@@ -169,7 +169,7 @@ def _mixed(
 
 
 def _planned(path: Path, start_seconds: float, seconds: float | None, sample_rate_hz: int) -> int:
-    with audio_io.AudioReader(path) as recording:
+    with audio_files.AudioReader(path) as recording:
         num_samples, rate_hz = recording.num_samples, recording.sample_rate_hz
     first, last = _span(path, num_samples, rate_hz, start_seconds, seconds)
     return -(-(last - first) * sample_rate_hz // rate_hz)

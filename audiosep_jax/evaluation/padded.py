@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from audiosep_jax.resunet import ModelConfig
-from audiosep_jax.stft import num_frames
-from audiosep_jax.streaming import bucket, separate_tile, spectrum_of
+from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.stft import num_frames
+from audiosep_jax.model.streaming import bucket, separate_tile, spectrum_of
 
 
 def filled_frames(model: ModelConfig, num_samples: int) -> int:

@@ -13,7 +13,7 @@ from audiosep_jax.evaluation import protocols, results
 from audiosep_jax.evaluation.lists import Item, list_fingerprint
 from audiosep_jax.evaluation.protocols import Protocol
 from audiosep_jax.evaluation.rows import Row
-from audiosep_jax.separator import Separator
+from audiosep_jax.separation.separator import Separator
 
 
 def about_of(

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from audiosep_jax import audio_io
-from audiosep_jax.audio_io import AudioError
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.audio.files import AudioError
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation import mixtures, padded
 from audiosep_jax.evaluation.baselines import Body
@@ -27,8 +27,8 @@ from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.mixtures import Mixture
 from audiosep_jax.evaluation.rows import Row, RowsFile
 from audiosep_jax.metrics import fitted, separation_scores
-from audiosep_jax.resunet import ModelConfig
-from audiosep_jax.steps import parallel_eval_step, place_state, split_batch
+from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.training.steps import parallel_eval_step, place_state, split_batch
 
 # Scores of one clip: reference_S, estimate_S, mixture_S, sample_rate_hz, query.
 ScoreFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, int, str], Mapping[str, float]]
@@ -221,7 +221,7 @@ def _load(
         return item, f"{item.target}: {found}"
 
     def at_model_rate(audio_S: np.ndarray) -> np.ndarray:
-        return audio_io.resample(audio_S[None], sample_rate_hz, estimator.sample_rate_hz)[0]
+        return audio_files.resample(audio_S[None], sample_rate_hz, estimator.sample_rate_hz)[0]
 
     inputs = {"mixture": at_model_rate(made.mixture_S), "target": at_model_rate(made.target_S)}
     num_inputs, first = len(inputs["mixture"]), 0
@@ -276,7 +276,7 @@ def _collected(
         estimate_S = next(estimates)[x.part]
         if not np.isfinite(estimate_S).all():
             raise InputError(f"the estimate of {x.item.id} is not finite: the weights are broken")
-        back_S = audio_io.resample(estimate_S[None], estimator.sample_rate_hz, sample_rate_hz)[0]
+        back_S = audio_files.resample(estimate_S[None], estimator.sample_rate_hz, sample_rate_hz)[0]
         results.append(Estimate(x.item, x.mixture, fitted(back_S, len(x.mixture.target_S))))
     return results
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from audiosep_jax.checkpoints import FOLDER
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation import results
 from audiosep_jax.evaluation.results import JSON_NAME
+from audiosep_jax.training.checkpoints import FOLDER
 
 MARK = "watched.json"  # written last: what was scored, and that TensorBoard has it
 Score = Callable[[Path, Path], None]  # of a checkpoint's folder, into a folder of results

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from audiosep_jax.config import Config
 from audiosep_jax.data.sources import Source
-from audiosep_jax.distributed import Peers
-from audiosep_jax.text.encoder import check_dimensions, make_encoder
-from audiosep_jax.text.table import caption_table
+from audiosep_jax.encoders.encoder import check_dimensions, make_encoder
+from audiosep_jax.encoders.table import caption_table
+from audiosep_jax.training.config import Config
+from audiosep_jax.training.processes import Peers
 
 
 def distinct_captions(*sources: Source) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from audiosep_jax.text.encoder import TextConfig
+from audiosep_jax.encoders.encoder import TextConfig
 
 
 class EmbedsAudio(Protocol):
@@ -19,7 +19,7 @@ def make_audio_encoder(config: TextConfig) -> EmbedsAudio | None:
     """The audio encoder beside the text encoder; None where every query is a sentence."""
     if config.use_text_ratio == 1:
         return None
-    from audiosep_jax.audio_encoders.clap import AudioEncoder
+    from audiosep_jax.encoders.audio_encoder import AudioEncoder
 
     return AudioEncoder(config.source)
 

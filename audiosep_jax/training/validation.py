@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from audiosep_jax.steps import split_batch
+from audiosep_jax.training.steps import split_batch
 
 
 def validate(

@@ -1,1 +1,0 @@
-"""CLAP's audio tower: a waveform in, one unit vector per clip out."""

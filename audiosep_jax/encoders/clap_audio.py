@@ -1,0 +1,283 @@
+"""HTSAT, CLAP's audio tower: a Swin transformer over a log-mel spectrogram folded into a square.
+
+Modules carry the Hugging Face names of `ClapModel`, dots included. Evaluation mode only.
+Shapes: H and W are rows and columns of patches, N windows, L the patches of one window.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from audiosep_jax.encoders.clap_text import tower_section
+from audiosep_jax.encoders.layers import (
+    Projection,
+    activation,
+    attend,
+    check_heads,
+    config_from_dict,
+    layer_norm,
+    unit_norm,
+)
+from audiosep_jax.errors import InputError
+
+# Epsilon of the norms that the config does not reach, and of the batch norm (PyTorch's default).
+TORCH_EPSILON = 1e-5
+# What the original adds to the score of patches that only the shift made neighbours.
+SHIFT_PENALTY = -100.0
+CUBIC_SHARPNESS = -0.75  # PyTorch's bicubic; others use -0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class HtsatConfig:
+    """Sizes under Hugging Face's names; the defaults are those of its `ClapAudioConfig`."""
+
+    window_size: int = 8
+    num_mel_bins: int = 64
+    spec_size: int = 256
+    hidden_act: str = "gelu"
+    patch_size: int = 4
+    patch_stride: tuple[int, ...] = (4, 4)
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_attention_heads: tuple[int, ...] = (4, 8, 16, 32)
+    patch_embeds_hidden_size: int = 96
+    enable_patch_layer_norm: bool = True
+    enable_fusion: bool = False
+    qkv_bias: bool = True
+    mlp_ratio: float = 4.0
+    layer_norm_eps: float = 1e-5
+    projection_dim: int = 512
+    projection_hidden_act: str = "relu"
+
+    def __post_init__(self) -> None:
+        if self.enable_fusion:
+            raise InputError("audio_config: enable_fusion is true; only unfused CLAP is supported")
+        if len(self.depths) != len(self.num_attention_heads):
+            raise InputError("audio_config: depths and num_attention_heads differ in length")
+        for stage, num_heads in enumerate(self.num_attention_heads):
+            check_heads("audio_config", self.width(stage), num_heads)
+        for stage in range(len(self.depths)):
+            if self.grid(stage) % self.window_size:
+                raise InputError(
+                    f"audio_config: window_size {self.window_size} does not divide the "
+                    f"{self.grid(stage)} patches of stage {stage}"
+                )
+        activation(self.hidden_act), activation(self.projection_hidden_act)
+
+    def width(self, stage: int) -> int:
+        """Channels of a stage."""
+        return self.patch_embeds_hidden_size * 2**stage
+
+    def grid(self, stage: int) -> int:
+        """Patches along each side of a stage's square."""
+        return self.spec_size // self.patch_stride[0] // 2**stage
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "HtsatConfig":
+        """From the `config.json` of a whole `ClapModel` or of its audio tower alone."""
+        values = dict(tower_section(config, "audio_config"))
+        stride = values.get("patch_stride")
+        values["patch_stride"] = (stride, stride) if isinstance(stride, int) else stride
+        return config_from_dict(cls, values, "audio_config")
+
+
+# HTSAT-base, the tower of AudioSep's CLAP and of laion/larger_clap_general.
+HTSAT_BASE = HtsatConfig(patch_embeds_hidden_size=128, depths=(2, 2, 12, 2))
+
+
+def bicubic_matrix(num_in: int, num_out: int) -> np.ndarray:
+    """Rows that resample `num_in` points to `num_out` with both ends kept, float64 (out, in).
+
+    Keys' cubic convolution kernel with edge points repeated, which is what PyTorch's `interpolate`
+    does with `mode="bicubic", align_corners=True`.
+    """
+    position = np.arange(num_out) * ((num_in - 1) / max(num_out - 1, 1))
+    first = np.floor(position).astype(int) - 1
+    matrix = np.zeros((num_out, num_in))
+    for tap in range(4):
+        column = np.clip(first + tap, 0, num_in - 1)
+        weight = _cubic_kernel(np.abs(position - (first + tap)))
+        np.add.at(matrix, (np.arange(num_out), column), weight)
+    return matrix
+
+
+def _cubic_kernel(distance: np.ndarray) -> np.ndarray:
+    a, d = CUBIC_SHARPNESS, distance
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * (d**3 - 5 * d**2 + 8 * d - 4)
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+def fold(config: HtsatConfig, mel_BTF: jax.Array) -> jax.Array:
+    """Spectrogram to a square image (B, spec_size, spec_size): equal spans of time, stacked."""
+    num_spans = config.spec_size // config.num_mel_bins
+    num_frames, num_bands = config.spec_size * num_spans, config.spec_size // num_spans
+    _, frames, bands = mel_BTF.shape
+    if frames > num_frames or bands != config.num_mel_bins:
+        raise InputError(
+            f"mel features of {frames} x {bands}; the audio tower takes at most "
+            f"{num_frames} frames of {config.num_mel_bins} bands"
+        )
+    resize = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    if frames < num_frames:
+        matrix = bicubic_matrix(frames, num_frames).astype(mel_BTF.dtype)
+        mel_BTF = resize("ut,btf->buf", matrix, mel_BTF)
+    if bands < num_bands:
+        matrix = bicubic_matrix(bands, num_bands).astype(mel_BTF.dtype)
+        mel_BTF = resize("gf,btf->btg", matrix, mel_BTF)
+    spans = mel_BTF.reshape(-1, num_spans, config.spec_size, num_bands)
+    return spans.swapaxes(2, 3).reshape(-1, config.spec_size, config.spec_size)
+
+
+def relative_positions(window_size: int) -> np.ndarray:
+    """Row (L, L) of the bias table for each pair of patches in a window: dy major, dx minor."""
+    y, x = (axis.ravel() for axis in np.indices((window_size, window_size)))
+    span = 2 * window_size - 1
+    dy, dx = (axis[:, None] - axis[None, :] + window_size - 1 for axis in (y, x))
+    return dy * span + dx
+
+
+def shift_bias(grid: int, window_size: int, shift: int) -> np.ndarray:
+    """Attention bias (windows, 1, L, L) between patches that met only by wrapping around."""
+    index = np.arange(grid)
+    region = (index >= grid - window_size).astype(int) + (index >= grid - shift)
+    region_HW = region[:, None] * 3 + region[None, :]
+    region_NL = np.asarray(to_windows(region_HW[None, :, :, None], window_size))[..., 0]
+    same = region_NL[:, :, None] == region_NL[:, None, :]
+    return np.where(same, 0.0, SHIFT_PENALTY)[:, None]
+
+
+def to_windows(x_BHWC: Any, window_size: int) -> Any:
+    """Image to windows (B * windows, L, C), batch major."""
+    batch, height, width, channels = x_BHWC.shape
+    tiles = x_BHWC.reshape(
+        batch, height // window_size, window_size, width // window_size, window_size, channels
+    )
+    return tiles.swapaxes(2, 3).reshape(-1, window_size * window_size, channels)
+
+
+def from_windows(x_NLC: jax.Array, window_size: int, grid: int) -> jax.Array:
+    """Inverse of `to_windows` for a square image."""
+    per_side, channels = grid // window_size, x_NLC.shape[-1]
+    tiles = x_NLC.reshape(-1, per_side, per_side, window_size, window_size, channels)
+    return tiles.swapaxes(2, 3).reshape(-1, grid, grid, channels)
+
+
+class WindowAttention(nn.Module):
+    """Attention among the patches of each window, with a learnt bias for every displacement."""
+
+    config: HtsatConfig
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, x_NLC: jax.Array, mask: np.ndarray | None) -> jax.Array:
+        config, channels = self.config, x_NLC.shape[-1]
+        query, key, value = (
+            nn.Dense(channels, use_bias=config.qkv_bias, name=f"self.{part}")(x_NLC)
+            for part in ("query", "key", "value")
+        )
+        rows = (2 * config.window_size - 1) ** 2
+        table = self.param(
+            "self.relative_position_bias_table", nn.initializers.zeros, (rows, self.num_heads)
+        )
+        bias = table[relative_positions(config.window_size)].transpose(2, 0, 1)[None]
+        if mask is not None:
+            bias = bias + jnp.tile(mask.astype(bias.dtype), (len(x_NLC) // len(mask), 1, 1, 1))
+        context = attend(query, key, value, bias, num_heads=self.num_heads)
+        return nn.Dense(channels, name="output.dense")(context)
+
+
+class SwinBlock(nn.Module):
+    """Window attention, every second time over windows shifted by half, then an MLP."""
+
+    config: HtsatConfig
+    num_heads: int
+    shifted: bool
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+        config, (_, grid, _, channels) = self.config, x_BHWC.shape
+        # A single window has nothing to exchange with.
+        shift = config.window_size // 2 if self.shifted and grid > config.window_size else 0
+        mask = shift_bias(grid, config.window_size, shift) if shift else None
+        y = layer_norm(config.layer_norm_eps, "layernorm_before")(x_BHWC)
+        windows = to_windows(jnp.roll(y, (-shift, -shift), axis=(1, 2)), config.window_size)
+        windows = WindowAttention(config, self.num_heads, name="attention")(windows, mask)
+        y = from_windows(windows, config.window_size, grid)
+        x = x_BHWC + jnp.roll(y, (shift, shift), axis=(1, 2))
+        y = layer_norm(config.layer_norm_eps, "layernorm_after")(x)
+        hidden = nn.Dense(int(config.mlp_ratio * channels), name="intermediate.dense")(y)
+        return x + nn.Dense(channels, name="output.dense")(activation(config.hidden_act)(hidden))
+
+
+class PatchMerging(nn.Module):
+    """Two by two patches become one of twice the channels."""
+
+    @nn.compact
+    def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+        quarters = [x_BHWC[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        x = layer_norm(TORCH_EPSILON, "norm")(jnp.concatenate(quarters, axis=-1))
+        return nn.Dense(2 * x_BHWC.shape[-1], use_bias=False, name="reduction")(x)
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm of the last axis with its stored statistics, which are parameters here."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        ones, zeros, shape = nn.initializers.ones, nn.initializers.zeros, (x.shape[-1],)
+        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
+        mean = self.param("running_mean", zeros, shape)
+        variance = self.param("running_var", ones, shape)
+        return (x - mean) * (scale * jax.lax.rsqrt(variance + TORCH_EPSILON)) + bias
+
+
+class Htsat(nn.Module):
+    """Log-mel features in dB (B, T, F) to CLAP's unit vectors (B, E)."""
+
+    config: HtsatConfig
+
+    @nn.compact
+    def __call__(self, mel_BTF: jax.Array) -> jax.Array:
+        config, encoder = self.config, "audio_model.audio_encoder"
+        x = self._embed_patches(mel_BTF)
+        for stage, depth in enumerate(config.depths):
+            for i in range(depth):
+                name = f"{encoder}.layers.{stage}.blocks.{i}"
+                x = SwinBlock(config, config.num_attention_heads[stage], i % 2 == 1, name=name)(x)
+            if stage + 1 < len(config.depths):
+                x = PatchMerging(name=f"{encoder}.layers.{stage}.downsample")(x)
+        # The original's regrouping of frequency and time before its average changes nothing.
+        pooled = layer_norm(TORCH_EPSILON, f"{encoder}.norm")(x).mean(axis=(1, 2))
+        head = Projection(
+            config.projection_dim, config.projection_hidden_act, name="audio_projection"
+        )
+        return unit_norm(head(pooled))
+
+    def _embed_patches(self, mel_BTF: jax.Array) -> jax.Array:
+        config, encoder = self.config, "audio_model.audio_encoder"
+        x = FrozenBatchNorm(name=f"{encoder}.batch_norm")(mel_BTF)
+        margin = (config.patch_size - config.patch_stride[0]) // 2
+        x = nn.Conv(
+            config.patch_embeds_hidden_size,
+            (config.patch_size, config.patch_size),
+            strides=config.patch_stride,
+            padding=margin,
+            name=f"{encoder}.patch_embed.proj",
+        )(fold(config, x)[..., None])
+        if config.enable_patch_layer_norm:
+            x = layer_norm(TORCH_EPSILON, f"{encoder}.patch_embed.norm")(x)
+        return x
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def embed(config: HtsatConfig, params: Mapping[str, Any], mel_BTF: jax.Array) -> jax.Array:
+    """Unit vectors (B, E) of `mel.features`; bind `config` with `functools.partial`."""
+    with jax.default_matmul_precision("float32"):
+        embedding_BE: Any = Htsat(config).apply({"params": params}, mel_BTF)
+    return embedding_BE

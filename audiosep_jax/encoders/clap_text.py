@@ -1,0 +1,144 @@
+"""CLAP's text tower: RoBERTa, its pooler and the projection into the space shared with audio.
+
+Modules carry the Hugging Face names of `ClapModel`, dots included, so that the parameter tree and
+the state dict differ only in how the last part is called and how a matrix lies.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from audiosep_jax.encoders.layers import (
+    Projection,
+    activation,
+    attend,
+    check_heads,
+    config_from_dict,
+    hidden_where,
+    layer_norm,
+    unit_norm,
+)
+from audiosep_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ClapTextConfig:
+    """Sizes under Hugging Face's names; the defaults are those of its `ClapTextConfig`."""
+
+    vocab_size: int = 50265
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    max_position_embeddings: int = 514
+    type_vocab_size: int = 1
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 1
+    projection_dim: int = 512
+    projection_hidden_act: str = "relu"
+
+    def __post_init__(self) -> None:
+        check_heads("text_config", self.hidden_size, self.num_attention_heads)
+        activation(self.hidden_act), activation(self.projection_hidden_act)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "ClapTextConfig":
+        """From the `config.json` of a whole `ClapModel` or of its text tower alone."""
+        return config_from_dict(cls, tower_section(config, "text_config"), "text_config")
+
+
+def tower_section(config: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """One tower's part of a CLAP config; the shared projection is the outer config's to say."""
+    if section not in config:
+        return config
+    # As in ClapConfig: the outer values win over the section's own, even by default.
+    shared = {"projection_dim": 512, "projection_hidden_act": "relu"}
+    return {**(config[section] or {}), **{key: config.get(key, shared[key]) for key in shared}}
+
+
+# LAION's own file holds roberta-base, whose epsilon is not the one that Hugging Face's
+# conversion writes into its config; the rest is the same.
+LAION_TEXT_CONFIG = ClapTextConfig(layer_norm_eps=1e-5)
+
+
+def position_ids(input_ids_NL: jax.Array, pad_token_id: int) -> jax.Array:
+    """RoBERTa's positions: tokens count up from `pad_token_id + 1`, padding stays at that id."""
+    is_token_NL = (input_ids_NL != pad_token_id).astype(jnp.int32)
+    return jnp.cumsum(is_token_NL, axis=1) * is_token_NL + pad_token_id
+
+
+class RobertaLayer(nn.Module):
+    """Attention and MLP, each normalised after its residual sum."""
+
+    config: ClapTextConfig
+
+    @nn.compact
+    def __call__(self, x_NLC: jax.Array, bias_N11L: jax.Array) -> jax.Array:
+        config = self.config
+        wide = functools.partial(nn.Dense, config.hidden_size)
+        query, key, value = (
+            wide(name=f"attention.self.{part}")(x_NLC) for part in ("query", "key", "value")
+        )
+        context = attend(query, key, value, bias_N11L, num_heads=config.num_attention_heads)
+        x = x_NLC + wide(name="attention.output.dense")(context)
+        x = layer_norm(config.layer_norm_eps, "attention.output.LayerNorm")(x)
+        hidden = nn.Dense(config.intermediate_size, name="intermediate.dense")(x)
+        hidden = activation(config.hidden_act)(hidden)
+        x = x + wide(name="output.dense")(hidden)
+        return layer_norm(config.layer_norm_eps, "output.LayerNorm")(x)
+
+
+class ClapText(nn.Module):
+    """Token ids and their mask (N, L) to CLAP's unit vectors (N, E)."""
+
+    config: ClapTextConfig
+
+    @nn.compact
+    def __call__(self, input_ids_NL: jax.Array, attention_mask_NL: jax.Array) -> jax.Array:
+        x = self._embed_tokens(input_ids_NL)
+        bias_N11L = hidden_where(attention_mask_NL[:, None, None, :] > 0)
+        for i in range(self.config.num_hidden_layers):
+            layer = RobertaLayer(self.config, name=f"text_model.encoder.layer.{i}")
+            x = layer(x, bias_N11L)
+        pooled = nn.Dense(self.config.hidden_size, name="text_model.pooler.dense")(x[:, 0])
+        head = Projection(
+            self.config.projection_dim, self.config.projection_hidden_act, name="text_projection"
+        )
+        return unit_norm(head(jnp.tanh(pooled)))
+
+    def _embed_tokens(self, input_ids_NL: jax.Array) -> jax.Array:
+        config = self.config
+        longest = config.max_position_embeddings - config.pad_token_id - 1
+        if input_ids_NL.shape[1] > longest:
+            raise InputError(f"{input_ids_NL.shape[1]} tokens; this text tower takes {longest}")
+
+        def table(rows: int, kind: str) -> nn.Embed:
+            name = f"text_model.embeddings.{kind}_embeddings"
+            return nn.Embed(rows, config.hidden_size, name=name)
+
+        x = table(config.vocab_size, "word")(input_ids_NL)
+        x = x + table(config.type_vocab_size, "token_type")(jnp.zeros_like(input_ids_NL))
+        positions_NL = position_ids(input_ids_NL, config.pad_token_id)
+        x = x + table(config.max_position_embeddings, "position")(positions_NL)
+        return layer_norm(config.layer_norm_eps, "text_model.embeddings.LayerNorm")(x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def embed(
+    config: ClapTextConfig,
+    params: Mapping[str, Any],
+    input_ids_NL: jax.Array,
+    attention_mask_NL: jax.Array,
+) -> jax.Array:
+    """Unit vectors (N, E) of tokenised sentences; bind `config` with `functools.partial`."""
+    # Accelerators shorten float32 products unless told otherwise; embeddings are made once.
+    with jax.default_matmul_precision("float32"):
+        variables = {"params": params}
+        embedding_NE: Any = ClapText(config).apply(variables, input_ids_NL, attention_mask_NL)
+    return embedding_NE

@@ -1,0 +1,93 @@
+"""What every text encoder looks like, and which one a config means."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from audiosep_jax.errors import InputError
+
+# Which files are taken where `text.model` names none.
+DEFAULT_MODELS = {"clap": "laion/larger_clap_general", "clip": "openai/clip-vit-base-patch32"}
+MODEL_OPTION = "--config.text.model=DIR"
+
+
+class TextEncoder(Protocol):
+    """A frozen function of sentences, the same on every machine but for rounding."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever any embedding would."""
+
+    def __call__(self, sentences: Sequence[str]) -> np.ndarray:
+        """`(N, E)` float32, each row of length 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Which encoder turns captions and queries into conditions."""
+
+    encoder: Literal["hashed", "clap", "clip"] = "hashed"
+    model: str = ""  # hub id or folder; for clap also an AudioSep checkpoint that holds its CLAP
+    batch_size: int = 256  # sentences that the tower embeds at once
+    # Share of batches whose condition is the caption's; the others get the clean target's own.
+    use_text_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.encoder not in ("hashed", *DEFAULT_MODELS):
+            raise InputError(f"text.encoder={self.encoder!r} must be hashed, clap or clip")
+        if self.model and self.encoder == "hashed":
+            raise InputError(
+                f"text.model={self.model!r} needs text.encoder=clap or clip; hashed has no files"
+            )
+        if self.batch_size < 1:
+            raise InputError(f"text.batch_size={self.batch_size} must be at least 1")
+        if not 0 <= self.use_text_ratio <= 1:
+            raise InputError(f"text.use_text_ratio={self.use_text_ratio} must lie in 0..1")
+        if self.use_text_ratio < 1 and self.encoder != "clap":
+            raise InputError(
+                f"text.use_text_ratio={self.use_text_ratio} needs text.encoder=clap, "
+                f"whose space text and audio share, not {self.encoder}"
+            )
+
+    @property
+    def source(self) -> str:
+        """Where the files of the model come from; empty for hashed."""
+        return self.model or DEFAULT_MODELS.get(self.encoder, "")
+
+
+def make_encoder(config: TextConfig, *, option: str = MODEL_OPTION) -> TextEncoder:
+    """The encoder that the config names; `option` is how a user gives a local folder instead."""
+    if config.encoder == "hashed":
+        from audiosep_jax.encoders.hashed import HashedEncoder
+
+        return HashedEncoder()
+    from audiosep_jax.encoders import pretrained
+
+    load = pretrained.clap_encoder if config.encoder == "clap" else pretrained.clip_encoder
+    return load(config.source, batch_size=config.batch_size, option=option)
+
+
+def embed_captions(encoder: TextEncoder, captions: Iterable[str]) -> dict[str, np.ndarray]:
+    """Every distinct caption with its `(E,)` embedding; `text.table` keeps them on disk besides."""
+    distinct = sorted(set(captions))
+    return dict(zip(distinct, encoder(distinct), strict=True))
+
+
+def check_dimensions(conditions: Mapping[str, np.ndarray], condition_features: int) -> None:
+    """InputError where the encoder's vectors are not of the length that the model takes."""
+    for condition_E in conditions.values():
+        if len(condition_E) != condition_features:
+            raise InputError(
+                f"the text encoder gives {len(condition_E)} numbers a caption, but "
+                f"model.condition_features={condition_features}; make them equal"
+            )
+
+
+def embed_queries(encoder: TextEncoder, queries: Sequence[str]) -> np.ndarray:
+    """`(N, E)` embeddings of what a user asked for; InputError where a query is empty."""
+    for query in queries:
+        if not query.strip():
+            raise InputError("a query is empty: describe the sound to separate")
+    return encoder(queries)

@@ -1,0 +1,161 @@
+"""State dicts of CLAP and CLIP, in Hugging Face's or LAION's names, to the towers' parameters.
+
+Our module names are Hugging Face's, so what a tower needs is read off the tower itself; LAION's
+names are first turned into Hugging Face's.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from audiosep_jax.encoders.clap_audio import Htsat, HtsatConfig
+from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
+from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
+from audiosep_jax.errors import InputError
+
+# Where an AudioSep checkpoint keeps its CLAP; the rest of such a file is the separator.
+AUDIOSEP_PREFIX = "query_encoder.model."
+# Leaves that flax calls otherwise than PyTorch.
+LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+# LAION name -> Hugging Face name, first match wins, applied to the start of the name.
+LAION_TEXT_RENAMES = (
+    (r"text_branch\.", "text_model."),
+    (r"text_projection\.0\.", "text_projection.linear1."),
+    (r"text_projection\.2\.", "text_projection.linear2."),
+)
+LAION_BLOCK = r"audio_branch\.(layers\.\d+\.blocks\.\d+)\."
+HF_BLOCK = r"audio_model.audio_encoder.\1."
+LAION_AUDIO_RENAMES = (
+    (LAION_BLOCK + r"norm1\.", HF_BLOCK + "layernorm_before."),
+    (LAION_BLOCK + r"norm2\.", HF_BLOCK + "layernorm_after."),
+    (LAION_BLOCK + r"attn\.proj\.", HF_BLOCK + "attention.output.dense."),
+    (LAION_BLOCK + r"attn\.", HF_BLOCK + "attention.self."),
+    (LAION_BLOCK + r"mlp\.fc1\.", HF_BLOCK + "intermediate.dense."),
+    (LAION_BLOCK + r"mlp\.fc2\.", HF_BLOCK + "output.dense."),
+    (r"audio_branch\.bn0\.", "audio_model.audio_encoder.batch_norm."),
+    (r"audio_branch\.", "audio_model.audio_encoder."),
+    (r"audio_projection\.0\.", "audio_projection.linear1."),
+    (r"audio_projection\.2\.", "audio_projection.linear2."),
+)
+
+# Buffers that hold no learnt value: we compute them.
+BUFFERS = (
+    r"text_model\.embeddings\.(position_ids|token_type_ids)$",
+    r".*\.relative_position_index$",
+    r".*\.attn_mask$",
+    r".*\.num_batches_tracked$",
+    r"audio_model\.audio_encoder\.(spectrogram_extractor|logmel_extractor)\.",
+)
+# Learnt, but of the contrastive training or of HTSAT's classifier: no embedding depends on them.
+OTHER_HEADS = (
+    r"logit_scale",
+    r"(text|audio)_transform\.",
+    r"audio_model\.audio_encoder\.(tscam_conv|head)\.",
+)
+TEXT_TOWER, AUDIO_TOWER = r"text_(model|projection)\.", r"audio_(model|projection)\."
+IMAGE_TOWER = r"(vision_model|visual_projection)\."
+
+Params = dict[str, Any]
+State = Mapping[str, np.ndarray]
+
+
+def clap_text_params(config: ClapTextConfig, state: State) -> Params:
+    """Parameters of `clap.ClapText`; `state` may be all of CLAP or of an AudioSep checkpoint."""
+    tensors = _canonical(state, LAION_TEXT_RENAMES + LAION_AUDIO_RENAMES)
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return _fill(ClapText(config), (tokens, tokens), tensors, (*OTHER_HEADS, AUDIO_TOWER))
+
+
+def clap_audio_params(config: HtsatConfig, state: State) -> Params:
+    """Parameters of `htsat.Htsat`; `state` may be all of CLAP or of an AudioSep checkpoint."""
+    tensors = _canonical(state, LAION_TEXT_RENAMES + LAION_AUDIO_RENAMES)
+    tensors = dict(_split_qkv(tensors))
+    mel_BTF = jnp.zeros((1, 1, config.num_mel_bins))
+    return _fill(Htsat(config), (mel_BTF,), tensors, (*OTHER_HEADS, TEXT_TOWER))
+
+
+def clip_text_params(config: ClipTextConfig, state: State) -> Params:
+    """Parameters of `clip.ClipText` from `CLIPTextModelWithProjection` or all of `CLIPModel`."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    tensors = _canonical(state, ())
+    return _fill(ClipText(config), (tokens, tokens), tensors, (*OTHER_HEADS, IMAGE_TOWER))
+
+
+def hf_name(path: tuple[str, ...]) -> str:
+    """Hugging Face's name of the parameter at `path` of our tree."""
+    *modules, leaf = path
+    return ".".join([*modules, LEAF_NAMES.get(leaf, leaf)])
+
+
+def _canonical(state: State, renames: tuple[tuple[str, str], ...]) -> dict[str, np.ndarray]:
+    """The state under Hugging Face's names, without the prefix that a container added."""
+    if any(name.startswith(AUDIOSEP_PREFIX) for name in state):
+        inner = {name: name.removeprefix(AUDIOSEP_PREFIX) for name in state}
+        inner = {name: short for name, short in inner.items() if short != name}
+    else:  # `module.` is what PyTorch's data parallelism leaves
+        inner = {name: name.removeprefix("module.") for name in state}
+    tensors: dict[str, np.ndarray] = {}
+    for name, short in inner.items():
+        renamed = _rename(short, renames)
+        if renamed in tensors:
+            raise InputError(f"{name}: the file holds this tensor twice, under two names")
+        tensors[renamed] = state[name]
+    return tensors
+
+
+def _rename(name: str, renames: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in renames:
+        renamed, count = re.subn(f"^{pattern}", replacement, name)
+        if count:
+            return renamed
+    return name
+
+
+def _split_qkv(tensors: State) -> Iterator[tuple[str, np.ndarray]]:
+    """LAION stores query, key and value of the audio tower stacked; ours are three layers."""
+    for name, tensor in tensors.items():
+        head, stacked, leaf = name.rpartition(".qkv.")
+        if not stacked:
+            yield name, tensor
+        elif len(tensor) % 3:
+            raise InputError(f"{name}: {len(tensor)} rows cannot be query, key and value")
+        else:
+            for part, rows in zip(("query", "key", "value"), np.split(tensor, 3), strict=True):
+                yield f"{head}.{part}.{leaf}", rows
+
+
+def _fill(
+    module: nn.Module, example: tuple[jax.Array, ...], tensors: State, elsewhere: tuple[str, ...]
+) -> Params:
+    """Every parameter of `module` from the tensor of its name; refuses what is left over."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *example)["params"]
+    flat = flax.traverse_util.flatten_dict(shapes)
+    params = {path: _take(tensors, path, wanted.shape) for path, wanted in flat.items()}
+    used = {hf_name(path) for path in params}
+    ignored = re.compile("|".join((*BUFFERS, *elsewhere)))
+    for name in tensors:
+        if name not in used and not ignored.match(name):
+            raise InputError(f"{name}: the file holds this tensor, but the model has no such part")
+    return flax.traverse_util.unflatten_dict(params)
+
+
+def _take(tensors: State, path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Tensor for `path` in flax's layout: matrices (in, out), convolutions (h, w, in, out)."""
+    name = hf_name(path)
+    if name not in tensors:
+        raise InputError(f"{name}: the file lacks this tensor; is it the weights of this model?")
+    tensor = np.asarray(tensors[name])
+    if path[-1] == "kernel":
+        tensor = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+    if tensor.shape != shape:
+        raise InputError(
+            f"{name}: shape {np.shape(tensors[name])} in the file does not fit the model's config"
+        )
+    return tensor

@@ -1,0 +1,269 @@
+"""Files: written whole or not at all, and read with errors that say where and why."""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import platformdirs
+
+from audiosep_jax.errors import InputError
+
+CACHE_VARIABLE = "AUDIOSEP_JAX_CACHE"
+_DELIMITERS = ",;\t"
+
+
+def cache_folder(*names: str) -> Path:
+    """Folder below the package's cache folder; it may not exist yet.
+
+    The environment variable AUDIOSEP_JAX_CACHE names the cache folder. The default is the user's
+    cache folder of the operating system, such as `~/.cache/audiosep_jax`.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    root = Path(named).expanduser() if named else platformdirs.user_cache_path("audiosep_jax")
+    return root.joinpath(*names)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which takes its place when the block succeeds.
+
+    The block writes a file or makes a folder there. When it raises, or is interrupted, `path` is
+    left as it was and the temporary file is removed. Missing parent folders are created. The
+    temporary name keeps the suffix of `path`, since some writers choose their format by it.
+
+    Raises:
+        InputError: the file cannot be written, for example because the disk is full.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if partial.is_file():
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            remove(partial)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 1) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def write_csv(
+    path: str | os.PathLike[str], header: Sequence[str], rows: Sequence[Sequence[object]]
+) -> None:
+    """Write a CSV file with a header line, whole or not at all."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def cannot_write(path: str | os.PathLike[str], error: OSError) -> InputError:
+    """Error that names the file and the system's reason, such as "No space left on device"."""
+    return InputError(f"{path}: cannot be written ({error.strerror or error})")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        InputError: the file cannot be read or is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not text in UTF-8; save it with that encoding") from error
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Value of a JSON file; InputError says why it cannot be read."""
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise InputError(f"{path}: is not JSON ({error})") from error
+
+
+def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Fields of a JSON file that holds an object; InputError if it holds something else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds a JSON {type(value).__name__}, not an object with fields")
+    return value
+
+
+class Line(NamedTuple):
+    """Cells of one line of a CSV file, and where the line is."""
+
+    number: int  # from 1, as an editor counts
+    cells: list[str]
+
+
+def read_csv_lines(path: str | os.PathLike[str]) -> list[Line]:
+    """Lines of a CSV file that are not blank, without spaces around their cells.
+
+    The delimiter is a comma, a semicolon or a tab, whichever is most frequent in the first line.
+    """
+    text = read_text(path)
+    first = text.split("\n", 1)[0]
+    delimiter = max(_DELIMITERS, key=first.count)
+    # strict: an unclosed quote would otherwise swallow the rest of the file.
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    try:
+        lines = [Line(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except csv.Error as error:
+        raise InputError(f"{path}: line {reader.line_num}: is not CSV ({error})") from error
+    return [line for line in lines if any(line.cells)]
+
+
+def read_csv(
+    path: str | os.PathLike[str], columns: Sequence[str] = ()
+) -> list[tuple[int, dict[str, str]]]:
+    """Line number and cells by column of each row of a CSV file with a header.
+
+    Args:
+        columns: names that the header must hold. They are found whatever their case.
+
+    Raises:
+        InputError: the file cannot be read, a column is missing or named twice, or a row has
+            another number of cells than the header.
+    """
+    lines = read_csv_lines(path)
+    if not lines:
+        raise InputError(f"{path}: is empty; its first line must name the columns")
+    known = {name.casefold(): name for name in columns}
+    header = [known.get(name.casefold(), name) for name in lines[0].cells]
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise InputError(
+            f"{path}: has no column {missing[0]!r}; its first line names {', '.join(header)[:80]}"
+        )
+    twice = [name for name in header if header.count(name) > 1]
+    if twice:
+        raise InputError(f"{path}: names the column {twice[0]!r} twice")
+    for number, cells in lines[1:]:
+        if len(cells) != len(header):
+            raise InputError(
+                f"{path}: line {number} has {len(cells)} cells where the header has {len(header)}"
+            )
+    return [(number, dict(zip(header, cells, strict=True))) for number, cells in lines[1:]]
+
+
+class FinishedLog:
+    """Log of finished work: one JSON object a line, which outlives a kill.
+
+    Processes that share the work append to a file each and read all of them. A line that a kill cut
+    off is ignored when the log is read, and removed when the log is opened to append.
+
+    Args:
+        folder: holds the log's files.
+        name: stem of the files, such as `separated`.
+        shard: (index, count) of this process.
+    """
+
+    def __init__(self, folder: Path, name: str, shard: tuple[int, int] = (0, 1)) -> None:
+        index, count = shard
+        suffix = f".{index}-of-{count}" if count > 1 else ""
+        self._folder, self._name = folder, name
+        self.path = folder / f"{name}{suffix}.jsonl"
+        self._file: TextIO | None = None
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Records of all processes, in the order of the files' names."""
+        for path in self.paths():
+            yield from read_records(path)
+
+    def paths(self) -> list[Path]:
+        """Files of all processes."""
+        return sorted(self._folder.glob(f"{self._name}*.jsonl"))
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Append a record; it is on disk when this returns."""
+        try:
+            if self._file is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                drop_torn_line(self.path)
+                self._file = self.path.open("a", encoding="utf-8")
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file; `add` opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "FinishedLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """JSON objects of the whole lines of a file; lines that are cut off or damaged are left out."""
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            record = json.loads(line) if line.endswith(b"\n") else None
+            if isinstance(record, dict):
+                yield record
+
+
+def drop_torn_line(path: Path) -> None:
+    """Remove the last line of a file if a kill has cut it off."""
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
+def made_once(destination: Path, make: Callable[[Path], None]) -> Path:
+    """Return `destination`, a file or folder of the cache, after `make(partial)` if it is missing.
+
+    Several processes may make it at the same time; one of the results is kept.
+    """
+    if destination.exists():
+        return destination
+    try:
+        with replacing(destination) as partial:
+            make(partial)
+    except InputError as error:
+        if destination.exists():  # a folder that another process has finished meanwhile
+            return destination
+        if "cannot be written" not in str(error):
+            raise
+        raise InputError(
+            f"{error}; the environment variable {CACHE_VARIABLE} names another folder"
+        ) from error
+    return destination

@@ -1,0 +1,1 @@
+"""The model: transform, network, mask, and exact tiling of long recordings."""

@@ -1,0 +1,1 @@
+"""Preparation: turns downloaded data sets into ArrayRecord shards for training."""

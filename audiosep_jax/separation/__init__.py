@@ -1,0 +1,1 @@
+"""Separation: load a trained model once, then separate arrays, streams and files."""

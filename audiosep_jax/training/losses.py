@@ -1,0 +1,60 @@
+"""Losses as named terms; the total is their weighted sum."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from audiosep_jax.errors import InputError
+from audiosep_jax.metrics import si_sdr
+from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.stft import stft
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weight of each term; a term of weight 0 is not computed. AudioSep's loss is `waveform_l1`."""
+
+    waveform_l1: float = 1.0
+    spectrum_l1: float = 0.0
+    negative_si_sdr: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = dataclasses.asdict(self)
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise InputError(f"loss: weights must be at least 0 and one above 0, not {weights}")
+
+
+def waveform_l1(estimate_BS: jax.Array, target_BS: jax.Array) -> jax.Array:
+    """Mean absolute error of the waveforms."""
+    return jnp.mean(jnp.abs(estimate_BS - target_BS))
+
+
+def spectrum_l1(
+    estimate_BS: jax.Array, target_BS: jax.Array, window_samples: int, hop_samples: int
+) -> jax.Array:
+    """Mean absolute error of the spectra's real and imaginary parts, per unit of window length."""
+    error_BTF = stft(estimate_BS - target_BS, window_samples, hop_samples)
+    parts = jnp.abs(error_BTF.real) + jnp.abs(error_BTF.imag)
+    return jnp.mean(parts) / window_samples**0.5
+
+
+def loss_terms(
+    config: LossConfig, model: ModelConfig, estimate_BS: jax.Array, target_BS: jax.Array
+) -> dict[str, jax.Array]:
+    """Unweighted scalar terms by name, those of weight 0 left out."""
+    terms = {
+        "waveform_l1": lambda: waveform_l1(estimate_BS, target_BS),
+        "spectrum_l1": lambda: spectrum_l1(
+            estimate_BS, target_BS, model.window_samples, model.hop_samples
+        ),
+        "negative_si_sdr": lambda: -jnp.mean(si_sdr(target_BS, estimate_BS)),
+    }
+    weights = dataclasses.asdict(config)
+    return {name: term() for name, term in terms.items() if weights[name]}
+
+
+def total_loss(config: LossConfig, terms: dict[str, jax.Array]) -> jax.Array:
+    """Weighted sum of the terms."""
+    weights = dataclasses.asdict(config)
+    return jnp.asarray(sum(weights[name] * term for name, term in terms.items()))

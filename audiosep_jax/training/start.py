@@ -1,0 +1,76 @@
+"""Where a run begins: at its newest checkpoint, at given weights, or at random ones."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from audiosep_jax.errors import InputError
+from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.training.checkpoints import Checkpoints
+from audiosep_jax.training.config import Config, from_mapping, material_difference
+from audiosep_jax.training.optim import OptimConfig
+from audiosep_jax.training.steps import TrainState, init_state, state_from_variables
+
+
+def make_workdir(workdir: Path) -> None:
+    """InputError where nothing can be written to it."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{workdir}: cannot be written to ({error.strerror})") from error
+
+
+def start_or_resume(
+    config: Config,
+    checkpoints: Checkpoints,
+    about: dict[str, Any],
+    workdir: Path,
+    given: dict[str, Any] | None = None,
+) -> TrainState:
+    """The newest checkpoint's state, or a fresh one, of the given weights if there are any."""
+    step = checkpoints.latest_step()
+    if step is None and given is not None:
+        return state_from_variables(given, config.optim)
+    if step is None:
+        # Unoptimised: LLVM would spend most of a minute on random numbers that are drawn once.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        init = jax.jit(init_state, static_argnums=(0, 1), compiler_options=options)
+        return init(config.model, config.optim, jax.random.key(config.seed))
+    there = checkpoints.about(step)
+    difference = material_difference(from_mapping(there["config"]), config)
+    for name in ("text_fingerprint", "data_fingerprint"):
+        if there[name] != about[name] and difference is None:
+            difference = f"{name} is {there[name]} there and {about[name]} here"
+    if difference:
+        raise InputError(
+            f"{workdir} holds another run: {difference}; choose another --workdir, or that config"
+        )
+    return checkpoints.restore_state(step, state_shapes(config))
+
+
+def state_shapes(config: Config) -> TrainState:
+    """The state of a run, shapes and types only."""
+    return _shapes(config.model, config.optim)
+
+
+@functools.cache
+def _shapes(model: ModelConfig, optim: OptimConfig) -> TrainState:
+    return jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
+
+
+def given_variables(config: Config) -> dict[str, Any]:
+    """Weights to begin with; InputError where they are of another network than the config's."""
+    from audiosep_jax.training import trained  # with the hub's client, which takes a second
+
+    given = trained.read(config.init_from, option="--config.init_from=PATH")
+    there = dataclasses.replace(given.model, dtype=config.model.dtype)
+    difference = material_difference(Config(model=there), Config(model=config.model))
+    if difference:
+        raise InputError(f"init_from={config.init_from}: {difference}")
+    return given.variables

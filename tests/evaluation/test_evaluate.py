@@ -1,0 +1,390 @@
+"""The command, on mixtures of a tiny network, against a slow reference."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from evaluation_examples import (
+    CLASSES,
+    RATE_HZ,
+    pairs_list,
+    slow_sdr,
+    slow_si_sdr,
+    write_clips,
+    write_list,
+)
+from tiny_run import save_run, tiny_config
+
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.evaluate import main
+from audiosep_jax.evaluation import figures, runner
+from audiosep_jax.evaluation import rows as rows_module
+from audiosep_jax.separation.separator import Separator
+
+COUNT = 13  # with batches of eight devices: one whole, one filled up
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A checkpoint, clips and lists: own pairs, and the same two clips by ESC-50's list."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    config = tiny_config()
+    config.num_steps = 10  # which is the step that is saved: the run has ended
+    save_run(folder / "run", config=config)
+    write_clips(folder / "audio", COUNT + 1)
+    pairs_list(folder / "pairs.csv", COUNT)
+    rows = [(n, CLASSES[n % 3], f"clip{n}.wav", f"clip{n + 1}.wav") for n in range(COUNT)]
+    write_list(folder / "esc50.csv", ("idx", "caption", "src_wav", "noise_wav"), rows)
+    return folder
+
+
+def run(
+    place, output, *extra, protocol="mixtures", metadata="pairs.csv", audio="audio", figures=False
+):
+    words = ["--protocol", protocol, "--metadata", str(place / metadata)]
+    words += ["--audio", str(place / audio), "--output", str(output), "--num_threads", "2"]
+    words += [] if figures else ["--no_figures"]
+    if "--baseline" in extra:
+        words += ["--sample_rate_hz", str(RATE_HZ)]  # which else is the checkpoint's
+    else:
+        words += ["--checkpoint", str(place / "run")]
+    return main([*words, *map(str, extra)])
+
+
+def results(output):
+    return json.loads((output / "results.json").read_text())
+
+
+def table(output):
+    with (output / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def scored(place):
+    output = place / "scored"
+    assert run(place, output) == 0
+    return output
+
+
+def slow_rows(place):
+    """What the command should find: one clip after the other, by the definitions."""
+    separator = Separator.load(place / "run")
+    expected = []
+    with (place / "pairs.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            target_S, noise_S = (
+                audio_files.read(place / "audio" / row[name])[0][0] for name in ("target", "noise")
+            )
+            gain = 1.0
+            if row["snr"]:
+                gain = np.sqrt(np.mean(target_S**2) / np.mean(noise_S**2))
+                gain *= 10 ** (-float(row["snr"]) / 20)
+            mixture_S = (target_S + np.float32(gain) * noise_S).astype(np.float32)
+            peak = np.abs(mixture_S).max()
+            if peak > 1 and row["snr"]:
+                target_S, mixture_S = (x * np.float32(0.9 / peak) for x in (target_S, mixture_S))
+            estimate_S = separator.separate(mixture_S, RATE_HZ, row["query"])
+            scores = {"sdr": slow_sdr(target_S, estimate_S)}
+            scores["sdri"] = scores["sdr"] - slow_sdr(target_S, mixture_S)
+            scores["si_sdr"] = slow_si_sdr(target_S, estimate_S)
+            expected.append(scores)
+    return expected
+
+
+def test_scores_are_those_of_the_definitions(place, scored):
+    expected = slow_rows(place)
+    found = table(scored)
+    for row, scores in zip(found, expected, strict=True):
+        for name, value in scores.items():
+            assert float(row[name]) == pytest.approx(value, abs=1e-4), (row["id"], name)
+    content = results(scored)
+    for name in ("sdr", "sdri", "si_sdr"):
+        mean = np.mean([scores[name] for scores in expected])
+        assert content["scores"][name]["mean"] == pytest.approx(mean, abs=1e-4)
+        by_class = np.mean([scores[name] for scores in expected[1::3]])
+        assert content["classes"]["rain"][name] == pytest.approx(by_class, abs=1e-4)
+    assert (content["count"], content["notes"], content["is_benchmark"]) == (COUNT, [], False)
+    assert content["checkpoint"]["step"] == 10
+
+
+def mean(output, name="sdri"):
+    return results(output)["scores"][name]["mean"]
+
+
+@pytest.mark.parametrize("change", ["batch", "order", "shards", "shape"])
+def test_results_do_not_depend_on_how_they_are_computed(
+    place, scored, tmp_path, change, monkeypatch
+):
+    if change == "shape":  # the lengths are no longer rare
+        monkeypatch.setattr(runner, "RARE", 0)
+        assert run(place, tmp_path) == 0
+    elif change == "shards":
+        assert run(place, tmp_path, "--shard", "1/2", "--batch_size", 3) == 0
+        assert not (tmp_path / "results.json").exists()
+        assert run(place, tmp_path, "--shard", "0/2") == 0
+    elif change == "batch":
+        assert run(place, tmp_path, "--batch_size", 16) == 0
+    else:
+        header, *lines = (place / "pairs.csv").read_text().splitlines()
+        (place / "turned.csv").write_text("\n".join([header, *lines[::-1]]) + "\n")
+        assert run(place, tmp_path, metadata="turned.csv") == 0
+    by_id = {row["id"]: row for row in table(tmp_path)}
+    for row in table(scored):
+        for name in ("sdr", "sdri", "si_sdr", "si_sdri"):
+            assert float(by_id[row["id"]][name]) == pytest.approx(float(row[name]), abs=1e-5)
+    assert mean(tmp_path) == pytest.approx(mean(scored), abs=1e-5)
+    if change != "order":
+        assert results(tmp_path)["data"] == results(scored)["data"]
+
+
+@pytest.mark.parametrize("after", [0, 3, 11])
+def test_killed_and_started_again(place, scored, tmp_path, after, monkeypatch):
+    """Ends with the very bytes of a run that nobody stopped."""
+    left = [after]
+    add = rows_module.RowsFile.add
+
+    def kill(self, row):
+        if "row" in row:
+            left[0] -= 1
+            if left[0] < 0:
+                self._file.write('{"row": 99, "sd')  # and half a line is on disk
+                self._file.flush()
+                raise KeyboardInterrupt
+        add(self, row)
+
+    output = tmp_path / "out"
+    monkeypatch.setattr(rows_module.RowsFile, "add", kill)
+    with pytest.raises(KeyboardInterrupt):
+        run(place, output)
+    assert not (output / "results.json").exists()
+    monkeypatch.undo()
+    assert run(place, output) == 0
+    for name in ("results.json", "results.csv"):
+        # The folder of the results is all in which the two runs differ.
+        content = (output / name).read_text().replace(str(output), str(scored))
+        assert content == (scored / name).read_text()
+    lines = (output / "results.partial.jsonl").read_text().splitlines()[1:]
+    assert sorted(json.loads(line)["row"] for line in lines) == list(range(COUNT))
+    before = {path: path.stat().st_mtime_ns for path in output.glob("*.jsonl")}
+    assert run(place, output) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in output.glob("*.jsonl")}
+
+
+def test_another_evaluation_needs_another_folder(place, tmp_path, capsys):
+    assert run(place, tmp_path, "--baseline", "mixture") == 0
+    assert run(place, tmp_path, "--baseline", "silence") == 2
+    assert "baseline differs); choose another --output" in capsys.readouterr().err
+    assert run(place, tmp_path, "--baseline", "silence", "--overwrite") == 0
+    assert results(tmp_path)["baseline"] == "silence"
+
+
+def test_changed_sounds_are_not_taken_for_those_scored(place, tmp_path, capsys):
+    write_clips(tmp_path / "audio", COUNT + 1)
+    options = ("--baseline", "mixture"), {"audio": tmp_path / "audio"}
+    output = tmp_path / "out"
+    assert run(place, output, *options[0], **options[1]) == 0
+    before = (output / "results.json").read_bytes()
+    clip_CS, _ = audio_files.read(tmp_path / "audio" / "clip3.wav")
+    audio_files.write(tmp_path / "audio" / "clip3.wav", clip_CS[:, ::-1], RATE_HZ)
+    assert run(place, output, *options[0], **options[1]) == 2
+    assert "has changed since it was scored; choose another --output" in capsys.readouterr().err
+    assert (output / "results.json").read_bytes() == before
+    assert run(place, output, *options[0], "--overwrite", **options[1]) == 0
+    assert results(output)["data"]["fingerprint"] not in before.decode()
+
+
+def test_overwriting_leaves_no_results_of_before(place, tmp_path):
+    audio = tmp_path / "audio"
+    write_clips(audio, COUNT + 1)
+    assert run(place, tmp_path / "out", "--baseline", "mixture", audio=audio) == 0
+    (audio / "clip5.wav").write_bytes((audio / "clip5.wav").read_bytes()[:-400])
+    again = ("--baseline", "silence", "--overwrite")
+    assert run(place, tmp_path / "out", *again, audio=audio) == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["results.partial.jsonl"]
+
+
+def test_a_list_may_word_its_query_in_several_columns(place, tmp_path):
+    rows = [("clip0.wav", "clip1.wav", "a dog", "it barks"), ("clip2.wav", "clip3.wav", "x", "y")]
+    write_list(place / "study.csv", ("target", "noise", "label", "caption"), rows)
+    for column, queries in (("label", ["a dog", "x"]), ("caption", ["it barks", "y"])):
+        words = ("--baseline", "mixture", "--query_column", column)
+        assert run(place, tmp_path / column, *words, metadata="study.csv") == 0
+        assert [row["query"] for row in table(tmp_path / column)] == queries
+        assert results(tmp_path / column)["query_column"] == column
+
+
+def test_baselines(place, scored, tmp_path):
+    assert run(place, tmp_path / "mixture", "--baseline", "mixture") == 0
+    assert run(place, tmp_path / "silence", "--baseline", "silence") == 0
+    assert run(place, tmp_path / "irm", "--baseline", "irm") == 0
+    assert run(place, tmp_path / "icm", "--baseline", "icm") == 0
+    assert mean(tmp_path / "mixture") == 0
+    assert mean(tmp_path / "mixture", "sdr") == pytest.approx(mean(scored, "mixture_sdr"), abs=1e-3)
+    assert mean(tmp_path / "silence", "sdr") == 0
+    assert mean(tmp_path / "silence", "si_sdr") == pytest.approx(0, abs=1e-4)
+    assert 2 < mean(tmp_path / "irm") < mean(tmp_path / "icm") < 60
+    wrong = tmp_path / "wrong"
+    assert run(place, wrong, "--baseline", "random_query", "--checkpoint", place / "run") == 0
+    for right, row in zip(table(scored), table(wrong), strict=True):
+        assert row["query"] != right["query"]
+        assert row["sdri"] != right["sdri"]
+
+
+def test_a_part_of_a_benchmark_says_so(place, tmp_path, capsys):
+    assert run(place, tmp_path, protocol="esc50", metadata="esc50.csv") == 0
+    content = results(tmp_path)
+    assert not content["is_benchmark"]
+    told = capsys.readouterr().out
+    for note in (
+        "13 mixtures are listed, the benchmark has 2,000",
+        "mixed again at 0 dB; the SNR of the published mixtures is not known",
+        "the model works at 8000 Hz and is converted to 32000",
+    ):
+        assert note in content["notes"]
+        assert f"note: {note}" in told
+    assert (content["sample_rate_hz"], content["query_column"]) == (32000, "caption")
+
+
+def test_rendered_mixtures_score_as_those_mixed(place, tmp_path):
+    options = ["--protocol", "esc50", "--metadata", str(place / "esc50.csv")]
+    options += ["--audio", str(place / "audio"), "--sample_rate_hz", "8000"]
+    assert main([*options, "--render", str(tmp_path / "rendered")]) == 0
+    mixed, read = tmp_path / "mixed", tmp_path / "read"
+    for audio, output in (("audio", mixed), (tmp_path / "rendered", read)):
+        options = {"protocol": "esc50", "metadata": "esc50.csv", "audio": audio}
+        assert run(place, output, "--baseline", "irm", **options) == 0
+    assert results(mixed)["scores"] == results(read)["scores"]
+    assert "mixed again at 0 dB" in "".join(results(mixed)["notes"])
+    assert "mixed again" not in "".join(results(read)["notes"])
+
+
+def test_missing_files_are_named_and_told(place, tmp_path, capsys):
+    audio = tmp_path / "audio"
+    clips = write_clips(audio, COUNT + 1)
+    (audio / "clip5.wav").unlink()
+    assert run(place, tmp_path / "out", "--baseline", "mixture", audio=audio) == 2
+    told = capsys.readouterr().err
+    assert "1 of 14 files cannot be used" in told
+    assert "clip5.wav: no such file. --allow_missing scores the others" in told
+    assert not (tmp_path / "out").exists()
+    # A file that is there but truncated is found while it is read.
+    audio_files.write(audio / "clip5.wav", clips["clip5.wav"][None], RATE_HZ)
+    content = (audio / "clip9.wav").read_bytes()
+    (audio / "clip9.wav").write_bytes(content[:-400])
+    assert run(place, tmp_path / "out", "--baseline", "mixture", audio=audio) == 2
+    assert "2 of 13 mixtures cannot be used" in (told := capsys.readouterr().err)
+    assert "clip9.wav: is truncated" in told
+    assert not (tmp_path / "out" / "results.json").exists()
+    allowed = ("--baseline", "mixture", "--allow_missing")
+    assert run(place, tmp_path / "out", *allowed, audio=audio) == 0
+    note = "2 of the 13 mixtures listed are missing"
+    assert f"note: {note}" in capsys.readouterr().out
+    found = results(tmp_path / "out")
+    assert (found["count"], found["listed"], found["notes"][0]) == (11, 13, note)
+    assert [row["id"] for row in found["missing"]] == ["m8", "m9"]
+    assert [bool(row["reason"]) for row in table(tmp_path / "out")].count(True) == 2
+    # Mended, it counts.
+    (audio / "clip9.wav").write_bytes(content)
+    assert run(place, tmp_path / "out", "--baseline", "mixture", audio=audio) == 0
+    assert results(tmp_path / "out")["count"] == 13
+    assert note not in results(tmp_path / "out")["notes"]
+    for path in audio.iterdir():
+        path.write_text("no sound")
+    assert run(place, tmp_path / "none", *allowed, audio=audio) == 2
+    assert "no mixture could be scored, such as: " in capsys.readouterr().err
+
+
+def test_make_pairs_writes_a_list_that_can_be_scored(tmp_path):
+    for name in ("dog", "rain"):
+        write_clips(tmp_path / "clips" / name, 2)
+    words = ["--audio", str(tmp_path / "clips"), "--num_pairs", "5", "--snrs_db", "-5", "5"]
+    assert main(["--make_pairs", str(tmp_path / "pairs.csv"), *words]) == 0
+    words = ["--protocol", "mixtures", "--metadata", str(tmp_path / "pairs.csv")]
+    words += ["--audio", str(tmp_path / "clips"), "--sample_rate_hz", "8000"]
+    assert main([*words, "--baseline", "mixture", "--output", str(tmp_path / "out")]) == 0
+    found = [float(row["sdr"]) for row in table(tmp_path / "out")]
+    np.testing.assert_allclose(found, [-5, 5, -5, 5, -5], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--protocol", "esc51"], "invalid choice: 'esc51'"),
+        ([], "--audio is needed"),
+        (["--audio", "nowhere"], "nowhere: no such folder"),
+        (["--audio", "."], "--protocol is needed: audioset, "),
+        (["--audio", ".", "--protocol", "esc50"], "--output is needed"),
+        (["--audio", ".", "--protocol", "esc50", "--output", "x"], "--checkpoint is needed"),
+        (["--audio", ".", "--batch_size", "0"], "--batch_size must be at least 1"),
+        (["--audio", ".", "--snr_db", "nan"], "--snr_db and --snrs_db must lie in -200..200"),
+        (["--audio", ".", "--snrs_db", "0", "inf"], "--snrs_db must lie in -200..200"),
+        (["--audio", ".", "--seed", "-1"], "--seed must be at least 0"),
+        (
+            ["--audio", ".", "--protocol", "esc50", "--render", "x", "--allow_missing"],
+            "--render needs every file",
+        ),
+        (["--shard", "2/2"], "--shard: 2/2 must be i/n"),
+    ],
+)
+def test_mistakes_are_told_at_once(words, message, capsys):
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_help_answers_without_loading_jax():
+    code = (
+        "import sys; from audiosep_jax.evaluate import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert not {'jax', 'numpy', 'soundfile'} & set(sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "python -m audiosep_jax.evaluate --checkpoint runs/clap --protocol esc50" in found.stdout
+
+
+def test_page_and_figures_show_the_results(place, scored, monkeypatch):
+    monkeypatch.setattr(figures, "NUM_EXAMPLES", 1)
+    output = place / "scored"
+    before = (output / "results.json").read_bytes()
+    assert run(place, output, figures=True) == 0  # all is scored: nothing is computed but pictures
+    content = results(output)
+    page = (output / "results.md").read_text()
+    assert f"| SDRi, dB | {content['scores']['sdri']['mean']:.2f} |" in page
+    pictures = [line[2:].split("](")[0] for line in page.splitlines() if line.startswith("![")]
+    assert {"histogram.png", "by_class.png", "by_snr.png", "examples/best-01.png"} <= set(pictures)
+    assert len(pictures) == 3 + 3
+    assert all((output / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    assert json.loads(before)["scores"] == content["scores"]
+
+
+def test_a_watched_run_is_scored_by_checkpoint(place):
+    output = place / "watched"
+    words = ["--protocol", "mixtures", "--metadata", str(place / "pairs.csv"), "--no_figures"]
+    words += ["--audio", str(place / "audio"), "--output", str(output)]
+    names = sorted(path.name for path in (place / "run" / "checkpoints").iterdir())
+    assert main([*words, "--watch", str(place / "run"), "--poll_seconds", "0.01"]) == 0
+    assert sorted(path.name for path in output.iterdir()) == names
+    found = json.loads((output / names[-1] / "results.json").read_text())
+    assert found["scores"] == results(place / "scored")["scores"]
+    other = [*words, "--query", "rain", "--watch", str(place / "run")]
+    assert main(other) == 2
+    assert main([*other, "--overwrite"]) == 0
+    assert main([*words, "--watch", str(place / "none")]) == 2
+
+
+@pytest.mark.usefixtures("speech_packages")
+def test_speech_scores_are_added(place):
+    output = place / "speech"
+    assert run(place, output, "--baseline", "mixture", "--speech") == 0
+    found = results(output)["scores"]
+    assert 1 <= found["pesq"]["mean"] <= 4.65
+    assert -10 <= found["segmental_snr"]["mean"] <= 35
+    # Rows without these scores are not theirs.
+    assert run(place, output, "--baseline", "mixture") == 2

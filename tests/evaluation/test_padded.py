@@ -1,0 +1,54 @@
+"""Clips of many lengths in one batch: each as if it were separated by itself."""
+
+import jax
+import numpy as np
+import pytest
+from separator_examples import SMALLEST, tiny_variables, unit_rows
+
+from audiosep_jax.evaluation.lists import Item
+from audiosep_jax.evaluation.padded import filled, filled_frames, separate_filled
+from audiosep_jax.evaluation.runner import RARE, plan
+from audiosep_jax.model.audiosep import AudioSep
+
+LENGTHS = (17, 257)
+
+
+def test_each_is_separated_as_by_itself():
+    rng = np.random.default_rng(0)
+    clips = [rng.standard_normal(n).astype(np.float32) for n in LENGTHS]
+    condition_BE = unit_rows(1, len(LENGTHS))
+    frames = max(filled_frames(SMALLEST, n) for n in LENGTHS)
+    rows = [filled(SMALLEST, clip_S, frames) for clip_S in clips]
+    batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    batch["condition"] = condition_BE
+    found_BS = jax.jit(lambda v, x: separate_filled(SMALLEST, v, x))(
+        tiny_variables(SMALLEST), batch
+    )
+    half = SMALLEST.window_samples // 2
+    network = jax.jit(lambda v, x, c: AudioSep(SMALLEST).apply(v, x, c, train=False))
+    for clip_S, condition_E, found_S in zip(clips, condition_BE, found_BS, strict=True):
+        alone = network(tiny_variables(SMALLEST), clip_S[None], condition_E[None])[0]
+        np.testing.assert_allclose(
+            found_S[half : half + len(clip_S)], alone, rtol=0, atol=2e-6 * np.abs(alone).max()
+        )
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_rare_lengths_share_few_shapes(shared):
+    common, rare = 500, [1000 + n for n in range(60)]
+    lengths = dict(enumerate([*rare, *[common] * RARE, 1000]))
+    items = [Item(n, str(n), "q", "q", None, None) for n in lengths]
+    frames = (lambda n: filled_frames(SMALLEST, n)) if shared else None
+    batches = plan(items, lengths, 4, frames)
+    assert sorted(item.row for batch in batches for item in batch.items) == list(lengths)
+    for batch in batches:
+        assert batch.num_samples == tuple(lengths[item.row] for item in batch.items)
+        assert (batch.frames is None) == (
+            len(set(batch.num_samples)) == 1 and not (shared and batch.num_samples[0] != common)
+        )
+        if batch.frames:
+            assert {filled_frames(SMALLEST, n) for n in batch.num_samples} == {batch.frames}
+    longest = [max(batch.num_samples) for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+    shapes = {batch.frames or batch.num_samples[0] for batch in batches}
+    assert len(shapes) == len({filled_frames(SMALLEST, n) for n in rare}) + 1 if shared else 61

@@ -1,0 +1,149 @@
+"""Many recordings: the same results on several devices, names, keys, and what is told of each."""
+
+import dataclasses
+import shutil
+from pathlib import PurePosixPath
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from tiny_run import save_run
+
+from audiosep_jax import plots
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.errors import InputError
+from audiosep_jax.separation import batch
+from audiosep_jax.separation.jobs import Job
+from audiosep_jax.separation.queries import Part, Query
+from audiosep_jax.separation.separator import Separator
+
+RAIN = Query((Part("text", "rain"),))
+NOTHING = np.zeros((0, 512), np.float32)
+
+
+@pytest.fixture(scope="module")
+def separator(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    save_run(folder)
+    return Separator.load(folder)
+
+
+def tasks_of(folder, output, settings, names, condition_NE):
+    jobs = [Job(folder / x, x, PurePosixPath(), x.partition(".")[0], (RAIN,)) for x in names]
+    make = batch.make_task
+    return [make(job, ["rain"], condition_NE, NOTHING, settings, output) for job in jobs]
+
+
+def recordings(folder, names):
+    for seed, name in enumerate(names):
+        audio_S = 0.1 * np.random.default_rng(seed).standard_normal(500)
+        soundfile.write(folder / name, audio_S, 8000, subtype="FLOAT")
+
+
+def test_devices_share_the_recordings_and_give_the_same(tmp_path, separator):
+    names = ["a.wav", "b.wav", "bad.wav", "c.wav"]
+    recordings(tmp_path, names)
+    (tmp_path / "bad.wav").write_bytes(b"")
+    settings, condition_NE = batch.Settings(residual=True), separator.embed_text(["rain"])
+    found = {}
+    for count in (1, 2):
+        output, told = tmp_path / f"on {count}", []
+        tasks = tasks_of(tmp_path, output, settings, names, condition_NE)
+        devices = jax.local_devices()[:count]
+        options = {"devices": devices, "progress": told.append}
+        results = dict(batch.separate_all(separator, tasks, settings, output, **options))
+        assert sum(told) == pytest.approx(3 * 500 / 8000)
+        found[count] = {task.job.name: result for task, result in results.items()}
+        assert found[count].pop("bad.wav").message.endswith("bad.wav: is empty")
+        for record in found[count].values():  # but for the time
+            record["files"] = {name: state[0] for name, state in record["files"].items()}
+        for name in ("a", "b", "c"):
+            parts = [
+                audio_files.read(output / f"{name} - {x}.wav")[0] for x in ("rain", "residual")
+            ]
+            np.testing.assert_allclose(
+                sum(parts), audio_files.read(tmp_path / f"{name}.wav")[0], atol=1e-7
+            )
+    assert found[1] == found[2]
+    for path in (tmp_path / "on 1").iterdir():
+        np.testing.assert_allclose(
+            audio_files.read(tmp_path / "on 2" / path.name)[0], audio_files.read(path)[0], atol=1e-6
+        )
+
+
+def test_an_unforeseen_failure_is_one_recordings_own(tmp_path, separator, monkeypatch):
+    recordings(tmp_path, ["a.wav", "b.wav"])
+    whole = batch.separate_recording
+
+    def failing(start, path, *arguments, **options):
+        if path.name == "a.wav":
+            raise MemoryError("out of\nmemory")
+        return whole(start, path, *arguments, **options)
+
+    monkeypatch.setattr(batch, "separate_recording", failing)
+    settings, condition_NE = batch.Settings(), separator.embed_text(["rain"])
+    tasks = tasks_of(tmp_path, tmp_path / "out", settings, ["a.wav", "b.wav"], condition_NE)
+    options = {"devices": jax.local_devices()[:1], "progress": lambda seconds: None}
+    first, second = batch.separate_all(separator, tasks, settings, tmp_path / "out", **options)
+    reason = f"{tmp_path}/a.wav: cannot be separated (MemoryError: out of memory)"
+    assert first[1] == batch.Failure("a.wav", reason)
+    assert second[1]["files"].keys() == {"b - rain.wav"}
+
+
+def test_keys_tell_what_changes_a_result(tmp_path, separator):
+    recordings(tmp_path, ["a.wav", "b.wav"])
+    settings, condition_NE = batch.Settings(), separator.embed_text(["rain"])
+    (task,) = tasks_of(tmp_path, tmp_path / "out", settings, ["a.wav"], condition_NE)
+    weights = separator.fingerprint
+
+    def key_of(task, settings=settings, weights=weights):
+        return batch.key_of(task, settings, weights, tmp_path / "out")
+
+    key = key_of(task)
+    assert key_of(task, dataclasses.replace(settings, tile_seconds=9.0)) == key
+    assert dataclasses.replace(separator).fingerprint == weights
+    more = jax.tree.map(lambda x: x + 1, separator.variables)
+    others = [
+        key_of(task, weights=dataclasses.replace(separator, variables=more).fingerprint),
+        key_of(task, dataclasses.replace(settings, iterations=2)),
+        key_of(dataclasses.replace(task, condition_NE=-condition_NE)),
+        key_of(dataclasses.replace(task, unwanted_ME=condition_NE)),
+        key_of(dataclasses.replace(task, results=(tmp_path / "out" / "x" / "a - rain",))),
+    ]
+    shutil.copy2(tmp_path / "b.wav", tmp_path / "a.wav")
+    others.append(key_of(task))
+    assert len({key, *others}) == 1 + len(others)
+
+
+def test_results_of_one_name_are_refused(tmp_path):
+    job = Job(tmp_path / "a.wav", "a.wav", PurePosixPath(), "a", (RAIN,), (PurePosixPath("X"),))
+    other = dataclasses.replace(job, name="b.wav", outputs=(PurePosixPath("x"),))
+    one_NE = np.zeros((1, 512), np.float32)
+    make = lambda job: batch.make_task(job, ["rain"], one_NE, NOTHING, batch.Settings(), tmp_path)  # noqa: E731
+    batch.check_distinct([make(job)])
+    with pytest.raises(InputError, match="two results have this name"):
+        batch.check_distinct([make(job), make(other)])
+
+
+def test_the_picture_shows_the_residual_that_is_written(tmp_path, separator, monkeypatch):
+    """Also where all results had to be made quieter to fit into integers."""
+    audio_S = np.random.default_rng(0).standard_normal(8000)
+    soundfile.write(tmp_path / "a.wav", 2 * audio_S, 8000, subtype="FLOAT")
+    drawn = []
+
+    def draw(panels, path):
+        drawn.extend(panels)
+        path.touch()
+
+    monkeypatch.setattr(plots, "draw_figure", draw)
+    settings = batch.Settings(residual=True, subtype="PCM_16", plot="png")
+    condition_NE = separator.embed_text(["rain"])
+    (task,) = tasks_of(tmp_path, tmp_path / "out", settings, ["a.wav"], condition_NE)
+    record = batch.separate_task(separator, task, settings, tmp_path / "out", lambda seconds: None)
+    assert record["gain"] < 0.9
+    panels = dict(drawn)
+    assert list(panels) == ["mixture", "rain", "residual"]
+    written = plots.LogSpectrogram(8000, 8000)
+    written.add(audio_files.read(tmp_path / "out" / "a - residual.wav")[0])
+    np.testing.assert_allclose(panels["residual"].levels_db(), written.levels_db(), atol=0.1)

@@ -1,0 +1,542 @@
+"""separate.py: the file it writes, and one line on stderr for everything that cannot be."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_models import write_clap
+from tiny_run import save_run, tiny_config
+
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.encoders.encoder import TextConfig, make_encoder
+from audiosep_jax.separation.separator import Separator
+from audiosep_jax.separation.stream import SeparationStream
+
+SCRIPT = Path(__file__).resolve().parents[2] / "separate.py"
+_spec = importlib.util.spec_from_file_location("separate", SCRIPT)
+separate = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(separate)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    save_run(folder)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def noise(num_channels, num_samples, scale=0.2):
+    return (scale * np.random.default_rng(0).standard_normal((num_channels, num_samples))).astype(
+        np.float32
+    )
+
+
+def recording(path, num_channels=1, num_samples=500, rate_hz=8000, scale=0.2, **options):
+    audio_CS = noise(num_channels, num_samples, scale)
+    soundfile.write(path, audio_CS.T, rate_hz, subtype=options.pop("subtype", "FLOAT"), **options)
+    return path
+
+
+def command(workdir, *arguments, text="rain", recording="in.wav"):
+    return [str(recording), "--text", text, "--checkpoint", str(workdir), *map(str, arguments)]
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# ---------------------------------------------------------------------- what is written
+
+
+AS_THE_LIBRARY = ("--stereo", "channels", "--above_nyquist", "drop")
+
+
+@pytest.mark.parametrize(
+    ("num_channels", "num_samples", "rate_hz"),
+    [(1, 1, 8000), (2, 501, 44100), (6, 64, 48000), (1, 7, 22050), (1, 500, 8000)],
+)
+def test_writes_what_the_library_returns(
+    here, workdir, capfdbinary, num_channels, num_samples, rate_hz
+):
+    audio_CS, _ = audio_files.read(recording("in.wav", num_channels, num_samples, rate_hz))
+    assert separate.main(command(workdir, *AS_THE_LIBRARY)) == 0
+    out, err = capfdbinary.readouterr()
+    assert out == b"separated/in - rain.wav\n"
+    assert re.fullmatch(rb"rain: presence [01]\.\d\d, (at [0-9., -]+ s|nowhere)\n", err)
+    info = soundfile.info("separated/in - rain.wav")
+    assert (info.format, info.subtype) == ("WAV", "FLOAT")
+    written_CS, written_hz = audio_files.read("separated/in - rain.wav")
+    assert written_hz == rate_hz
+    expected_CS = Separator.load(workdir).separate(audio_CS, rate_hz, "rain")
+    np.testing.assert_allclose(written_CS, expected_CS, rtol=0, atol=1e-6)
+
+
+def test_loud_is_neither_clipped_nor_wrapped(here, workdir):
+    recording("quiet.wav", scale=0.2)
+    recording("loud.wav", scale=200)
+    for name in ("quiet.wav", "loud.wav"):
+        assert separate.main(command(workdir, "--output", ".", recording=name)) == 0
+    loud_CS, _ = audio_files.read("loud - rain.wav")
+    expected_CS = Separator.load(workdir).separate(noise(1, 500, 200), 8000, "rain")
+    assert np.abs(loud_CS).max() > 2
+    np.testing.assert_allclose(loud_CS, expected_CS, rtol=1e-4, atol=1e-3)
+
+
+def test_each_text_gives_its_file_in_the_format_of_the_input(here, workdir, capfd):
+    audio_CS, _ = audio_files.read(recording("in.flac", subtype="PCM_24"))
+    arguments = command(workdir, "--text", "a dog", "--text", "rain", recording="in.flac")
+    assert separate.main(arguments) == 0
+    names = ["in - rain.flac", "in - a dog.flac", "in - rain (2).flac"]
+    assert capfd.readouterr().out.splitlines() == [f"separated/{name}" for name in names]
+    expected_NCS = Separator.load(workdir).separate(audio_CS, 8000, ["rain", "a dog", "rain"])
+    for name, expected_CS in zip(names, expected_NCS, strict=True):
+        assert soundfile.info(f"separated/{name}").subtype == "PCM_24"
+        np.testing.assert_allclose(
+            audio_files.read(f"separated/{name}")[0], expected_CS, rtol=0, atol=1e-6
+        )
+
+
+def test_options_reach_the_result(here, workdir, capfd):
+    """Residual, format, plot and JSON of one run, each by what it holds."""
+    audio_CS, _ = audio_files.read(recording("in.wav", 2, 3000, scale=0.02, subtype="PCM_16"))
+    options = ["--residual", "--plot", "svg", "--json", "new/found.json", "--not", "hum"]
+    options += ["--iterations", "2", "--output_format", "flac", "--subtype", "PCM_24"]
+    assert separate.main(command(workdir, *options, "--text", "wind")) == 0
+    names = [f"in - {name}.flac" for name in ("rain", "wind", "residual")] + ["in.svg"]
+    assert capfd.readouterr().out.splitlines() == [f"separated/{name}" for name in names]
+    assert sorted(files(here / "separated")) == sorted(names)
+    sounds = [audio_files.read(f"separated/{name}")[0] for name in names[:3]]
+    np.testing.assert_array_equal(sum(sounds), audio_CS)
+    titles = (here / "separated/in.svg").read_text()
+    assert [f"<!-- {x} -->" in titles for x in ("mixture", "rain", "wind", "residual")] == [
+        True
+    ] * 4
+    (found,) = json.loads((here / "new/found.json").read_text())
+    assert (found["input"], found["seconds"], found["channels"]) == ("in.wav", 0.375, 2)
+    for result, sound_CS in zip(found["results"], sounds, strict=False):
+        share = (sound_CS.astype(float) ** 2).sum() / (audio_CS.astype(float) ** 2).sum()
+        assert result["energy_share"] == pytest.approx(share, rel=1e-3)
+        assert 0 < result["presence"] <= 1
+    assert found["results"][1]["output"] == "separated/in - wind.flac"
+
+
+def test_iterations_and_not_change_the_result_as_the_library_does(here, workdir):
+    audio_CS, _ = audio_files.read(recording("in.wav", 1, 900))
+    separator = Separator.load(workdir)
+    for option, value in (("--iterations", "2"), ("--not", "hum")):
+        assert separate.main(command(workdir, option, value, "--output", option[2:])) == 0
+    once_CS = separator.separate(audio_CS, 8000, "rain")
+    twice_CS, _ = audio_files.read("iterations/in - rain.wav")
+    np.testing.assert_allclose(twice_CS, separator.separate(once_CS, 8000, "rain"), atol=1e-5)
+    without_CS, _ = audio_files.read("not/in - rain.wav")
+    assert 0.001 < (without_CS**2).sum() / (once_CS**2).sum() < 0.999
+
+
+def test_weighted_queries_are_one(here, workdir, capfd):
+    audio_CS, _ = audio_files.read(recording("in.wav"))
+    separator = Separator.load(workdir)
+    arguments = ["in.wav", "--checkpoint", str(workdir)]
+    arguments += ["--text", "rain", "--weight", "3", "--text", "wind", "--weight", "1"]
+    assert separate.main(arguments) == 0
+    assert capfd.readouterr().out == "separated/in - 3 rain + 1 wind.wav\n"
+    blend_E = separator.embed_text(["rain", "wind"]).T @ [3, 1]
+    condition_NE = (blend_E / np.linalg.norm(blend_E))[None]
+    expected_NCS = separator.separate_conditions(audio_CS, 8000, condition_NE)
+    written_CS, _ = audio_files.read("separated/in - 3 rain + 1 wind.wav")
+    np.testing.assert_allclose(written_CS, expected_NCS[0], rtol=0, atol=1e-6)
+
+
+def test_a_sound_as_a_query(here, capfd):
+    """Through CLAP's audio tower, equal to its embedding given as numbers."""
+    config = tiny_config()
+    write_clap(here / "clap", projection_dim=config.model.condition_features)
+    config.text.encoder, config.text.model = "clap", str(here / "clap")
+    about = make_encoder(TextConfig(encoder="clap", model=str(here / "clap"))).fingerprint
+    save_run(here / "run", config=config, text_fingerprint=about)
+    recording("in.wav")
+    recording("bark.flac", 2, 9000, 16000, subtype="PCM_16")
+    arguments = ["in.wav", "--checkpoint", "run", "--audio_query", "bark.flac"]
+    assert separate.main(arguments) == 0
+    assert capfd.readouterr().out == "separated/in - bark.wav\n"
+    np.save("bark.npy", Separator.load("run").embed_audio(*audio_files.read("bark.flac")))
+    arguments = ["in.wav", "--checkpoint", "run", "--embedding", "bark.npy", "--output", "other"]
+    assert separate.main(arguments) == 0
+    as_numbers_CS, _ = audio_files.read("other/in - bark.wav")
+    np.testing.assert_allclose(
+        audio_files.read("separated/in - bark.wav")[0], as_numbers_CS, rtol=0, atol=1e-7
+    )
+    assert np.abs(as_numbers_CS).max() > 0
+
+
+# ---------------------------------------------------------------------- folders and lists
+
+
+def folder_of(here):
+    """Three recordings in folders, one of them bad, and what is none."""
+    (here / "in/b/c").mkdir(parents=True)
+    recording(here / "in/one.wav")
+    recording(here / "in/b/one.flac", 2, 600, subtype="PCM_16")
+    (here / "in/b/c/bad.wav").write_bytes(b"RIFF")
+    (here / "in/notes.txt").write_text("no recording")
+    (here / "in/.hidden.wav").write_bytes(b"")
+
+
+def test_a_folder_is_mirrored_and_one_bad_file_stops_nothing(here, workdir, capfd):
+    folder_of(here)
+    assert separate.main(command(workdir, recording="in")) == 1
+    out, err = capfd.readouterr()
+    results = ["separated/b/one - rain.flac", "separated/one - rain.wav"]
+    assert sorted(out.splitlines()) == results
+    assert err.splitlines()[-2].startswith("error: in/b/c/bad.wav: ")
+    assert err.splitlines()[-1] == "1 of 3 recordings were not separated"
+    assert files(here / "separated") == [
+        "b",
+        "b/one - rain.flac",
+        "one - rain.wav",
+        "separated.jsonl",
+    ]
+    alone = ["--output", "alone"]
+    assert separate.main(command(workdir, *alone, recording="in/b/one.flac")) == 0
+    np.testing.assert_array_equal(
+        audio_files.read("alone/one - rain.flac")[0], audio_files.read(results[0])[0]
+    )
+
+
+def test_resume_does_what_is_missing_or_changed(here, workdir, capfd):
+    folder_of(here)
+
+    def done(*options):
+        capfd.readouterr()
+        assert separate.main(command(workdir, "--resume", *options, recording="in")) == 1
+        out, err = capfd.readouterr()
+        count = re.search(r"(\d) of 3 recordings are done already", err)
+        return sorted(Path(line).name for line in out.splitlines()), count and int(count[1])
+
+    both = ["one - rain.flac", "one - rain.wav"]
+    assert done() == (both, None)
+    assert done() == ([], 2)
+    (here / "separated/one - rain.wav").unlink()
+    assert done() == (["one - rain.wav"], 1)
+    with (here / "separated/one - rain.wav").open("ab") as file:
+        file.truncate(100)
+    assert done() == (["one - rain.wav"], 1)
+    recording(here / "in/one.wav", num_samples=501)
+    assert done() == (["one - rain.wav"], 1)
+    assert done("--subtype", "PCM_24") == (both, None)
+    with (here / "separated/separated.jsonl").open("ab") as file:
+        file.write(b'{"key": "torn')
+    (here / "in/one.wav").touch()
+    assert done("--subtype", "PCM_24") == (["one - rain.wav"], 1)
+    assert done("--subtype", "PCM_24") == ([], 2)
+
+
+def test_resume_does_again_what_other_options_wrote_over(here, workdir):
+    recording(here / "in.wav")
+    arguments = command(workdir, "--resume")
+    assert separate.main(arguments) == 0
+    first = (here / "separated/in - rain.wav").read_bytes()
+    for other in (["--resume", "--iterations", "3"], ["--iterations", "2"]):
+        assert separate.main(command(workdir, *other)) == 0
+        assert (here / "separated/in - rain.wav").read_bytes() != first
+        assert separate.main(arguments) == 0
+        assert (here / "separated/in - rain.wav").read_bytes() == first
+
+
+def test_resume_of_a_list_that_names_another_place(here, workdir, capfd):
+    recording(here / "a.wav")
+    for place in ("x", "y"):
+        (here / "list.csv").write_text(f"file,query,output\na.wav,rain,{place}/r\n")
+        assert separate.main(["list.csv", "--checkpoint", str(workdir), "--resume"]) == 0
+        assert capfd.readouterr().out == f"separated/{place}/r.wav\n"
+
+
+def test_a_list_writes_over_no_recording(here, workdir, capfd):
+    """Also not over one that another row names."""
+    for name in ("a.wav", "b.wav"):
+        recording(here / name)
+    (here / "list.csv").write_text("file,query,output\na.wav,rain,b\nb.wav,wind,c\n")
+    before = (here / "b.wav").read_bytes()
+    assert separate.main(["list.csv", "--checkpoint", str(workdir), "--output", "."]) == 1
+    out, err = capfd.readouterr()
+    assert out == "c.wav\n"
+    assert "error: b.wav: is the input of a result; choose another output\n" in err
+    assert (here / "b.wav").read_bytes() == before
+
+
+def test_long_names_of_one_beginning_stay_apart(here, workdir):
+    names = [f"{'x' * 95}{number}" for number in (1, 2)]
+    (here / "in").mkdir()
+    for name in names:
+        recording(here / "in" / f"{name}.wav")
+    assert separate.main(command(workdir, "--plot", recording="in")) == 0
+    written = [Path(name).suffix for name in files(here / "separated")]
+    assert sorted(written) == [".jsonl", ".png", ".png", ".wav", ".wav"]
+
+
+def test_a_list_of_files_and_queries(here, workdir, capfd):
+    folder_of(here)
+    rows = [
+        "file,query,output",
+        "one.wav,rain,",
+        'one.wav,"rain, hail",x/storm.wav',
+        "b/one.flac,dog,",
+    ]
+    (here / "in/list.csv").write_text("\n".join(rows))
+    assert separate.main(["in/list.csv", "--checkpoint", str(workdir), "--output", "out"]) == 0
+    names = ["b/one - dog.flac", "one - rain.wav", "x/storm.wav"]
+    assert sorted(capfd.readouterr().out.splitlines()) == [f"out/{name}" for name in names]
+    audio_CS, _ = audio_files.read("in/one.wav")
+    expected_CS = Separator.load(workdir).separate(audio_CS, 8000, "rain, hail")
+    np.testing.assert_allclose(audio_files.read("out/x/storm.wav")[0], expected_CS, atol=1e-6)
+
+
+def test_processes_share_the_work_without_overlap(here, workdir, capfd):
+    folder_of(here)
+    written = []
+    for number in (0, 1, 2):
+        separate.main(command(workdir, "--shard", f"{number}/3", recording="in"))
+        written.append(capfd.readouterr().out.splitlines())
+    assert sorted(map(len, written)) == [0, 1, 1]
+    assert len(files(here / "separated")) == 3 + 2  # with a folder; the share that failed has none
+    assert separate.main(command(workdir, "--resume", recording="in")) == 1
+    assert "2 of 3 recordings are done already" in capfd.readouterr().err
+
+
+def test_processes_that_share_the_work_tell_their_own_part(here, workdir):
+    folder_of(here)
+    told = []
+    for number in (0, 1, 2):
+        options = ["--shard", f"{number}/3", "--json", "found.json"]
+        separate.main(command(workdir, *options, recording="in"))
+        told += json.loads((here / f"found.{number}-of-3.json").read_text())
+    assert sorted(x["input"] for x in told) == ["b/one.flac", "one.wav"]
+    assert not (here / "found.json").exists()
+
+
+def test_an_interrupt_leaves_nothing_that_looks_finished(here, workdir, capfd, monkeypatch):
+    folder_of(here)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SeparationStream, "finish", interrupted)
+    assert separate.main(command(workdir, recording="in")) == 130
+    assert capfd.readouterr().err == "stopped; --resume goes on with what is left\n"
+    assert not (here / "separated").exists()
+
+
+# ---------------------------------------------------------------------- mistakes
+
+
+def refused(capfd, here, arguments, words):
+    """One line on stderr that says `words`, exit code 2, and nothing written."""
+    before = files(here)
+    assert separate.main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert files(here) == before
+
+
+def broken_recordings(here):
+    whole = recording(here / "whole.wav").read_bytes()
+    (here / "empty.wav").write_bytes(b"")
+    (here / "text.wav").write_text("Dear diary,\n" * 50)
+    (here / "truncated.wav").write_bytes(whole[: len(whole) // 2])
+    (here / "folder.wav").mkdir()
+    (here / "two\nlines.wav").write_bytes(b"")
+    recording(here / "zero.wav", num_samples=0)
+    soundfile.write(here / "nan.wav", np.full(99, np.nan), 8000, subtype="FLOAT")
+    soundfile.write(here / "infinite.wav", np.full(99, np.inf), 8000, subtype="FLOAT")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing.wav", "missing.wav: no such file"),
+        ("empty.wav", "empty.wav: is empty"),
+        ("text.wav", "text.wav: cannot be read as audio"),
+        ("truncated.wav", "truncated.wav: is truncated"),
+        ("folder.wav", "folder.wav: holds no recordings"),
+        ("two\nlines.wav", "two lines.wav: is empty"),
+        ("zero.wav", "zero.wav: contains no samples"),
+        ("nan.wav", "nan.wav: contains NaN"),
+        ("infinite.wav", "infinite.wav: contains NaN or infinite"),
+        ("x" * 300, "cannot be opened"),
+    ],
+)
+def test_unusable_recording(here, workdir, capfd, name, words):
+    broken_recordings(here)
+    refused(capfd, here, command(workdir, recording=name), words)
+
+
+@pytest.mark.parametrize("text", ["", " \n\t", "\udc80"])
+def test_unusable_text(here, workdir, capfd, text):
+    recording(here / "in.wav")
+    words = "is not valid text" if text.strip() else "--text is empty"
+    refused(capfd, here, command(workdir, text=text), words)
+    refused(capfd, here, command(workdir, "--text", text), words)
+
+
+def test_unusable_checkpoint(here, workdir, capfd):
+    recording(here / "in.wav")
+    refused(capfd, here, command("missing"), "missing: no such folder")
+    refused(capfd, here, command("in.wav"), "in.wav: is neither a PyTorch checkpoint")
+    (here / "empty").mkdir()
+    refused(capfd, here, command("empty"), "empty: is no training workdir")
+    (here / "empty" / "checkpoints").mkdir()
+    refused(capfd, here, command("empty"), "holds no checkpoint yet")
+
+
+def test_checkpoint_of_another_architecture(here, capfd):
+    recording(here / "in.wav")
+    config = tiny_config()
+    save_run(here / "other", config=config)
+    about = next(here.glob("other/checkpoints/*/about/metadata"))
+    about.write_text(about.read_text().replace('"stem_channels": 3', '"stem_channels": 5'))
+    refused(capfd, here, command("other"), "is of another architecture")
+
+
+@pytest.mark.parametrize("output", ["in.wav", "in.wav/below/it", "x" * 300, "/proc/nothing/here"])
+def test_unusable_output(here, workdir, capfd, output):
+    recording(here / "in.wav")
+    refused(capfd, here, command(workdir, "--output", output), "")
+
+
+def test_a_name_that_is_taken_by_a_folder_leaves_nothing_behind(here, workdir, capfd):
+    """The first of two results is removed again where the second cannot be written."""
+    recording(here / "in.wav")
+    (here / "out" / "in - dog.wav").mkdir(parents=True)
+    refused(
+        capfd, here, command(workdir, "--text", "dog", "--output", "out"), "in - dog.wav: cannot"
+    )
+
+
+def test_a_failure_while_writing_removes_new_folders(here, workdir, capfd, monkeypatch):
+    recording(here / "in.wav")
+
+    def disk_full(self, audio_CS):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", disk_full)
+    refused(capfd, here, command(workdir, "--output", "new/deep"), "No space left on device")
+
+
+def test_a_recording_that_fails_leaves_what_was_told_before(here, workdir, capfd):
+    audio_CS = noise(1, 9000)
+    audio_CS[0, 8999] = np.nan
+    soundfile.write(here / "in.wav", audio_CS.T, 8000, subtype="FLOAT")
+    (here / "found.json").write_text("[1]")
+    refused(capfd, here, command(workdir, "--json", "found.json"), "NaN")
+    assert (here / "found.json").read_text() == "[1]"
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_the_input_is_never_overwritten(here, workdir, capfd, link):
+    recording(here / "in.wav")
+    link(here / "in.wav", here / "in - rain.wav")
+    refused(capfd, here, command(workdir, "--output", "."), "is the input")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "required"),
+        (["in.wav", "--text", "rain", "--checkpoint", "no/such/run"], "--checkpoint"),
+        (["in.wav", "--checkpoint", "run"], "--text"),
+        (["in.wav", "--text", "rain", "--checkpoint", "run", "--loud"], "--loud"),
+        (["in.wav", "--weight", "2", "--text", "rain"], "must stand behind the query"),
+        (["in.wav", "--text", "a", "--weight", "2", "--text", "b"], "--text b: has no --weight"),
+        (["in.wav", "--text", "rain", "--weight", "nan"], "--weight"),
+        (["in.wav", "--text", "rain", "--not", " "], "--not is empty"),
+        (["in.wav", "--text", "rain", "--shard", "2/2"], "--shard: 2/2"),
+        (["in.wav", "--text", "rain", "--iterations", "0"], "--iterations 0"),
+        (["in.wav", "--text", "rain", "--tile_seconds", "nan"], "--tile_seconds nan"),
+        (["in.wav", "--text", "rain", "--output", "/dev/null/x"], "--output"),
+        (["in.wav", "--text", "rain", "--json", "/dev/null/x.json"], "--json"),
+        (["in.wav", "--text", "rain", "--json", "in.wav"], "--json in.wav: must end in .json"),
+        (["in.wav", "--text", "x", "--output_format", "mp3", "--subtype", "PCM_16"], "mp3 has no"),
+    ],
+)
+def test_mistyped(here, capfd, arguments, words):
+    refused(capfd, here, arguments, words)
+
+
+# ---------------------------------------------------------------------- as a user runs it
+
+
+def run(here, *arguments):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)},
+        check=False,
+    )
+
+
+def test_as_a_process(here, workdir):
+    recording(here / "in.wav", num_channels=2)
+    done = run(here, *command(workdir, "--output", "out", text="a dog 🐶"))
+    assert (done.returncode, done.stdout) == (0, "out/in - a dog 🐶.wav\n")
+    assert done.stderr.startswith("a dog 🐶: presence ")
+    assert done.stderr.count("\n") == 1
+    assert files(here) == ["in.wav", "out", "out/in - a dog 🐶.wav"]
+
+
+def test_whoever_reads_the_paths_may_leave(here, workdir):
+    folder_of(here)
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *command(workdir, recording="in")],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    with process:
+        told = process.stderr.read()
+    assert process.returncode == 1  # of the recording that is bad
+    assert "Traceback" not in told
+    assert {"one - rain.wav", "b/one - rain.flac"} <= set(files(here / "separated"))
+
+
+def test_a_mistake_as_a_process(here, workdir):
+    done = run(here, *command(workdir, recording="none.wav"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: none.wav: no such file\n"
+    assert files(here) == []
+
+
+def test_help_shows_an_example_without_loading_the_library():
+    code = (
+        f"import runpy, sys; sys.argv = ['separate.py', '--help']\n"
+        f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+        f"finally: assert not {{'jax', 'numpy', 'orbax'}} & set(sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        'python separate.py street.wav --text "a dog barking" --checkpoint runs/demo' in done.stdout
+    )

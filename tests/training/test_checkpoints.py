@@ -1,0 +1,349 @@
+import contextlib
+import json
+import resource
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from audiosep_jax.errors import InputError
+from audiosep_jax.training.checkpoints import FOLDER, Checkpoints, NotWritten, Outcome, saved_steps
+from audiosep_jax.training.config import CheckpointConfig
+from audiosep_jax.training.optim import OptimConfig
+from audiosep_jax.training.steps import TrainState, place_state, state_from_variables
+
+ABOUT = {"config": {"name": "tiny", "folds": [1, 2]}, "text_fingerprint": "a", "unicode": "ü"}
+WITHOUT_EMA, WITH_EMA = OptimConfig(), OptimConfig(ema_decay=0.9)
+
+
+def make_state(optim: OptimConfig, seed: int = 0, features: int = 3) -> TrainState:
+    """Random numbers in every place of a state, those of the optimiser and average included."""
+    rng = np.random.default_rng(seed)
+    variables = {
+        "params": {"conv": {"kernel": jnp.zeros((2, features)), "bias": jnp.zeros(features)}},
+        "batch_stats": {"norm": {"mean": jnp.zeros(features)}},
+    }
+
+    def fill(x: jax.Array) -> jax.Array:
+        if x.dtype == jnp.int32:
+            return jnp.asarray(rng.integers(1, 1000), jnp.int32)
+        return jnp.asarray(rng.normal(size=x.shape), x.dtype)
+
+    return place_state(jax.tree.map(fill, state_from_variables(variables, optim)))
+
+
+def template(optim: OptimConfig, features: int = 3) -> TrainState:
+    return jax.eval_shape(lambda: make_state(optim, features=features))
+
+
+def assert_equal(a: TrainState, b: TrainState) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def fill(workdir: Path, steps: dict[int, float | None], **config: int) -> None:
+    checkpoints = Checkpoints(workdir, CheckpointConfig(**config))
+    for step, sdri_db in steps.items():
+        checkpoints.save(step, make_state(WITHOUT_EMA, step), ABOUT, sdri_db)
+    checkpoints.close()
+
+
+def kept(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / FOLDER).iterdir())
+
+
+@pytest.mark.parametrize("optim", [WITHOUT_EMA, WITH_EMA], ids=["without_ema", "with_ema"])
+def test_state_comes_back_bit_for_bit_on_every_device(tmp_path: Path, optim: OptimConfig) -> None:
+    state = make_state(optim)
+    writer = Checkpoints(tmp_path, CheckpointConfig())
+    writer.save(7, state, ABOUT, None)
+    writer.close()
+    reader = Checkpoints(tmp_path)
+    restored = reader.restore_state(7, template(optim))
+    assert_equal(restored, state)
+    variables = reader.restore_variables(7, template(optim).variables())
+    assert_equal(variables, state.variables())
+    assert jax.tree.leaves(restored)[0].sharding == jax.tree.leaves(state)[0].sharding
+    reader.close()
+
+
+def test_averaged_and_raw_parameters_are_not_mixed_up(tmp_path: Path) -> None:
+    state = make_state(WITH_EMA)
+    assert not np.array_equal(state.ema["conv"]["kernel"], state.params["conv"]["kernel"])
+    writer = Checkpoints(tmp_path, CheckpointConfig())
+    writer.save(1, state, ABOUT, None)
+    writer.wait()
+    variables = writer.restore_variables(1, template(WITH_EMA).variables())
+    restored = writer.restore_state(1, template(WITH_EMA))
+    writer.close()
+    np.testing.assert_array_equal(
+        variables["params"]["conv"]["kernel"], state.ema["conv"]["kernel"]
+    )
+    np.testing.assert_array_equal(restored.params["conv"]["kernel"], state.params["conv"]["kernel"])
+
+
+def test_a_donating_step_right_after_save_does_not_reach_the_file(tmp_path: Path) -> None:
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s), donate_argnums=0)
+    fresh = step(make_state(WITH_EMA))  # in buffers that no numpy array shares
+    state = step(fresh)
+    assert fresh.params["conv"]["kernel"].is_deleted()
+    writer = Checkpoints(tmp_path, CheckpointConfig(keep_latest=9))
+    for number in range(1, 4):
+        writer.save(number, state, ABOUT, None)
+        state = step(state)
+    writer.wait()
+    expected = jax.tree.map(lambda x: np.asarray(x) * 4, make_state(WITH_EMA))
+    for number in range(1, 4):
+        restored = writer.restore_state(number, template(WITH_EMA))
+        assert_equal(restored, expected)
+        expected = jax.tree.map(lambda x: x * 2, expected)
+    writer.close()
+
+
+def test_newest_best_and_every_nth_are_kept(tmp_path: Path) -> None:
+    scores = {1: 1.0, 2: 9.0, 3: 3.0, 4: 4.0, 5: None, 6: 5.0, 7: None, 8: 2.0, 9: None}
+    fill(tmp_path, scores, keep_latest=2, keep_every_steps=3)
+    assert kept(tmp_path) == [2, 3, 6, 8, 9]
+
+
+def test_zero_keeps_no_nth(tmp_path: Path) -> None:
+    fill(tmp_path, {1: 1.0, 2: 2.0, 3: None, 4: None}, keep_latest=1, keep_every_steps=0)
+    assert kept(tmp_path) == [2, 4]
+
+
+def test_the_best_survives_a_restart_and_is_replaced_by_a_better_one(tmp_path: Path) -> None:
+    fill(tmp_path, {1: 5.0, 2: 1.0}, keep_latest=1, keep_every_steps=0)
+    fill(tmp_path, {3: 4.0, 4: None}, keep_latest=1, keep_every_steps=0)
+    reader = Checkpoints(tmp_path)
+    assert (kept(tmp_path), reader.best_step(), reader.latest_step()) == ([1, 4], 1, 4)
+    reader.close()
+    fill(tmp_path, {5: 6.0, 6: None}, keep_latest=1, keep_every_steps=0)
+    reader = Checkpoints(tmp_path)
+    assert (kept(tmp_path), reader.best_step()) == ([5, 6], 5)
+    reader.close()
+
+
+def test_without_a_score_the_newest_counts_as_best(tmp_path: Path) -> None:
+    fill(tmp_path, {1: None, 2: None})
+    reader = Checkpoints(tmp_path)
+    assert reader.best_step() == 2
+    reader.close()
+
+
+def test_an_empty_run_has_no_step(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    assert checkpoints.latest_step() is None
+    assert checkpoints.best_step() is None
+    checkpoints.close()
+
+
+def test_a_step_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    fill(tmp_path, {3: 1.0})
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    checkpoints.save(3, make_state(WITHOUT_EMA, seed=99), ABOUT, 2.0)
+    checkpoints.wait()
+    assert_equal(checkpoints.restore_state(3, template(WITHOUT_EMA)), make_state(WITHOUT_EMA, 3))
+    checkpoints.close()
+
+
+def test_about_comes_back_with_its_step(tmp_path: Path) -> None:
+    fill(tmp_path, {12: None})
+    reader = Checkpoints(tmp_path)
+    assert reader.about(12) == {**ABOUT, "step": 12}
+    reader.close()
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["variables", "state"])
+def test_another_architecture_is_refused_by_parameter_and_shapes(
+    tmp_path: Path, whole: bool
+) -> None:
+    fill(tmp_path, {1: None})
+    reader = Checkpoints(tmp_path)
+    wanted = template(WITHOUT_EMA, features=5)
+    with pytest.raises(InputError) as caught:
+        reader.restore_state(1, wanted) if whole else reader.restore_variables(
+            1, wanted.variables()
+        )
+    reader.close()
+    message = str(caught.value)
+    assert "batch_stats/norm/mean is (3,) there and (5,) in the model" in message
+    assert "\n" not in message
+
+
+def test_a_parameter_that_is_missing_or_left_over_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, {1: None})
+    reader = Checkpoints(tmp_path)
+    wanted = template(WITHOUT_EMA).variables()
+    wanted["params"]["film"] = {"kernel": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    with pytest.raises(InputError, match=r"film/kernel is missing there and \(2,\) in the model"):
+        reader.restore_variables(1, wanted)
+    wanted = template(WITHOUT_EMA).variables()
+    del wanted["params"]["conv"]["bias"]
+    with pytest.raises(InputError, match=r"conv/bias is \(3,\) there and missing in the model"):
+        reader.restore_variables(1, wanted)
+    reader.close()
+
+
+def test_training_with_an_average_from_a_checkpoint_without_one_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, {1: None})
+    reader = Checkpoints(tmp_path)
+    with pytest.raises(InputError, match="params/conv/bias is missing there"):
+        reader.restore_state(1, template(WITH_EMA))
+    reader.close()
+
+
+def test_a_step_that_does_not_exist_is_an_input_error(tmp_path: Path) -> None:
+    fill(tmp_path, {1: None})
+    reader = Checkpoints(tmp_path)
+    with pytest.raises(InputError, match="00000002"):
+        reader.about(2)
+    with pytest.raises(InputError, match="00000002"):
+        reader.restore_variables(2, template(WITHOUT_EMA).variables())
+    reader.close()
+
+
+def _delete_arrays(step: Path) -> None:
+    shutil.rmtree(step / "model")
+
+
+def _cut_arrays(step: Path) -> None:
+    for path in (step / "model").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:10])
+
+
+def _break_metadata(step: Path) -> None:
+    (step / "model" / "_METADATA").write_text("no JSON", encoding="utf-8")
+
+
+@pytest.mark.parametrize("damage", [_delete_arrays, _cut_arrays, _break_metadata])
+def test_damaged_arrays_are_an_input_error_of_one_line(tmp_path: Path, damage) -> None:
+    fill(tmp_path, {1: None})
+    damage(tmp_path / FOLDER / "00000001")
+    reader = Checkpoints(tmp_path)
+    with pytest.raises(InputError, match="00000001/model") as caught:
+        reader.restore_variables(1, template(WITHOUT_EMA).variables())
+    reader.close()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]"], ids=["missing", "cut", "no_mapping"])
+def test_a_damaged_about_is_an_input_error(tmp_path: Path, text: str | None) -> None:
+    fill(tmp_path, {1: None})
+    path = tmp_path / FOLDER / "00000001" / "about" / "metadata"
+    assert json.loads(path.read_text(encoding="utf-8"))["step"] == 1
+    path.unlink() if text is None else path.write_text(text, encoding="utf-8")
+    reader = Checkpoints(tmp_path)
+    with pytest.raises(InputError, match="00000001: is no checkpoint"):
+        reader.about(1)
+    reader.close()
+
+
+def test_what_a_killed_save_left_is_ignored_and_cleaned_away(tmp_path: Path) -> None:
+    fill(tmp_path, {1: None, 2: None})
+    left = tmp_path / FOLDER / "00000003.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / FOLDER / "00000002" / "model", left / "model")
+    reader = Checkpoints(tmp_path)
+    assert reader.latest_step() == 2
+    reader.close()
+    assert left.exists(), "reading removes nothing"
+    writer = Checkpoints(tmp_path, CheckpointConfig())
+    assert writer.latest_step() == 2
+    writer.save(3, make_state(WITHOUT_EMA, 3), ABOUT, None)
+    writer.wait()
+    assert_equal(writer.restore_state(3, template(WITHOUT_EMA)), make_state(WITHOUT_EMA, 3))
+    writer.close()
+    for _ in range(100):  # in the background
+        if not left.exists():
+            break
+        time.sleep(0.05)
+    assert kept(tmp_path) == [2, 3]
+
+
+def test_reading_creates_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        Checkpoints(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    fill(tmp_path, {1: 1.0})
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    reader = Checkpoints(tmp_path)
+    reader.restore_state(1, template(WITHOUT_EMA))
+    reader.close()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_slow_folder_delays_nobody_and_the_newest_scored_state_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Checkpoints(tmp_path, CheckpointConfig(keep_latest=9))
+    gate = threading.Event()
+    save = writer._manager.save
+    monkeypatch.setattr(writer._manager, "save", lambda *a, **k: gate.wait(60) and save(*a, **k))
+    double = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s), donate_argnums=0)
+    state = double(make_state(WITHOUT_EMA))
+    for step, sdri_db in ((1, None), (2, None), (3, 5.0), (4, None)):
+        writer.offer(step, state, ABOUT, sdri_db)
+        state = double(state)  # at once, into the same memory
+    assert writer.outcomes() == [Outcome(2, skipped=True), Outcome(4, skipped=True)]
+    gate.set()
+    writer.finish()
+    assert [(o.step, o.error, o.skipped) for o in writer.outcomes()] == [
+        *((1, None, False), (3, None, False))
+    ]
+    assert kept(tmp_path) == [1, 3]
+    assert writer.best_step() == 3
+    for step, factor in ((1, 2), (3, 8)):
+        expected = jax.tree.map(lambda x, f=factor: np.asarray(x) * f, make_state(WITHOUT_EMA))
+        assert_equal(writer.restore_state(step, template(WITHOUT_EMA)), expected)
+    writer.close()
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """No file of this process can grow, which is as good as a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_and_the_next_one_can_be_written(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path, {1: 5.0}, keep_latest=1)
+    writer = Checkpoints(tmp_path, CheckpointConfig(keep_latest=1))
+    with no_room():
+        writer.offer(2, make_state(WITHOUT_EMA, 2), ABOUT, 6.0)
+        writer.finish()
+    (outcome,) = writer.outcomes()
+    assert str(outcome.error) == (
+        f"{tmp_path / FOLDER}: the checkpoint of step 2 could not be written (File too large); "
+        "step 1 is the newest"
+    )
+    assert writer.latest_step() == 1
+    assert_equal(writer.restore_state(1, template(WITHOUT_EMA)), make_state(WITHOUT_EMA, 1))
+    writer.save(3, make_state(WITHOUT_EMA, 3), ABOUT, 7.0)
+    writer.wait()
+    assert_equal(writer.restore_state(3, template(WITHOUT_EMA)), make_state(WITHOUT_EMA, 3))
+    with no_room():
+        writer.save(4, make_state(WITHOUT_EMA, 4), ABOUT, None)
+        with pytest.raises(NotWritten, match="step 4 could not be written"):
+            writer.wait()
+    writer.close()
+    assert saved_steps(tmp_path) == [3]
+
+
+def test_saved_steps_are_those_that_are_whole(tmp_path: Path) -> None:
+    assert saved_steps(tmp_path) == []
+    for name in ("00000012", "00000003", "00000020.orbax-checkpoint-tmp"):
+        (tmp_path / FOLDER / name).mkdir(parents=True)
+    assert saved_steps(tmp_path) == [3, 12]

@@ -1,0 +1,153 @@
+"""Typed config: what is taken, what is refused and by which name, what may change on resuming."""
+
+import dataclasses
+import json
+
+import pytest
+
+from audiosep_jax.errors import InputError
+from audiosep_jax.training.config import (
+    FREE_FIELDS,
+    Config,
+    _flatten,
+    default_config,
+    from_mapping,
+    material_difference,
+    shared_fields,
+)
+from audiosep_jax.training.optim import OptimConfig
+
+
+def changed(**changes):
+    """Default config with `room__field=value` changes."""
+    values = dataclasses.asdict(Config())
+    for name, value in changes.items():
+        *rooms, field = name.split("__")
+        place = values
+        for room in rooms:
+            place = place[room]
+        place[field] = value
+    return from_mapping(values)
+
+
+def test_defaults_are_the_papers():
+    config = from_mapping(default_config().to_dict())
+    assert config == Config()
+    assert (config.batch_size, config.num_steps, config.optim.learning_rate) == (
+        96,
+        1_000_000,
+        1e-3,
+    )
+
+
+def test_overrides_reach_their_fields():
+    free = default_config()
+    free.optim.learning_rate = 5e-4
+    free.model.encoder_channels = (8, 8)
+    free.model.time_pools = free.model.frequency_pools = (2, 2)
+    free.name = "mine"
+    config = from_mapping(free.to_dict())
+    assert config.optim == OptimConfig(learning_rate=5e-4)
+    assert (config.name, config.model.encoder_channels) == ("mine", (8, 8))
+
+
+def test_fields_left_out_keep_their_defaults():
+    assert from_mapping({"optim": {"b1": 0.5}}) == dataclasses.replace(
+        Config(), optim=OptimConfig(b1=0.5)
+    )
+    assert from_mapping({}) == Config()
+
+
+def test_json_round_trip():
+    config = changed(optim__ema_decay=0.9, data__train_folds=(1, 3), name="é", data__root="a b")
+    stored = json.loads(json.dumps(dataclasses.asdict(config)))
+    back = from_mapping(stored)
+    assert back == config
+    assert isinstance(back.model.encoder_channels, tuple)
+    assert material_difference(back, config) is None
+
+
+def test_whole_numbers_are_taken_for_floats():
+    config = changed(data__segment_seconds=4, optim__clip_norm=1)
+    assert type(config.data.segment_seconds) is float
+    assert config.data.segment_seconds == 4.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 3}, r"^unknown config field batch; known: name, seed, batch_size"),
+        ({"optim__lr": 1e-3}, r"^unknown config field optim\.lr; known: learning_rate"),
+        ({"batch_size": 2.0}, r"^batch_size=2\.0 must be of type int$"),
+        ({"batch_size": True}, r"^batch_size=True must be of type int$"),
+        ({"batch_size": "8"}, r"^batch_size='8' must be of type int$"),
+        ({"optim__learning_rate": True}, r"^optim\.learning_rate=True must be of type float$"),
+        ({"optim__learning_rate": "1e-3"}, r"^optim\.learning_rate='1e-3' must be of type float$"),
+        ({"optim__amsgrad": 1}, r"^optim\.amsgrad=1 must be of type bool$"),
+        ({"data__root": None}, r"^data\.root=None must be of type str$"),
+        ({"batch_size": 0}, r"^config\.batch_size=0 must be at least 1$"),
+        ({"valid__num_mixtures": 0}, r"^valid\.num_mixtures=0 must be at least 1$"),
+        (
+            {"checkpoint__keep_every_steps": -1},
+            r"^checkpoint\.keep_every_steps=-1 must be at least 0$",
+        ),
+        ({"optim__warmup": "slow"}, r"optim\.warmup='slow'"),
+        ({"optim__warmup": 3}, r"optim\.warmup=3"),
+        ({"model__encoder_channels": 32}, r"^model\.encoder_channels=32 must be a list of int$"),
+        (
+            {"model__encoder_channels": "32"},
+            r"^model\.encoder_channels='32' must be a list of int$",
+        ),
+        ({"model__time_pools": (2, 2.5)}, r"^model\.time_pools\[1\]=2\.5 must be of type int$"),
+        (
+            {"checkpoint__on_error": "wait"},
+            r"^checkpoint\.on_error='wait' must be stop or continue$",
+        ),
+        ({"profile": -1}, r"^config\.profile=-1 must be at least 0$"),
+        ({"optim": 3}, r"^optim=3 must hold fields, such as learning_rate$"),
+        ({"optim__learning_rate": float("nan")}, r"^optim\.learning_rate=nan must be finite$"),
+        ({"loss__waveform_l1": float("inf")}, r"^loss\.waveform_l1=inf must be finite$"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(changes, message):
+    with pytest.raises(InputError, match=message):
+        changed(**changes)
+
+
+def test_material_difference_names_the_field_and_both_values():
+    difference = material_difference(Config(), changed(optim__learning_rate=0.5))
+    assert difference == "optim.learning_rate is 0.001 there and 0.5 here"
+    difference = material_difference(changed(model__hop_samples=160), Config())
+    assert difference == "model.hop_samples is 160 there and 320 here"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_steps": 5, "name": "other", "log_every_steps": 3},
+        {"valid__num_mixtures": 7, "valid__seed": 9, "checkpoint__every_steps": 2},
+        {"data__root": "/elsewhere", "data__num_threads": 7, "data__cache_megabytes": 1},
+    ],
+)
+def test_free_fields_may_differ(changes):
+    assert material_difference(Config(), changed(**changes)) is None
+
+
+def test_every_other_field_is_material():
+    names = [name for name, _ in _flatten(Config())]
+    assert all(any(name.startswith(free) for name in names) for free in FREE_FIELDS)
+    material = {name for name in names if not name.startswith(FREE_FIELDS)}
+    assert {"seed", "batch_size", "data.segment_seconds", "data.source", "text.encoder"} <= material
+    rooms = ("model.", "mixing.", "loss.", "optim.")
+    assert {name for name in names if name.startswith(rooms)} <= material
+
+
+def test_only_where_files_lie_and_how_they_are_read_may_differ_between_processes():
+    shared = shared_fields(Config())
+    assert {"seed", "batch_size", "num_steps", "valid.seed", "checkpoint.every_steps"} <= set(
+        shared
+    )
+    here = {"data__root": "/a", "data__num_threads": 7, "text__batch_size": 3}
+    assert shared_fields(changed(**here)) == shared
+    assert shared_fields(changed(data__max_bad_share=0.2)) != shared
+    assert shared_fields(changed(seed=1)) == {**shared, "seed": 1}

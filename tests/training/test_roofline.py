@@ -1,0 +1,149 @@
+"""What a step costs, counted by hand, and the peaks of known devices."""
+
+import dataclasses
+
+import jax
+import pytest
+from separator_examples import SMALLEST, TINY, tiny_batch, variable_shapes
+
+from audiosep_jax.model.audiosep import AudioSep
+from audiosep_jax.model.resunet import ModelConfig, block_table
+from audiosep_jax.training.roofline import (
+    DEVICES,
+    BlockCost,
+    block_costs,
+    block_shapes,
+    device_bandwidth,
+    device_peak_flops,
+    forward_costs,
+    network_flop,
+    step_flop,
+)
+
+FIVE_SECONDS = 160_000
+# SMALLEST on 100 samples: 14 frames of 16 bins, half of each inside; 3 channels, then 4.
+PIXELS, INNER = 14 * 16, 7 * 8
+
+
+def test_published_network_costs_what_its_authors_count():
+    flop = sum(network_flop(ModelConfig(), FIVE_SECONDS).values())
+    assert flop == pytest.approx(233e9, rel=2e-3)
+    assert step_flop(ModelConfig(), 96, FIVE_SECONDS) == 3 * 96 * flop
+
+
+def test_operations_by_hand():
+    block = 9 * 3 * 4 + 9 * 4 * 4 + 3 * 4
+    assert network_flop(SMALLEST, 100) == {
+        "pre_conv": 2 * PIXELS * 3,
+        "encoder_block1": 2 * PIXELS * block,
+        "conv_block2a": 2 * INNER * (9 * 4 * 4 + 9 * 4 * 4),
+        "decoder_block1": 2 * PIXELS * (4 * 4 + 9 * 8 * 4 + 9 * 4 * 4 + 8 * 4),
+        "after_conv": 2 * PIXELS * 4 * 3,
+    }
+
+
+def test_operations_are_those_that_xla_counts():
+    """XLA adds the element-wise work and the spectra, and leaves out what padding multiplies."""
+    model = dataclasses.replace(TINY, stem_channels=24, encoder_channels=(24, 32))
+    batch = tiny_batch(0, 1, 1000)
+    apply = jax.jit(lambda v, x, c: AudioSep(model).apply(v, x, c, train=False))
+    shapes = variable_shapes(model)
+    counted = apply.lower(shapes, batch["mixture"], batch["condition"]).cost_analysis()["flops"]
+    assert sum(network_flop(model, 1000).values()) == pytest.approx(counted, rel=0.1)
+
+
+def test_shapes_of_blocks():
+    rows = list(block_shapes(ModelConfig(), FIVE_SECONDS))
+    assert [block for block, _, _ in rows] == block_table(ModelConfig())
+    sizes = [(512, 1024), (256, 512), (128, 256), (64, 128), (32, 64), (16, 32)]
+    inner = (16, 16)
+    assert [(frames, bins) for _, frames, bins in rows] == [*sizes, inner, *sizes[::-1]]
+
+
+def test_traffic_of_the_middle_block_by_hand():
+    costs = {cost.name: cost for cost in block_costs(SMALLEST, 5, 100)}
+    x = 4 * INNER  # elements of every array in it
+    normalise = 2 * (2 + 2)  # twice: two passes for the statistics, one that reads and writes
+    forward = normalise + 2 * 2 + 3  # two convolutions, one sum
+    backward = 2 * 5 + 2 * 4 + 1
+    weights = 2 * 9 * 4 * 4
+    moved = 4 * (5 * (forward + backward) * x + (2 + 1) * weights)
+    assert costs["conv_block2a"].bytes == moved
+    assert costs["conv_block2a"].flop == 3 * 5 * 2 * INNER * weights
+    # Its second convolution's result is no part of its own gradient.
+    again = {c.name: c for c in block_costs(dataclasses.replace(SMALLEST, remat=True), 5, 100)}
+    moved += 4 * (5 * (2 * 2 + 2) * x + weights // 2)
+    assert again["conv_block2a"].bytes == moved
+    assert again["conv_block2a"].flop == (3 + 0.5) * 5 * 2 * INNER * weights
+    assert again["pre_conv"] == costs["pre_conv"]
+    once = {cost.name: cost for cost in forward_costs(SMALLEST, 5, 100)}
+    assert once["conv_block2a"].bytes == 4 * (5 * (forward - 2 * 2) * x + weights)
+    assert once["conv_block2a"].flop == 5 * 2 * INNER * weights
+
+
+def test_costs_of_a_step_add_up():
+    costs = block_costs(ModelConfig(), 2, FIVE_SECONDS)
+    assert sum(cost.flop for cost in costs) == step_flop(ModelConfig(), 2, FIVE_SECONDS)
+    assert [cost.name for cost in costs] == [*network_flop(ModelConfig(), 1), "optimizer"]
+    # Nine passes over 26.4 million float32 weights; BatchNorm's few are left out.
+    assert costs[-1].bytes == pytest.approx(9 * 4 * 26_447_941, rel=2e-3)
+
+
+def test_bfloat16_moves_half_of_the_activations():
+    whole = block_costs(ModelConfig(), 96, FIVE_SECONDS)
+    half = block_costs(ModelConfig(dtype="bfloat16"), 96, FIVE_SECONDS)
+    for a, b in zip(whole[:-1], half[:-1], strict=True):
+        assert b.bytes == pytest.approx(a.bytes / 2, rel=0.01)
+        assert b.flop == a.flop
+    assert half[-1] == whole[-1]
+
+
+def test_time_is_that_of_the_slower_of_computing_and_moving():
+    cost = BlockCost("x", flop=6e12, bytes=2e12)
+    assert (cost.seconds(3e12, 4e12), cost.bound(3e12, 4e12)) == (2.0, "arithmetic")
+    assert (cost.seconds(3e12, 0.5e12), cost.bound(3e12, 0.5e12)) == (4.0, "memory")
+
+
+@pytest.mark.parametrize(
+    ("kind", "float32", "bfloat16", "gbs"),
+    [
+        ("Tesla V100-SXM2-16GB", 15.7, 15.7, 900),
+        ("Tesla T4", 8.1, 8.1, 320),
+        ("NVIDIA A100-SXM4-40GB", 156, 312, 1555),
+        ("NVIDIA A100-SXM4-80GB", 156, 312, 2039),
+        ("NVIDIA H100 80GB HBM3", 495, 989, 3350),
+        ("NVIDIA H100 PCIe", 378, 756, 2039),
+        ("NVIDIA H200", 495, 989, 4800),
+        ("NVIDIA L4", 60, 121, 300),
+        ("NVIDIA GeForce RTX 3090", 35.6, 71, 936),
+        ("NVIDIA GeForce RTX 4090", 82.6, 165, 1008),
+        ("TPU v2", 23, 23, 350),
+        ("TPU v3", 61.5, 61.5, 450),
+        ("TPU v4", 275, 275, 1228),
+        ("TPU v5 lite", 197, 197, 819),
+        ("TPU v5e", 197, 197, 819),
+        ("TPU v5", 459, 459, 2765),
+        ("TPU v5p", 459, 459, 2765),
+        ("TPU v6 lite", 918, 918, 1640),
+    ],
+)
+def test_known_devices(kind, float32, bfloat16, gbs):
+    assert device_peak_flops(kind, "float32") == pytest.approx(float32 * 1e12)
+    assert device_peak_flops(kind, "bfloat16") == pytest.approx(bfloat16 * 1e12)
+    assert device_bandwidth(kind) == pytest.approx(gbs * 1e9)
+    assert device_peak_flops(kind, "bfloat16", 7e12) == 7e12
+    assert device_bandwidth(kind, 3e9) == 3e9
+
+
+@pytest.mark.parametrize(
+    "kind", ["cpu", "NVIDIA L40S", "NVIDIA GH200 480GB", "NVIDIA GeForce RTX 4090 D", "TPU v4 lite"]
+)
+def test_devices_that_are_like_a_known_one_are_unknown(kind):
+    assert device_peak_flops(kind, "float32") is device_bandwidth(kind) is None
+    assert device_peak_flops(kind, "float32", 1e12) == 1e12
+    assert device_bandwidth(kind, 1e9) == 1e9
+
+
+def test_bfloat16_is_never_slower_and_no_device_is_listed_twice():
+    assert all(d.bfloat16_tflops >= d.float32_tflops > 0 for d in DEVICES)
+    assert len({d.pattern for d in DEVICES}) == len(DEVICES)

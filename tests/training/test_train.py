@@ -1,0 +1,637 @@
+"""Runs of train.py: in this process, and in others where a process is the point."""
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import unittest.mock
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+import tiny
+import tiny_run
+from absl import flags
+from absl.testing import flagsaver
+from tensorboardX.proto.event_pb2 import Event
+
+import train
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.encoders.encoder import make_encoder
+from audiosep_jax.errors import InputError
+from audiosep_jax.training.checkpoints import FOLDER, Checkpoints
+from audiosep_jax.training.code_version import code_version
+from audiosep_jax.training.conditions import distinct_captions
+from audiosep_jax.training.config import Config, from_mapping
+from audiosep_jax.training.processes import Peers
+from audiosep_jax.training.roofline import step_flop
+from audiosep_jax.training.steps import init_state
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ("--config", str(ROOT / "tests" / "tiny.py"))
+LAST_STEP = 12
+OFFER = Checkpoints.offer
+CHILD_SECONDS = 600  # never needed but on a starved machine
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trace_once():
+    """Runs of one process share the traced steps, as they would share nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("make_train_step", "make_eval_step"):
+            patch.setattr(train, name, functools.cache(vars(train)[name]))
+        for name in ("with_votes", "parallel_train_step", "parallel_eval_step"):
+            patch.setattr(train, name, functools.cache(vars(train)[name]))
+        # Steps of milliseconds would leave it to the disk which of them are saved.
+        patch.setattr(Checkpoints, "offer", _save_now)
+        yield
+
+
+def _save_now(self, *arguments):
+    OFFER(self, *arguments)
+    self.finish()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Workdir of a run that nothing interrupted; not to be changed."""
+    workdir = tmp_path_factory.mktemp("finished")
+    train.train(config(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished, tmp_path / "copied")
+
+
+def config(**changes: object) -> Config:
+    """tests/tiny.py with `room__field` or `field` changed."""
+    values = tiny.get_config()
+    for name, value in changes.items():
+        room, _, field = name.rpartition("__")
+        setattr(values[room] if room else values, field, value)
+    return from_mapping(values.to_dict())
+
+
+def rows(workdir: Path, key: str = "train/loss") -> dict[int, float]:
+    """Value by step; a step that is logged twice fails."""
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [(row["step"], row[key]) for row in map(json.loads, lines) if key in row]
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / FOLDER).iterdir())
+
+
+@functools.cache
+def shapes():
+    return jax.eval_shape(lambda: init_state(config().model, config().optim, jax.random.key(0)))
+
+
+def state_at(workdir: Path, step: int):
+    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+        return checkpoints.restore_state(step, shapes())
+
+
+def assert_same_state(a: Path, b: Path, step: int) -> None:
+    for x, y in zip(
+        jax.tree.leaves(state_at(a, step)), jax.tree.leaves(state_at(b, step)), strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def files(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    """Every file below with its time and content."""
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Samples of every WAV, whose header may hold the time, and bytes of every other file."""
+    return {
+        path: audio_files.read(path)[0].tobytes() if path.suffix == ".wav" else data
+        for path, (_, data) in files(folder).items()
+    }
+
+
+def command(*arguments: str) -> int:
+    """Exit code of train.py with these arguments, run in this process."""
+    argv = ["train.py", *arguments]
+    # config_flags looks for the overrides in sys.argv, whatever it is given.
+    with flagsaver.flagsaver(), unittest.mock.patch.object(sys, "argv", argv):
+        flags.FLAGS.unparse_flags()
+        try:
+            train._run(train._parse_flags(argv))
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+class Pair:
+    """train.py in two processes of one device each."""
+
+    def __init__(self, workdir: Path, *arguments: str) -> None:
+        self.metrics = workdir / "metrics.jsonl"
+        self.old_file = self.metrics.stat().st_ino if self.metrics.is_file() else None
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"--coordinator_address=localhost:{free.getsockname()[1]}"
+        # The last of two equal flags counts.
+        flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1"
+        command = [sys.executable, "train.py", *TINY, "--workdir", str(workdir), address]
+        self.processes = [
+            subprocess.Popen(
+                [*command, "--num_processes=2", f"--process_id={index}", *arguments],
+                cwd=ROOT,
+                env=os.environ | {"XLA_FLAGS": flags},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for index in range(2)
+        ]
+
+    def wait_for_row(self, step: int) -> None:
+        """Until process 0 has opened the log, and it has come to `step`."""
+        deadline = time.monotonic() + CHILD_SECONDS
+        while not self._has_row(step):
+            ended = any(process.poll() is not None for process in self.processes)
+            if ended or time.monotonic() > deadline:
+                for process in self.processes:
+                    process.kill()
+                pytest.fail(f"no step {step}: {self.end()}")
+            time.sleep(0.01)
+
+    def _has_row(self, step: int) -> bool:
+        if not self.metrics.is_file() or self.metrics.stat().st_ino == self.old_file:
+            return False
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        return any(int(line.split(",")[0].split()[1]) >= step for line in lines if "," in line)
+
+    def end(self) -> list[tuple[int, str]]:
+        """(exit code, all output) of each."""
+        outputs = [process.communicate(timeout=CHILD_SECONDS)[0] for process in self.processes]
+        return [(p.returncode, text) for p, text in zip(self.processes, outputs, strict=True)]
+
+
+# ------------------------------------------------------------------ what a run leaves
+
+
+def test_metrics_have_their_names_and_their_steps(finished: Path) -> None:
+    assert list(rows(finished)) == list(range(1, LAST_STEP + 1))
+    for name in ("valid/sdri", "valid/si_sdr", "valid/sdri_wrong_query"):
+        assert list(rows(finished, name)) == [8, 12]
+    steps, clips = rows(finished, "steps_per_second"), rows(finished, "clips_per_second")
+    assert len(steps) >= 9
+    assert {step: value * 8 for step, value in steps.items()} == pytest.approx(clips)
+    flops = step_flop(config().model, 8, 2000)
+    tflops = rows(finished, "model_tflops")
+    assert tflops == pytest.approx({step: value * flops / 1e12 for step, value in steps.items()})
+    assert all(0 <= share <= 1 for share in rows(finished, "data_wait_share").values())
+    assert 0.05 < rows(finished, "host_peak_gb")[LAST_STEP] < 50
+    assert len(rows(finished, "checkpoint_seconds")) == 3
+    for name in ("gradient_norm", "update_norm", "parameter_norm", "learning_rate", "sdri"):
+        assert len(rows(finished, f"train/{name}")) == LAST_STEP
+
+
+def test_the_first_loss_is_that_of_the_step_on_the_first_batch(
+    finished: Path, tmp_path: Path
+) -> None:
+    settings = config()
+    source = train.build_source(settings.data, "train", settings.model.sample_rate_hz)
+    conditions, _ = train.make_conditions(settings, distinct_captions(source), Peers())
+    batches = train.train_batches(
+        *(source, conditions, settings.mixing, settings.data),
+        seed=settings.seed,
+        batch_size=8,
+        first_step=0,
+    )
+    with contextlib.closing(batches):
+        batch = next(batches)
+    batch["stop"] = np.zeros(8, bool)
+    with contextlib.closing(Checkpoints(tmp_path, settings.checkpoint)) as checkpoints:
+        state = train.place_state(train.start_or_resume(settings, checkpoints, {}, tmp_path))
+    body = train.make_train_step(settings.model, settings.optim, settings.loss)
+    step = train.parallel_train_step(train.with_votes(body, train.AXIS))
+    _, metrics = step(state, train.split_batch(batch))
+    assert rows(finished)[1] == float(metrics["loss"])
+
+
+def test_checkpoints_tell_config_and_code(finished: Path) -> None:
+    with contextlib.closing(Checkpoints(finished)) as checkpoints:
+        about = checkpoints.about(LAST_STEP)
+    assert from_mapping(about["config"]) == config()
+    assert about["code"] == code_version()
+
+
+def test_training_lowers_the_loss_of_the_same_batches(finished: Path) -> None:
+    losses = list(rows(finished).values())
+    assert np.mean(losses[-3:]) < np.mean(losses[:2])
+
+
+def test_tensorboard_has_curves_pictures_and_sounds(finished: Path) -> None:
+    (path,) = (finished / "tensorboard").iterdir()
+    data, position, seen = path.read_bytes(), 0, {}
+    while position < len(data):
+        (length,) = struct.unpack_from("<Q", data, position)
+        event = Event.FromString(data[position + 12 : position + 12 + length])
+        position += 16 + length
+        for value in event.summary.value:
+            seen.setdefault(value.WhichOneof("value"), set()).add((value.tag, event.step))
+    assert {("train/loss", 5), ("valid/sdri", 8)} <= seen["simple_value"]
+    assert len(seen["image"]) == 2 * 2  # two examples at two validations
+    assert len(seen["audio"]) == 2 * 2 * 3
+
+
+def test_the_command_that_is_printed_names_the_files_that_are_written(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copied / "example")
+    spaced = copied.rename(copied.with_name("a run"))
+    train.train(config(), spaced)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "separate.py" in line)
+    words = shlex.split(line)
+    mixture = spaced / "example" / "mixture.wav"
+    assert words[:4] == ["python", "separate.py", str(mixture), "--text"]
+    assert words[5:] == ["--checkpoint", str(spaced)]
+    mixture_S, rate_hz = audio_files.read(mixture)
+    target_S, _ = audio_files.read(mixture.with_name("target.wav"))
+    source = train.build_source(config().data, "valid", 8000)
+    assert words[4] in set(distinct_captions(source))
+    assert (rate_hz, mixture_S.shape, target_S.shape) == (8000, (1, 2000), (1, 2000))
+    snr_db = 10 * np.log10(np.sum(target_S**2) / np.sum((mixture_S - target_S) ** 2))
+    assert snr_db == pytest.approx(0, abs=1e-3)
+
+
+# ------------------------------------------------------------------ stop and go on
+
+
+def test_a_signal_saves_its_step_and_the_resumed_run_equals_the_whole_one(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = train.Progress.record
+
+    def record_and_signal(self, step, metrics):
+        record(self, step, metrics)
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Progress, "record", record_and_signal)
+        train.train(config(), tmp_path)
+    assert saved_steps(tmp_path) == [4, 6]
+    assert "Stopped and saved at step 6. The same command resumes." in capsys.readouterr().out
+    assert list(rows(tmp_path)) == list(range(1, 7))
+    assert signal.getsignal(signal.SIGTERM) == before
+    train.train(config(), tmp_path)
+    assert rows(tmp_path) == rows(finished)
+    assert rows(tmp_path, "train/learning_rate") == rows(finished, "train/learning_rate")
+    assert len(set(rows(finished, "train/learning_rate").values())) == LAST_STEP
+    assert rows(tmp_path, "valid/sdri") == rows(finished, "valid/sdri")
+    assert_same_state(tmp_path, finished, LAST_STEP)
+
+
+def test_a_signal_during_the_last_save_still_leaves_a_finished_run(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(copied / FOLDER / "00000012")
+
+    def offer_and_signal(self, *arguments):
+        OFFER(self, *arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "offer", offer_and_signal)
+    train.train(config(), copied)
+    assert saved_steps(copied) == [8, 12]
+    assert "Trained:" in capsys.readouterr().out
+
+
+def test_a_larger_number_of_steps_goes_on_and_other_free_fields_may_change(copied: Path) -> None:
+    old = rows(copied)
+    train.train(config(num_steps=14, name="other", valid__num_mixtures=4), copied)
+    assert list(rows(copied)) == list(range(1, 15))
+    assert {step: rows(copied)[step] for step in old} == old
+    assert saved_steps(copied)[-1] == 14
+
+
+def test_the_same_command_after_the_end_changes_nothing(copied: Path) -> None:
+    before = contents(copied)
+    train.train(config(), copied)
+    after = contents(copied)
+    assert {p: after[p] for p in before} == before
+    assert all(p.parent.name == "tensorboard" for p in after.keys() - before.keys())
+    train.train(config(num_steps=10), copied)  # it has come further than that
+    assert {p: contents(copied)[p] for p in before} == before
+
+
+def test_two_processes_of_which_one_is_killed_and_one_terminated_end_as_if_they_had_not_been(
+    tmp_path: Path, finished: Path
+) -> None:
+    often = (
+        *("--config.num_steps=100000", "--config.checkpoint.every_steps=2"),
+        *("--config.checkpoint.keep_every_steps=4", "--heartbeat_seconds=10"),
+        "--config.valid.every_steps=100000",  # one program less to compile
+    )
+    pair = Pair(tmp_path, *often)
+    pair.wait_for_row(3)
+    pair.processes[1].kill()
+    (code, output), (killed, _) = pair.end()
+    assert (code, killed) == (1, -signal.SIGKILL), output
+    assert re.search(r"(?m)^error: .*process.*; the same command resumes from the newest", output)
+    assert "Traceback" not in output
+    killed_at = max(rows(tmp_path))
+
+    pair = Pair(tmp_path, *often)
+    pair.wait_for_row(max(9, killed_at + 1))
+    pair.processes[1].send_signal(signal.SIGTERM)
+    (code, output), (other_code, other_output) = pair.end()
+    assert (code, other_code) == (0, 0), output + other_output
+    last = saved_steps(tmp_path)[-1]
+    assert output.rstrip().endswith(f"Stopped and saved at step {last}. The same command resumes.")
+    assert "step" not in re.sub("stopping after this step, and saving", "", other_output)
+    assert list(rows(tmp_path)) == list(range(1, last + 1))
+
+    train.train(config(checkpoint__keep_every_steps=4), tmp_path)  # on eight devices
+    expected = rows(finished)
+    found = rows(tmp_path)
+    assert {step: found[step] for step in expected} == pytest.approx(expected, rel=1e-3)
+    a, b = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(state_at(run, LAST_STEP).params)])
+        for run in (tmp_path, finished)
+    )
+    # The order of sums depends on the layout; a step moves parameters by up to 1e-2.
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+
+
+# ------------------------------------------------------------------ what ends a run
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = train.train_batches
+
+    def poisoned(*arguments, **named):
+        for number, batch in enumerate(original(*arguments, **named), start=1):
+            yield batch | {"mixture": batch["mixture"] * (np.nan if number == 3 else 1)}
+
+    monkeypatch.setattr(train, "train_batches", poisoned)
+    code = command(*TINY, "--workdir", str(tmp_path), "--config.checkpoint.every_steps=1")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert (code, error) == (1, "error: loss is nan at step 3: training stopped")
+    assert saved_steps(tmp_path) == [1, 2]
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state_at(tmp_path, 2)))
+
+
+@pytest.fixture
+def full_at_4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the checkpoint of step 4 is written."""
+    write = Checkpoints._write
+
+    def refuse(self, save):
+        if save.step == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, save)
+
+    monkeypatch.setattr(Checkpoints, "_write", refuse)
+
+
+@pytest.mark.usefixtures("full_at_4")
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = command(*TINY, "--workdir", str(tmp_path), "--config.checkpoint.every_steps=2")
+    assert code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: {tmp_path / FOLDER}: the checkpoint of step 4 could not be written "
+        "(No space left on device); step 2 is the newest; "
+        "make room, and the same command resumes"
+    )
+    assert saved_steps(tmp_path) == [2]
+
+
+@pytest.mark.usefixtures("full_at_4")
+def test_training_goes_on_without_a_checkpoint_where_it_is_told_to(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.train(config(checkpoint__on_error="continue"), tmp_path)
+    told = capsys.readouterr().out
+    assert told.count("could not be written (No space left on device); there is none") == 1
+    assert "training goes on" in told
+    assert saved_steps(tmp_path) == [8, 12]
+    assert_same_state(tmp_path, finished, LAST_STEP)
+
+
+def write_manifest(folder: Path, captions: list[str], name: str = "train.json") -> Path:
+    """A manifest of noise bursts of 0.3 s at 8 kHz, one for each caption."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(exist_ok=True)
+    for i in range(len(captions)):
+        soundfile.write(folder / f"{i}.wav", rng.uniform(-0.5, 0.5, 2400), 8000)
+    data = [{"wav": f"{i}.wav", "caption": caption} for i, caption in enumerate(captions)]
+    (folder / name).write_text(json.dumps({"data": data}), encoding="utf-8")
+    return folder / name
+
+
+def manifest_config(manifest: Path, valid: Path | None = None, **changes: object) -> Config:
+    return config(
+        data__source="manifest",
+        data__root=str(manifest),
+        data__valid_root=str(valid or manifest),
+        data__min_seconds=0.2,
+        **changes,
+    )
+
+
+CAPTIONS = ["a bell", "a dog", "rain", "wind", "a bell", "a cat"]
+
+
+@pytest.fixture
+def half_bad(tmp_path: Path) -> tuple[Path, Path]:
+    """(manifest with a text file and a clip too short, whole manifest for validation)."""
+    valid = write_manifest(tmp_path / "valid", CAPTIONS)
+    manifest = write_manifest(tmp_path / "data", CAPTIONS)
+    (manifest.parent / "1.wav").write_text("no audio", encoding="utf-8")
+    soundfile.write(manifest.parent / "2.wav", np.zeros(800), 8000)
+    return manifest, valid
+
+
+def test_bad_clips_are_skipped_counted_and_named(
+    half_bad: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = manifest_config(*half_bad, num_steps=2, data__max_bad_share=0.4)
+    train.train(settings, tmp_path / "run")
+    told = capsys.readouterr().out
+    folder = half_bad[0].parent
+    assert told.count(f"skipping {folder / '1.wav'}: ") == 1
+    assert f"skipping {folder / '2.wav'}: 0.1 s is shorter than min_seconds=0.2" in told
+    assert "2 of 6 clips were skipped" in told
+    assert list(rows(tmp_path / "run")) == [1, 2]
+
+
+def test_too_many_bad_clips_end_the_run_and_its_threads(
+    half_bad: tuple[Path, Path], tmp_path: Path
+) -> None:
+    threads = set(threading.enumerate())
+    settings = manifest_config(*half_bad, data__max_bad_share=0.2)
+    with pytest.raises(InputError, match=r"2 of 6 clips .33.3%. are unusable, more than data.max_"):
+        train.train(settings, tmp_path / "run")
+    left = {t for t in set(threading.enumerate()) - threads if not t.daemon}
+    for thread in left:
+        thread.join(5)
+    assert not [thread for thread in left if thread.is_alive()]
+
+
+def test_a_command_with_too_many_bad_clips_ends_with_2(
+    half_bad: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, valid = half_bad
+    code = command(
+        *(*TINY, "--workdir", str(tmp_path / "run"), "--config.data.source=manifest"),
+        *(f"--config.data.root={manifest}", f"--config.data.valid_root={valid}"),
+        *("--config.data.min_seconds=0.2", "--config.data.max_bad_share=0.2"),
+    )
+    assert code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: 2 of 6 clips (33.3%) are unusable")
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed is 0 there and 1 here"),
+        ({"batch_size": 16}, "batch_size is 8 there and 16 here"),
+        ({"optim__learning_rate": 0.5}, "optim.learning_rate is 0.01 there and 0.5 here"),
+        ({"model__stem_channels": 8}, "model.stem_channels is 4 there and 8 here"),
+        ({"mixing__max_gain_db": 5}, "mixing.max_gain_db is 10 there and 5 here"),
+        ({"data__segment_seconds": 0.5}, "data.segment_seconds is 0.25 there and 0.5 here"),
+    ],
+)
+def test_a_workdir_of_another_config_is_refused_untouched(
+    copied: Path, change: dict[str, object], message: str
+) -> None:
+    before = files(copied)
+    with pytest.raises(InputError) as caught:
+        train.train(config(**change), copied)
+    assert f"{copied} holds another run: {message};" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert files(copied) == before
+
+
+def test_changed_captions_are_refused_and_a_moved_data_set_is_not(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "data", CAPTIONS)
+    workdir = tmp_path / "run"
+    train.train(manifest_config(manifest, num_steps=1), workdir)
+    before = files(workdir)
+    changed = write_manifest(tmp_path / "changed", [*CAPTIONS[:-1], "a lion"])
+    with pytest.raises(InputError, match=r"data_fingerprint is \w+ there and \w+ here"):
+        train.train(manifest_config(changed, num_steps=2), workdir)
+    assert files(workdir) == before
+    moved = shutil.copytree(manifest.parent, tmp_path / "moved") / manifest.name
+    train.train(manifest_config(moved, num_steps=2), workdir)
+    assert list(rows(workdir)) == [1, 2]
+
+
+def test_another_text_encoder_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = make_encoder(config().text)
+    monkeypatch.setattr(type(encoder), "fingerprint", "hashed-2")
+    with pytest.raises(InputError, match="text_fingerprint is hashed-1 there and hashed-2 here"):
+        train.train(config(), copied)
+
+
+def test_given_weights_of_another_architecture_are_refused_before_the_workdir_is_made(
+    tmp_path: Path,
+) -> None:
+    tiny_run.save_run(tmp_path / "other")
+    with pytest.raises(InputError, match=r"init_from=.*other: model\.\w+ is .* there and .* here"):
+        train.train(config(init_from=str(tmp_path / "other")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+MISTAKES = {
+    "unknown field": (["--config.optim.lrr=1"], "lrr"),
+    "unknown flag": (["--wrkdir=x"], "wrkdir"),
+    "not a number": (["--config.optim.learning_rate=fast"], "learning_rate"),
+    "value out of range": (["--config.optim.learning_rate=-1.0"], "optim.learning_rate=-1.0"),
+    "stray word": (["demo"], "unexpected argument 'demo'"),
+    "no such config": (["--config=nowhere.py"], "nowhere.py"),
+    "no data set named": (["--config.data.source=esc50"], "--config.data.root=DIR"),
+    "no data set folder": (
+        ["--config.data.source=esc50", "--config.data.root=nowhere"],
+        "nowhere: no such file or folder",
+    ),
+    "row without caption": (
+        ["--config.data.source=manifest", "--config.data.root=list.json"],
+        'list.json: row 2 (data[1]) has no "caption"',
+    ),
+    "one caption for all": (
+        [
+            *("--config.data.source=manifest", "--config.data.root=alike.json"),
+            "--config.data.valid_root=good.json",
+        ],
+        "no clip with another caption to mix with",
+    ),
+    "workdir below a file": (["--workdir=list.json/run"], "list.json/run: cannot be written to"),
+    "rows for no device": (["--config.batch_size=12"], "batch_size=12 does not divide among 8"),
+    "rows for no part": (
+        ["--config.optim.accumulate_steps=2"],
+        "batch_size=8 does not divide among 8 devices in optim.accumulate_steps=2",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
+    mistake: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_manifest(tmp_path, CAPTIONS, "good.json")
+    write_manifest(tmp_path, ["a bell", "a bell"], "alike.json")
+    listed = [{"wav": "0.wav", "caption": "a bell"}, {"wav": "1.wav"}]
+    (tmp_path / "list.json").write_text(json.dumps({"data": listed}), encoding="utf-8")
+    before = files(tmp_path)
+    arguments, message = MISTAKES[mistake]
+    workdir = [] if "workdir" in arguments[0] else ["--workdir=run"]
+    code = command(*TINY, *workdir, *arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert code == 2, line
+    assert line.startswith("error: ")
+    assert message in line
+    assert files(tmp_path) == before
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_workdir_the_config_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(train, "train", lambda *arguments: seen.append(arguments[:2]))
+    assert command(*TINY, "--config.seed=3") == 0
+    assert seen == [(dataclasses.replace(config(), seed=3), Path("runs/tiny"))]
