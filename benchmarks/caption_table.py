@@ -21,8 +21,8 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from audiosep_jax.encoders import clap_text
-from audiosep_jax.encoders.encoder import TextConfig, TextEncoder, make_encoder
+from audiosep_jax.encoders import clap_text, make_encoder
+from audiosep_jax.encoders.encoder import TextConfig, TextEncoder
 from audiosep_jax.encoders.pretrained import Tower, TowerEncoder
 from audiosep_jax.encoders.table import caption_table
 

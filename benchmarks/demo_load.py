@@ -188,7 +188,8 @@ def write_small_network(folder: Path) -> None:
     """Random weights of a network of one level, as a folder that `--checkpoint` takes."""
     import jax
 
-    from audiosep_jax.encoders.encoder import TextConfig, make_encoder
+    from audiosep_jax.encoders import make_encoder
+    from audiosep_jax.encoders.encoder import TextConfig
     from audiosep_jax.model.resunet import ModelConfig
     from audiosep_jax.training import trained
 

@@ -1,1 +1,108 @@
-"""Frozen encoders that turn a query, a sentence or a sound, into a unit vector."""
+"""Frozen encoders that turn a query into a unit vector, and the kinds of query that there are.
+
+A new kind of query is a module of this package, with its reader and its encoder, and a row of
+`KINDS`. Nothing heavy is imported before a reader or an encoder is called.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from audiosep_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from audiosep_jax.encoders.encoder import Encoder, TextConfig, TextEncoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of query: how it is read, and what makes conditions of it."""
+
+    metavar: str  # name of the value in help texts
+    help: str
+    encoders: tuple[str, ...]  # values of `text.encoder` whose embedding space it shares
+    read: Callable[[str], list[Any]]  # queries in a sentence or a file; InputError
+    make_encoder: Callable[["TextConfig"], "Encoder[Any]"]
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the value names a file, not a sentence."""
+        return self.metavar != "SENTENCE"
+
+
+def make_encoder(config: "TextConfig") -> "TextEncoder":
+    """Make the text encoder that a config names; its files are found, but not read yet."""
+    if config.encoder == "hashed":
+        from audiosep_jax.encoders.hashed import HashedEncoder
+
+        return HashedEncoder()
+    from audiosep_jax.encoders import pretrained
+
+    load = pretrained.clap_encoder if config.encoder == "clap" else pretrained.clip_encoder
+    return load(config.source, batch_size=config.batch_size)
+
+
+def make_query_encoder(kind: str, config: "TextConfig") -> "Encoder[Any]":
+    """Make the encoder of a kind of query, for weights trained with the text encoder of `config`.
+
+    Raises:
+        InputError: the kind does not share the embedding space of the text encoder.
+    """
+    if config.encoder not in KINDS[kind].encoders:
+        raise InputError(
+            f"a query of kind {kind} needs weights trained with "
+            f"{' or '.join(KINDS[kind].encoders)}, not with {config.encoder}"
+        )
+    return KINDS[kind].make_encoder(config)
+
+
+def _read_sound(path: str) -> list[Any]:
+    from audiosep_jax.audio import files
+
+    audio_CS, sample_rate_hz = files.read(path)
+    return [(files.to_mono(audio_CS), sample_rate_hz)]
+
+
+def _make_sound_encoder(config: "TextConfig") -> "Encoder[Any]":
+    from audiosep_jax.encoders.audio_encoder import AudioEncoder
+
+    return AudioEncoder(config.source)
+
+
+def _read_vectors(path: str) -> list[Any]:
+    from audiosep_jax.encoders import vectors
+
+    return vectors.read(path)
+
+
+def _make_vector_encoder(config: "TextConfig") -> "Encoder[Any]":
+    from audiosep_jax.encoders import vectors
+
+    del config
+    return vectors.VectorEncoder()
+
+
+# By the name of the option, and of the column in lists.
+KINDS = {
+    "text": Kind(
+        metavar="SENTENCE",
+        help="what it sounds like",
+        encoders=("hashed", "clap", "clip"),
+        read=lambda sentence: [sentence],
+        make_encoder=make_encoder,
+    ),
+    "embedding": Kind(
+        metavar="NPY",
+        help="an .npy file of embeddings as the text encoder makes them: one query or a row each",
+        encoders=("hashed", "clap", "clip"),
+        read=_read_vectors,
+        make_encoder=_make_vector_encoder,
+    ),
+    "audio_query": Kind(
+        metavar="FILE",
+        help="a recording of a sound like the wanted one; needs weights trained with CLAP",
+        encoders=("clap",),
+        read=_read_sound,
+        make_encoder=_make_sound_encoder,
+    ),
+}

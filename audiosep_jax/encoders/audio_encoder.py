@@ -65,6 +65,11 @@ class AudioEncoder:
             embedding_NE[start : start + len(batch)] = self._embed(wave_BS)
         return embedding_NE
 
+    def __call__(self, queries: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
+        """Return `(N, E)` float32 unit vectors of mono sounds `(S,)` with their rates in Hz."""
+        rows = [self.embed_audio(audio_S, rate_hz) for audio_S, rate_hz in queries]
+        return np.concatenate([np.empty((0, self.tower.projection_dim), np.float32), *rows])
+
     def _fitted(self, audio_BS: np.ndarray, sample_rate_hz: int) -> np.ndarray:
         """The tower's 10 s at its own rate."""
         if audio_BS.ndim != 2 or audio_BS.size == 0 or not np.isfinite(audio_BS).all():

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -13,15 +13,21 @@ DEFAULT_MODELS = {"clap": "laion/larger_clap_general", "clip": "openai/clip-vit-
 MODEL_OPTION = "--config.text.model=DIR"
 
 
-class TextEncoder(Protocol):
-    """A frozen function of sentences, the same on every machine but for rounding."""
+Query = TypeVar("Query", contravariant=True)
+
+
+class Encoder(Protocol[Query]):
+    """A frozen function of queries of one kind, the same on every machine but for rounding."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever any embedding would."""
+        """Name of the function, which changes whenever any embedding would."""
 
-    def __call__(self, sentences: Sequence[str]) -> np.ndarray:
-        """`(N, E)` float32, each row of length 1."""
+    def __call__(self, queries: Sequence[Query], /) -> np.ndarray:
+        """Return `(N, E)` float32, each row of length 1."""
+
+
+TextEncoder: TypeAlias = Encoder[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,18 +61,6 @@ class TextConfig:
     def source(self) -> str:
         """Where the files of the model come from; empty for hashed."""
         return self.model or DEFAULT_MODELS.get(self.encoder, "")
-
-
-def make_encoder(config: TextConfig, *, option: str = MODEL_OPTION) -> TextEncoder:
-    """The encoder that the config names; `option` is how a user gives a local folder instead."""
-    if config.encoder == "hashed":
-        from audiosep_jax.encoders.hashed import HashedEncoder
-
-        return HashedEncoder()
-    from audiosep_jax.encoders import pretrained
-
-    load = pretrained.clap_encoder if config.encoder == "clap" else pretrained.clip_encoder
-    return load(config.source, batch_size=config.batch_size, option=option)
 
 
 def embed_captions(encoder: TextEncoder, captions: Iterable[str]) -> dict[str, np.ndarray]:

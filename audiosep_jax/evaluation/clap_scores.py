@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.audio_encoder import AudioEncoder
-from audiosep_jax.encoders.encoder import TextConfig, make_encoder
+from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.metrics import clap_score
 
 
@@ -20,7 +21,7 @@ class ClapScore:
         """`model`: folder or hub id of CLAP, the default's where empty; `option` names it."""
         text = TextConfig(encoder="clap", model=model)
         distinct = list(dict.fromkeys(queries))
-        vectors = make_encoder(text, option=option)(distinct)
+        vectors = make_encoder(text)(distinct)
         self._text: Mapping[str, np.ndarray] = dict(zip(distinct, vectors, strict=True))
         self._encoder = AudioEncoder(text.source, option=option)
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
-from audiosep_jax.encoders.encoder import TextConfig, TextEncoder, embed_queries, make_encoder
+from audiosep_jax.encoders import make_encoder
+from audiosep_jax.encoders.encoder import TextConfig, TextEncoder, embed_queries
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.resunet import ModelConfig
 from audiosep_jax.separation.files import Clip, SeparatedFile, separate_recording
@@ -338,7 +339,7 @@ class _Deferred:
 
     @functools.cached_property
     def _encoder(self) -> TextEncoder:
-        encoder = make_encoder(self._text, option=self._option)
+        encoder = make_encoder(self._text)
         if self._trained_with not in (None, encoder.fingerprint):
             raise InputError(
                 f"the weights were trained with the text encoder {self._trained_with}; "

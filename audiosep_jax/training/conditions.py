@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from audiosep_jax.data.sources import Source
-from audiosep_jax.encoders.encoder import check_dimensions, make_encoder
+from audiosep_jax.encoders import make_encoder
+from audiosep_jax.encoders.encoder import check_dimensions
 from audiosep_jax.encoders.table import caption_table
 from audiosep_jax.training.config import Config
 from audiosep_jax.training.processes import Peers

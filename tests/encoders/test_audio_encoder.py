@@ -8,10 +8,10 @@ from golden_towers import GOLDEN, assert_same_embedding, golden_state, recipe
 from tiny_models import write_clap
 
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.encoders import audio_encoder, clap_audio, mel
+from audiosep_jax.encoders import audio_encoder, clap_audio, make_encoder, mel
 from audiosep_jax.encoders import names as tower_names
 from audiosep_jax.encoders.audio_encoder import AudioEncoder
-from audiosep_jax.encoders.encoder import TextConfig, make_encoder
+from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.weights.torch_files import read_state_dict, write_safetensors, write_torch
 

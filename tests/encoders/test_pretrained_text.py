@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny_models import text_config, write_clap, write_clip
 
-from audiosep_jax.encoders import clap_text, clip_text, pretrained
+from audiosep_jax.encoders import clap_text, clip_text, make_encoder, pretrained
 from audiosep_jax.encoders import names as tower_names
-from audiosep_jax.encoders.encoder import TextConfig, check_dimensions, make_encoder
+from audiosep_jax.encoders.encoder import TextConfig, check_dimensions
 from audiosep_jax.encoders.tokenize import tokenize
 from audiosep_jax.errors import InputError
 from audiosep_jax.weights.torch_files import read_state_dict, write_safetensors, write_torch

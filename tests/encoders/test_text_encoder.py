@@ -10,7 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from audiosep_jax.encoders.encoder import TextConfig, embed_captions, embed_queries, make_encoder
+from audiosep_jax.encoders import make_encoder
+from audiosep_jax.encoders.encoder import TextConfig, embed_captions, embed_queries
 from audiosep_jax.encoders.hashed import HashedEncoder
 from audiosep_jax.errors import InputError
 

@@ -15,7 +15,8 @@ from tiny_models import write_clap
 from tiny_run import save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.encoders.encoder import TextConfig, make_encoder
+from audiosep_jax.encoders import make_encoder
+from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.separation.stream import SeparationStream
 

@@ -31,7 +31,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 import train
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.encoders.encoder import make_encoder
+from audiosep_jax.encoders import make_encoder
 from audiosep_jax.errors import InputError
 from audiosep_jax.training.checkpoints import FOLDER, Checkpoints
 from audiosep_jax.training.code_version import code_version

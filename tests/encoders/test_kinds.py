@@ -1,0 +1,82 @@
+"""Kinds of query: each is read from its option's value and embedded in its encoder's space."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from golden_towers import recipe
+from tiny_models import write_clap
+
+from audiosep_jax.encoders import KINDS, make_query_encoder
+from audiosep_jax.encoders.encoder import TextConfig
+from audiosep_jax.errors import InputError
+
+HASHED = TextConfig()
+
+
+def embed(kind, value, config=HASHED):
+    return make_query_encoder(kind, config)(KINDS[kind].read(str(value)))
+
+
+def test_a_sentence_is_the_text_encoders():
+    condition_NE = embed("text", "a dog barking")
+    np.testing.assert_array_equal(condition_NE, embed("text", "a dog barking"))
+    assert condition_NE.shape == (1, 512)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_a_file_of_vectors_is_a_query_for_each_row(tmp_path, dtype):
+    vector_NE = np.eye(2, 6, dtype=dtype)
+    for array in (vector_NE, vector_NE[0]):
+        np.save(tmp_path / "a.npy", array)
+        condition_NE = embed("embedding", tmp_path / "a.npy")
+        assert condition_NE.dtype == np.float32
+        np.testing.assert_array_equal(condition_NE, np.atleast_2d(array))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros(3, int), "floating-point"),
+        (np.zeros((1, 2, 3)), r"shape \(1, 2, 3\)"),
+        (np.zeros((0, 3)), r"shape \(0, 3\)"),
+        (np.array([1, np.nan]), "NaN"),
+        (b"", r"cannot be read as \.npy"),
+        (b"<html>", r"cannot be read as \.npy"),
+    ],
+)
+def test_a_file_of_no_vectors_is_named(tmp_path, content, message):
+    path = tmp_path / "a.npy"
+    np.save(path, content) if isinstance(content, np.ndarray) else path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.npy: .*{message}"):
+        KINDS["embedding"].read(str(path))
+
+
+def test_a_recording_is_embedded_by_the_audio_tower(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUDIOSEP_JAX_CACHE", str(tmp_path / "cache"))
+    config = TextConfig(encoder="clap", model=str(write_clap(tmp_path / "clap")))
+    sound_S = recipe.waveform(0, 4000)
+    stereo = np.stack([sound_S, np.zeros_like(sound_S)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 16_000, subtype="FLOAT")
+    encoder = make_query_encoder("audio_query", config)
+    np.testing.assert_allclose(
+        embed("audio_query", tmp_path / "a.wav", config),
+        encoder([(sound_S / 2, 16_000)]),
+        atol=1e-6,
+    )
+    assert encoder([]).shape == (0, 8)
+
+
+def test_a_kind_outside_the_encoders_space_is_refused():
+    with pytest.raises(InputError, match=r"audio_query needs .* with clap, not with hashed"):
+        make_query_encoder("audio_query", HASHED)
+
+
+def test_the_table_imports_nothing_heavy():
+    code = (
+        "import sys; from audiosep_jax.encoders import KINDS\n"
+        "assert not {'jax', 'numpy', 'transformers', 'soundfile'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
