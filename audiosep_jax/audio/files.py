@@ -28,6 +28,7 @@ from audiosep_jax.errors import InputError
 
 __all__ = [
     "INTEGER_BITS",
+    "RECORDING_SUFFIXES",
     "UNBOUNDED",
     "AudioError",
     "AudioReader",
@@ -42,6 +43,14 @@ __all__ = [
     "write",
 ]
 
+# Lower-case suffixes of the recordings that are looked for in folders: first what libsndfile reads,
+# then what ffmpeg decodes where it is installed. A file that is named explicitly may have any.
+RECORDING_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".wave", ".aif", ".aiff", ".aifc", ".au"),
+    *(".snd", ".caf", ".w64", ".rf64"),
+    *(".m4a", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".aac", ".wma", ".mpg", ".mpeg"),
+    *(".3gp", ".ts"),
+)
 _PLAUSIBLE_RATE_HZ = range(100, 10_000_001)
 _READ_FRAMES = 1 << 20
 _WRITE_FRAMES = 1 << 16  # libsndfile's Vorbis encoder overruns its stack with much more

@@ -28,10 +28,6 @@ from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.errors import InputError
 
-AUDIO_SUFFIXES = (
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
-    *(".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"),
-)
 _ROOT_HINT = "give the data set's place with --config.data.root=DIR"
 _VALID_ROOT_HINT = "give the validation set's place with --config.data.valid_root=DIR"
 # Any two different seeds make disjoint sets of synthetic clips.
@@ -206,7 +202,7 @@ def class_folder_clips(root: str | os.PathLike[str]) -> list[Clip]:
         Clip(path, (_folder_caption(folder.name),))
         for folder in folders
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.name[0] != "."
+        if path.suffix.lower() in audio_files.RECORDING_SUFFIXES and path.name[0] != "."
     ]
     if not clips:
         raise InputError(f"{root}: no audio file in any folder of it; {_ROOT_HINT}")

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.audio.files import AudioError
+from audiosep_jax.audio.files import RECORDING_SUFFIXES, AudioError
 from audiosep_jax.data.prepared import FULL_SCALE
-from audiosep_jax.data.sources import AUDIO_SUFFIXES
 
 RECORD_SECONDS = 15.0  # a whole record is read for each clip of it that training takes
 # Annotations round, and tools that cut videos end on a frame of sound or picture.
@@ -31,8 +30,8 @@ class Recording:
     id: str
     split: str
     captions: tuple[str, ...]
-    # Where it may lie; the first that is there is taken. Of a place without one of AUDIO_SUFFIXES
-    # at its end, all of them are tried.
+    # Paths where the file may be; the first that exists is taken. A path that does not end in one
+    # of RECORDING_SUFFIXES is tried with each of them.
     places: tuple[str, ...] = ()
     seconds: tuple[float, float] | None = None  # least and most that the annotation allows
     twin: str = ""  # a file that must be as long as this one
@@ -62,11 +61,11 @@ def nominal_seconds(seconds: Sequence[float] | None) -> float:
 def find(recording: Recording) -> Path | None:
     """The recording's file, None where there is none."""
     for place in recording.places:
-        if place.lower().endswith(AUDIO_SUFFIXES):
+        if place.lower().endswith(RECORDING_SUFFIXES):
             if os.path.isfile(place):
                 return Path(place)
             continue
-        for suffix in AUDIO_SUFFIXES:
+        for suffix in RECORDING_SUFFIXES:
             if os.path.isfile(place + suffix):
                 return Path(place + suffix)
     return None

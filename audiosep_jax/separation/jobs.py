@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from audiosep_jax.audio.files import RECORDING_SUFFIXES
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.naming import (
     MAX_STEM_BYTES,
-    RECORDING_SUFFIXES,
     checked_name,
     cut,
     distinct,

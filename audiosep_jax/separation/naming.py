@@ -5,15 +5,12 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from audiosep_jax.audio.files import RECORDING_SUFFIXES
 from audiosep_jax.errors import InputError
 
 MAX_QUERY_CHARACTERS = 60
 # A file name holds at most 255 bytes, of which the temporary name needs some more.
 MAX_QUERY_BYTES, MAX_STEM_BYTES = 120, 90
-# By name: what libsndfile reads, and what ffmpeg does.
-_LIBSNDFILE = "wav wave flac ogg oga opus mp3 aif aiff aifc au snd caf w64 rf64"
-_FFMPEG = "mp4 m4a m4v mov mkv webm avi aac wma mpg mpeg 3gp ts"
-RECORDING_SUFFIXES = frozenset(f".{name}" for name in f"{_LIBSNDFILE} {_FFMPEG}".split())
 _NOT_IN_FILE_NAMES = '<>:"/\\|?*'
 _FORBIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
