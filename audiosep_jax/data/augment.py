@@ -5,45 +5,39 @@ All are off by default. Whatever is done to the target is done to the clip that 
 
 import dataclasses
 import math
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 from scipy import fft
 
-from audiosep_jax.data.mixing import between, check_range, decibels
-from audiosep_jax.errors import InputError
+from audiosep_jax.data.mixing import between, decibels
+from audiosep_jax.settings import Share, rising, section
 
 _TRANSITION = 0.1  # width of a low-pass filter's edge, in parts of its cut-off
 _RINGING_SECONDS = 0.05  # after which such a filter of 1 kHz and more has fallen silent
 
+Cutoffs = Annotated[tuple[Annotated[float, Field(ge=1000)], ...], Field(min_length=1)]
 
-@dataclasses.dataclass(frozen=True)
+
+@section
 class AugmentConfig:
     """How often each change is made, and the ranges that it draws from."""
 
-    gain_probability: float = 0.0  # of the target; interferers are brought to its level
-    gain_db: tuple[float, ...] = (-12.0, 6.0)
-    polarity_probability: float = 0.0  # of each clip
+    gain_probability: Share = 0.0  # of the target; interferers are brought to its level
+    gain_db: Annotated[tuple[float, ...], rising(-100, 100)] = (-12.0, 6.0)
+    polarity_probability: Share = 0.0  # of each clip
     # Of each clip. Telephone, wideband telephone, and codecs from low to high rates.
-    band_limit_probability: float = 0.0
-    band_limit_hz: tuple[float, ...] = (3400.0, 4000.0, 5500.0, 7000.0, 8000.0, 11000.0, 15000.0)
+    band_limit_probability: Share = 0.0
+    band_limit_hz: Cutoffs = (3400.0, 4000.0, 5500.0, 7000.0, 8000.0, 11000.0, 15000.0)
     # Of each mixture: all its clips sound in one room, each from a place of its own.
-    reverb_probability: float = 0.0
-    reverb_seconds: tuple[float, ...] = (0.2, 1.0)  # to fall by 60 dB
-    reverb_direct_db: tuple[float, ...] = (-3.0, 12.0)  # direct sound over reverberation
-    silence_probability: float = 0.0  # of mixtures that hold nothing but the target
-    absent_probability: float = 0.0  # of queries for what is not there: the target is silence
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name.endswith("_probability") and not 0 <= value <= 1:
-                raise InputError(f"augment.{name} must lie in 0..1, not {value}")
-        check_range("augment.gain_db", self.gain_db, -100, 100)
-        check_range("augment.reverb_seconds", self.reverb_seconds, 0.01, 10)
-        check_range("augment.reverb_direct_db", self.reverb_direct_db, -100, 100)
-        if not self.band_limit_hz or min(self.band_limit_hz) < 1000:
-            raise InputError(
-                f"augment.band_limit_hz must be cut-offs of 1000 and more, not {self.band_limit_hz}"
-            )
+    reverb_probability: Share = 0.0
+    # To fall by 60 dB.
+    reverb_seconds: Annotated[tuple[float, ...], rising(0.01, 10)] = (0.2, 1.0)
+    # Direct sound over reverberation.
+    reverb_direct_db: Annotated[tuple[float, ...], rising(-100, 100)] = (-3.0, 12.0)
+    silence_probability: Share = 0.0  # of mixtures that hold nothing but the target
+    absent_probability: Share = 0.0  # of queries for what is not there: the target is silence
 
     @property
     def any(self) -> bool:

@@ -1,64 +1,42 @@
 """AudioSep's mixing recipe in numpy: pure functions that take their random generator."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.settings import Positive, rising, section
 
 _SILENCE_ENERGY = 1e-10  # the original's floor under the reference's energy
 _BLOCK_SAMPLES = 8192  # of which BLAS makes no threads of its own
 
 
-@dataclasses.dataclass(frozen=True)
+Gain = Annotated[int, Field(ge=-100, le=100)]
+
+
+@section
 class MixingConfig:
     """How clips are added to a mixture; the defaults are the published recipe."""
 
-    max_mix_num: int = 2  # clips in a mixture, the target among them
-    min_gain_db: int = -10
-    max_gain_db: int = 10
-    min_match_ratio: float = 0.02
-    max_match_ratio: float = 50.0
-    declipped_peak: float = 0.9
+    max_mix_num: Annotated[int, Field(ge=2, le=1024)] = 2  # clips in a mixture, with the target
+    min_gain_db: Gain = -10
+    max_gain_db: Gain = 10
+    min_match_ratio: Positive = 0.02
+    max_match_ratio: Positive = 50.0
+    declipped_peak: Annotated[float, Field(gt=0, le=1)] = 0.9
     # Lowest and highest; where given, the SNR is drawn evenly and exact, within no match ratio.
-    snr_db: tuple[float, ...] = ()
+    snr_db: Annotated[tuple[float, ...], rising(-100, 100, optional=True)] = ()
     # Lowest and highest RMS of the target, in dB of full scale; empty: as recorded.
-    target_rms_db: tuple[float, ...] = ()
+    target_rms_db: Annotated[tuple[float, ...], rising(-100, 0, optional=True)] = ()
 
     def __post_init__(self) -> None:
-        for name in ("max_mix_num", "min_gain_db", "max_gain_db"):
-            value = vars(self)[name]
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise InputError(f"mixing.{name} must be an integer, not {value!r}")
-        if self.max_mix_num < 2:
-            raise InputError(f"mixing.max_mix_num must be at least 2, not {self.max_mix_num}")
-        if not -100 <= self.min_gain_db <= self.max_gain_db <= 100:
-            gains = f"{self.min_gain_db} to {self.max_gain_db}"
-            raise InputError(f"mixing.min_gain_db to max_gain_db must rise in -100..100: {gains}")
-        if not 0 < self.min_match_ratio <= self.max_match_ratio < float("inf"):
-            ratios = f"{self.min_match_ratio} to {self.max_match_ratio}"
-            raise InputError(
-                f"mixing.min_match_ratio to max_match_ratio must rise above 0: {ratios}"
-            )
-        if not 0 < self.declipped_peak <= 1:
-            raise InputError(f"mixing.declipped_peak must be in (0, 1], not {self.declipped_peak}")
-        check_range("mixing.snr_db", self.snr_db, -100, 100, empty=True)
-        check_range("mixing.target_rms_db", self.target_rms_db, -100, 0, empty=True)
-
-
-def check_range(
-    name: str, values: tuple[float, ...], least: float, most: float, *, empty: bool = False
-) -> None:
-    """InputError unless `values` is a low and a high end, or nothing where `empty` allows that."""
-    if empty and values == ():
-        return
-    numbers = isinstance(values, tuple) and all(
-        isinstance(x, int | float) and not isinstance(x, bool) for x in values
-    )
-    if not numbers or len(values) != 2 or not least <= values[0] <= values[1] <= most:
-        raise InputError(f"{name} must be two rising numbers in {least:g}..{most:g}, not {values}")
+        for low, high in (("min_gain_db", "max_gain_db"), ("min_match_ratio", "max_match_ratio")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least > most:
+                raise InputError(f"{low}={least} must be at most {high}={most}")
 
 
 def between(ends: tuple[float, ...], rng: np.random.Generator) -> float:

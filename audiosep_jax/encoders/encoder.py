@@ -1,12 +1,12 @@
 """What every text encoder looks like, and which one a config means."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.settings import Count, Share, section, setting
 
 # Which files are taken where `text.model` names none.
 DEFAULT_MODELS = {"clap": "laion/larger_clap_general", "clip": "openai/clip-vit-base-patch32"}
@@ -30,31 +30,28 @@ class Encoder(Protocol[Query]):
 TextEncoder: TypeAlias = Encoder[str]
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class TextConfig:
     """Which encoder turns captions and queries into conditions."""
 
     encoder: Literal["hashed", "clap", "clip"] = "hashed"
-    model: str = ""  # hub id or folder; for clap also an AudioSep checkpoint that holds its CLAP
-    batch_size: int = 256  # sentences that the tower embeds at once
+    # Hub id or folder; for clap also an AudioSep checkpoint that holds its CLAP.
+    model: str = setting(default="", per_process=True)
+    batch_size: Count = setting(
+        default=256, per_process=True
+    )  # sentences that the tower embeds at once
     # Share of batches whose condition is the caption's; the others get the clean target's own.
-    use_text_ratio: float = 1.0
+    use_text_ratio: Share = 1.0
 
     def __post_init__(self) -> None:
-        if self.encoder not in ("hashed", *DEFAULT_MODELS):
-            raise InputError(f"text.encoder={self.encoder!r} must be hashed, clap or clip")
         if self.model and self.encoder == "hashed":
             raise InputError(
-                f"text.model={self.model!r} needs text.encoder=clap or clip; hashed has no files"
+                f"model={self.model!r} needs encoder=clap or encoder=clip; hashed has no files"
             )
-        if self.batch_size < 1:
-            raise InputError(f"text.batch_size={self.batch_size} must be at least 1")
-        if not 0 <= self.use_text_ratio <= 1:
-            raise InputError(f"text.use_text_ratio={self.use_text_ratio} must lie in 0..1")
         if self.use_text_ratio < 1 and self.encoder != "clap":
             raise InputError(
-                f"text.use_text_ratio={self.use_text_ratio} needs text.encoder=clap, "
-                f"whose space text and audio share, not {self.encoder}"
+                f"use_text_ratio={self.use_text_ratio} needs encoder=clap, which embeds texts and "
+                f"sounds in one space, not encoder={self.encoder}"
             )
 
     @property

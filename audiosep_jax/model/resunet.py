@@ -6,14 +6,16 @@ Parameter names are those of the published checkpoint, so that import is a renam
 import dataclasses
 import itertools
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from pydantic import Field
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.settings import section, setting
 
 LEAK = 0.01
 BATCH_NORM_EPSILON = 1e-5
@@ -22,7 +24,11 @@ NUM_MASK_CHANNELS = 3  # magnitude, and the real and imaginary part of the rotat
 STATISTICS = "batch_statistics"  # small, and dear to compute: kept where a block is rematerialised
 
 
-@dataclasses.dataclass(frozen=True)
+Size = Annotated[int, Field(ge=1, le=2**20)]
+Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]  # one for each level, outermost first
+
+
+@section
 class ModelConfig:
     """Sizes of the separator; the defaults are the published ResUNet30 at 32 kHz.
 
@@ -31,40 +37,33 @@ class ModelConfig:
     of keeping it: the same numbers, less memory, a fifth more work.
     """
 
-    sample_rate_hz: int = 32000
-    window_samples: int = 2048
-    hop_samples: int = 320
-    condition_features: int = 512
-    stem_channels: int = 32
-    encoder_channels: tuple[int, ...] = (32, 64, 128, 256, 384, 384)
-    time_pools: tuple[int, ...] = (2, 2, 2, 2, 2, 1)
-    frequency_pools: tuple[int, ...] = (2, 2, 2, 2, 2, 2)
+    sample_rate_hz: Size = 32000
+    window_samples: Annotated[int, Field(ge=2, le=2**20)] = 2048
+    hop_samples: Size = 320
+    condition_features: Size = 512
+    stem_channels: Size = 32
+    encoder_channels: Sizes = (32, 64, 128, 256, 384, 384)
+    time_pools: Sizes = (2, 2, 2, 2, 2, 1)
+    frequency_pools: Sizes = (2, 2, 2, 2, 2, 2)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
+    remat: bool = setting(default=False, resumable=True)
 
     def __post_init__(self) -> None:
-        levels = {len(self.encoder_channels), len(self.time_pools), len(self.frequency_pools)}
-        sizes = [self.sample_rate_hz, self.hop_samples, self.condition_features, self.stem_channels]
-        sizes += [*self.encoder_channels, *self.time_pools, *self.frequency_pools]
-        if len(levels) != 1 or levels == {0}:
+        if not len(self.encoder_channels) == len(self.time_pools) == len(self.frequency_pools):
             raise InputError(
-                "model: encoder_channels, time_pools and frequency_pools need the same length, "
-                f"not {self.encoder_channels}, {self.time_pools}, {self.frequency_pools}"
+                f"encoder_channels={self.encoder_channels}, time_pools={self.time_pools} and "
+                f"frequency_pools={self.frequency_pools} must have the same length"
             )
-        if min(sizes) < 1:
-            raise InputError("model: every size must be at least 1")
-        if self.window_samples % (2 * self.frequency_stride) or self.window_samples < 2:
+        if self.window_samples % (2 * self.frequency_stride):
             raise InputError(
-                f"model.window_samples={self.window_samples} must be a multiple of twice the "
-                f"product of frequency_pools, {2 * self.frequency_stride}"
+                f"window_samples={self.window_samples} must be a multiple of "
+                f"{2 * self.frequency_stride}, twice the product of frequency_pools"
             )
         if self.hop_samples > self.window_samples // 2:
             raise InputError(
-                f"model.hop_samples={self.hop_samples} must be at most half of "
-                f"model.window_samples={self.window_samples}"
+                f"hop_samples={self.hop_samples} must be at most half of "
+                f"window_samples={self.window_samples}"
             )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise InputError(f"model.dtype={self.dtype!r} must be float32 or bfloat16")
 
     @property
     def num_bins(self) -> int:

@@ -9,20 +9,21 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import si_sdr
 from audiosep_jax.model.resunet import ModelConfig
 from audiosep_jax.model.stft import stft
+from audiosep_jax.settings import PositiveOrZero, section
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class LossConfig:
     """Weight of each term; a term of weight 0 is not computed. AudioSep's loss is `waveform_l1`."""
 
-    waveform_l1: float = 1.0
-    spectrum_l1: float = 0.0
-    negative_si_sdr: float = 0.0
+    waveform_l1: PositiveOrZero = 1.0
+    spectrum_l1: PositiveOrZero = 0.0
+    negative_si_sdr: PositiveOrZero = 0.0
 
     def __post_init__(self) -> None:
         weights = dataclasses.asdict(self)
-        if min(weights.values()) < 0 or not any(weights.values()):
-            raise InputError(f"loss: weights must be at least 0 and one above 0, not {weights}")
+        if not any(weights.values()):
+            raise InputError(f"{next(iter(weights))}=0, as all weights are; one must be above 0")
 
 
 def waveform_l1(estimate_BS: jax.Array, target_BS: jax.Array) -> jax.Array:

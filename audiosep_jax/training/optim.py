@@ -1,18 +1,27 @@
 """AdamW with AMSGrad as PyTorch computes it, and learning-rate schedules."""
 
-import dataclasses
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from pydantic import Field
 
-from audiosep_jax.errors import InputError
+from audiosep_jax.settings import (
+    Count,
+    CountOrZero,
+    Positive,
+    PositiveOrZero,
+    section,
+    setting,
+)
 
 STAIRCASE = (0.001, 0.01, 0.1)  # AudioSep's warm-up: a factor for each stretch of warmup_steps
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
-@dataclasses.dataclass(frozen=True)
+
+@section
 class OptimConfig:
     """The paper's optimiser. `clip_norm`, `ema_decay` and `decay_steps` are off at 0.
 
@@ -22,33 +31,20 @@ class OptimConfig:
     with the whole batch at once.
     """
 
-    learning_rate: float = 1e-3
-    b1: float = 0.9
-    b2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
+    learning_rate: Positive = 1e-3
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    epsilon: PositiveOrZero = 1e-8
+    weight_decay: PositiveOrZero = 0.0
     amsgrad: bool = True
     warmup: Literal["staircase", "linear", "none"] = "staircase"
-    warmup_steps: int = 10_000  # of each stair, or of the whole linear ramp
-    decay_steps: int = 0  # step at which a cosine from the first step has brought the rate to 0
-    clip_norm: float = 0.0
-    ema_decay: float = 0.0
-    accumulate_steps: int = 1
-    max_skipped_steps: int = 0  # steps that may be skipped, as not finite, before training stops
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise InputError(f"optim.learning_rate={self.learning_rate} must be above 0")
-        if self.warmup not in ("staircase", "linear", "none"):
-            raise InputError(f"optim.warmup={self.warmup!r} must be staircase, linear or none")
-        if min(self.warmup_steps, self.decay_steps, self.clip_norm, self.weight_decay) < 0:
-            raise InputError("optim: steps, clip_norm and weight_decay must be at least 0")
-        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1 and 0 <= self.ema_decay < 1):
-            raise InputError("optim: b1, b2 and ema_decay must lie in [0, 1)")
-        if self.accumulate_steps < 1:
-            raise InputError(f"optim.accumulate_steps={self.accumulate_steps} must be at least 1")
-        if self.max_skipped_steps < 0:
-            raise InputError(f"optim.max_skipped_steps={self.max_skipped_steps} must be at least 0")
+    warmup_steps: CountOrZero = 10_000  # of each stair, or of the whole linear ramp
+    decay_steps: CountOrZero = 0  # step at which a cosine has brought the rate to 0
+    clip_norm: PositiveOrZero = 0.0
+    ema_decay: Decay = 0.0
+    accumulate_steps: Count = 1
+    # Steps that may be skipped because they were not finite, before training stops.
+    max_skipped_steps: CountOrZero = setting(default=0, resumable=True)
 
 
 class AmsgradState(NamedTuple):

@@ -208,10 +208,10 @@ def test_half_a_surrogate_pair_is_refused(model):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": "x/y"}, "needs text.encoder=clap or clip"),
-        ({"encoder": "clap", "batch_size": 0}, "text.batch_size=0"),
-        ({"encoder": "clap", "use_text_ratio": 1.5}, r"use_text_ratio=1\.5 must lie in 0\.\.1"),
-        ({"encoder": "clip", "use_text_ratio": 0.5}, "needs text.encoder=clap.* not clip"),
+        ({"model": "x/y"}, "^model='x/y' needs encoder=clap or encoder=clip"),
+        ({"encoder": "clap", "batch_size": 0}, "^batch_size=0 must be"),
+        ({"encoder": "clap", "use_text_ratio": 1.5}, r"^use_text_ratio=1\.5 must be .* equal to 1"),
+        ({"encoder": "clip", "use_text_ratio": 0.5}, "needs encoder=clap,.* not encoder=clip"),
     ],
 )
 def test_a_wrong_config_is_named(fields, message):
