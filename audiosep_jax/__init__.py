@@ -1,1 +1,21 @@
-"""AudioSep in pure-functional JAX: a recording and a sentence in, the described sound out."""
+"""AudioSep in pure-functional JAX: separate the sound that a sentence describes."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audiosep_jax.separation.separator import Separator
+
+__all__ = ["Separator", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import audiosep_jax` stays fast."""
+    if name == "Separator":
+        from audiosep_jax.separation.separator import Separator
+
+        return Separator
+    if name == "__version__":
+        import importlib.metadata
+
+        return importlib.metadata.version("audiosep-jax")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -43,7 +43,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         yield partial
         if partial.is_file():
             with partial.open("rb") as file:
@@ -73,6 +73,16 @@ def write_csv(
     """Write a CSV file with a header line, whole or not at all."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, if they are missing."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        exists = isinstance(error, FileExistsError)
+        reason = "a file has this name" if exists else error.strerror or error
+        raise InputError(f"{path}: the folder cannot be created ({reason})") from error
 
 
 def remove(path: Path) -> None:
@@ -207,7 +217,7 @@ class FinishedLog:
         """Append a record; it is on disk when this returns."""
         try:
             if self._file is None:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self._folder)
                 drop_torn_line(self.path)
                 self._file = self.path.open("a", encoding="utf-8")
             self._file.write(json.dumps(record) + "\n")

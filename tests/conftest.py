@@ -1,18 +1,20 @@
 """Shared by all tests: eight emulated devices, one compilation cache, the real recordings."""
 
+import importlib.metadata
 import importlib.util
 import os
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What is small and runs for a few steps spends its time in compiling: this halves it. The flag is
-# one of the pinned JAX; XLA stops at flags that it does not know.
+# Small programs that run for a few steps spend their time in the compiler; these settings halve it.
+# XLA aborts at a flag that it does not know, and newer releases have dropped the second one.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_cpu_use_fusion_emitters=false"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+if importlib.metadata.version("jax").startswith("0.10."):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 # For the workers, which start after this: memory that is given back has to be cleared again.
 os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(10**11))
