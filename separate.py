@@ -135,7 +135,6 @@ def _settings(arguments: argparse.Namespace) -> "Settings":
         output_format=arguments.output_format and arguments.output_format.upper(),
         subtype=arguments.subtype,
         tile_seconds=arguments.tile_seconds,
-        iterations=arguments.iterations,
         plot=arguments.plot,
     )
 

@@ -18,15 +18,11 @@ from audiosep_jax import plots
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.files import Clip, SeparatedFile, separate_recording
+from audiosep_jax.separation.files import Clip, SeparatedFile
 from audiosep_jax.separation.jobs import Job, state_of
 from audiosep_jax.separation.naming import MAX_STEM_BYTES, check_inside, cut, output_names
-from audiosep_jax.separation.presence import presence, spans
-from audiosep_jax.separation.refining import refined
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.separation.stream import AboveNyquist, Stereo
-
-PLOT_BLOCK_SECONDS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +36,6 @@ class Settings:
     output_format: str | None = None
     subtype: str | None = None
     tile_seconds: float | None = None
-    iterations: int = 1
     plot: str | None = None
 
 
@@ -121,70 +116,57 @@ def separate_task(
     progress: Callable[[float], None],
     inputs: Set[str] = frozenset(),
 ) -> dict[str, Any]:
-    """Writes the results of a task; its record, with paths relative to `output`.
+    """Write the results of a task; return its record, with paths relative to `output`.
 
-    InputError where a result would take the place of one of `inputs`, real paths.
+    Raises:
+        InputError: the recording cannot be used, or a result would replace one of `inputs`, which
+            are real paths.
     """
     with AudioReader(task.job.recording) as recording:
         form = audio_files.writable_format(recording, settings.output_format, settings.subtype)
-    paths = [path.with_name(path.name + audio_files.suffix_of(*form)) for path in task.results]
-    for path in [*paths, *([task.plot] if task.plot else [])]:
-        check_inside(output, path)
-        if os.path.realpath(path) in inputs:
-            raise InputError(f"{path}: is the input of a result; choose another output")
-    queries = len(task.labels)
-
-    def start(recording: AudioReader) -> Any:
-        rate_hz, channels = recording.sample_rate_hz, recording.num_channels
-
-        def one(condition_NE: np.ndarray) -> Any:
-            return separator.stream(
-                rate_hz,
-                condition_NE,
-                channels,
-                settings.tile_seconds,
-                stereo=settings.stereo,
-                above_nyquist=settings.above_nyquist,
-                live=False,
-            )
-
-        options: dict[str, int] = {"iterations": settings.iterations, "sample_rate_hz": rate_hz}
-        return refined(one, task.condition_NE, task.unwanted_ME, **options)
-
-    done = separate_recording(
-        start,
-        task.job.recording,
-        paths[:queries],
-        residual=paths[queries] if settings.residual else None,
-        output_format=form[0],
-        subtype=form[1],
-        clip=settings.clip,
-        progress=progress,
-    )
-    if task.plot:
-        _draw(task, paths[:queries], done.factor, task.plot)
+        paths = [path.with_name(path.name + audio_files.suffix_of(*form)) for path in task.results]
+        for path in [*paths, *([task.plot] if task.plot else [])]:
+            check_inside(output, path)
+            if os.path.realpath(path) in inputs:
+                raise InputError(f"{path}: is the input of a result; choose another output")
+        picture = _Picture(task.labels, recording) if task.plot else None
+        queries = len(task.labels)
+        done = separator.separate_file(
+            recording,
+            paths[:queries],
+            task.condition_NE,
+            unwanted_ME=task.unwanted_ME,
+            residual=paths[queries] if settings.residual else None,
+            stereo=settings.stereo,
+            above_nyquist=settings.above_nyquist,
+            output_format=form[0],
+            subtype=form[1],
+            clip=settings.clip,
+            tile_seconds=settings.tile_seconds,
+            progress=progress,
+            observe=picture.add if picture else None,
+        )
+    if picture and task.plot:
+        picture.draw(task.plot)
     return _record(task, done, output)
 
 
 def _record(task: Task, done: SeparatedFile, output: Path) -> dict[str, Any]:
-    """What is known of a finished recording, as JSON."""
-    seconds = done.num_samples / done.sample_rate_hz
+    """What is known about a finished recording, as JSON."""
     files = [*done.paths, *([task.plot] if task.plot else [])]
-    results = []
-    for row, label in enumerate(task.labels):
-        activity = done.activity_NT[row], done.mixture_activity_T
-        results.append(
-            {
-                "query": label,
-                "output": str(done.paths[row].relative_to(output)),
-                "presence": round(presence(*activity), 4),
-                "energy_share": round(float(done.share_N[row]), 6),
-                "active": spans(*activity, done.activity_hop_seconds, seconds),
-            }
-        )
+    results = [
+        {
+            "query": label,
+            "output": str(done.paths[row].relative_to(output)),
+            "presence": round(float(done.presence_N[row]), 4),
+            "energy_share": round(float(done.share_N[row]), 6),
+            "active": done.spans[row],
+        }
+        for row, label in enumerate(task.labels)
+    ]
     return {
         "input": task.job.name,
-        "seconds": round(seconds, 6),
+        "seconds": round(done.num_samples / done.sample_rate_hz, 6),
         "sample_rate_hz": done.sample_rate_hz,
         "channels": done.num_channels,
         "format": f"{done.format} {done.subtype}",
@@ -194,25 +176,26 @@ def _record(task: Task, done: SeparatedFile, output: Path) -> dict[str, Any]:
     }
 
 
-def _draw(task: Task, paths: Sequence[Path], factor: float, plot: Path) -> None:
-    """Mixture, targets and what is left, read block by block; `factor` is that of the targets."""
-    titles = ["mixture", *task.labels, "residual"]
-    readers = [AudioReader(path) for path in (task.job.recording, *paths)]
-    rate_hz = readers[0].sample_rate_hz
-    panels = [plots.LogSpectrogram(rate_hz, readers[0].num_samples) for _ in titles]
-    try:
-        while (mixture_CS := readers[0].read(PLOT_BLOCK_SECONDS * rate_hz)).shape[1]:
-            rest_CS = mixture_CS * np.float32(factor)
-            panels[0].add(mixture_CS)
-            for panel, reader in zip(panels[1:-1], readers[1:], strict=True):
-                audio_CS = reader.read(mixture_CS.shape[1])
-                panel.add(audio_CS)
-                rest_CS[:, : audio_CS.shape[1]] -= audio_CS
-            panels[-1].add(rest_CS)
-    finally:
-        for reader in readers:
-            reader.__exit__()
-    plots.draw_figure(list(zip(titles, panels, strict=True)), plot)
+class _Picture:
+    """Spectrograms of the mixture, the targets and the rest, collected block by block.
+
+    All panels are at the level of the recording, also if the files are quieter by a factor.
+    """
+
+    def __init__(self, labels: Sequence[str], recording: AudioReader) -> None:
+        self._titles = ["mixture", *labels, "residual"]
+        self._panels = [
+            plots.LogSpectrogram(recording.sample_rate_hz, recording.num_samples)
+            for _ in self._titles
+        ]
+
+    def add(self, mixture_CS: np.ndarray, target_NCS: np.ndarray) -> None:
+        rest_CS = mixture_CS - target_NCS.sum(0)
+        for panel, audio_CS in zip(self._panels, (mixture_CS, *target_NCS, rest_CS), strict=True):
+            panel.add(audio_CS)
+
+    def draw(self, path: Path) -> None:
+        plots.draw_figure(list(zip(self._titles, self._panels, strict=True)), path)
 
 
 # ---------------------------------------------------------------------- many

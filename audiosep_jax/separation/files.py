@@ -1,8 +1,7 @@
-"""A file in, a file for every query out, in bounded memory."""
+"""Files: a recording in, a file for every query out, in bounded memory, with what was found."""
 
 import contextlib
 import dataclasses
-import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,89 +13,101 @@ import numpy as np
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader, AudioWriter
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.stream import SeparationStream
+from audiosep_jax.files import cannot_write
+from audiosep_jax.separation.stream import Stream
 
 Clip = Literal["none", "rescale", "clamp"]
+Observer = Callable[[np.ndarray, np.ndarray], None]  # mixture_CS and target_NCS of each block
+Span = tuple[float, float]  # start and end in seconds
 ACTIVITY_HOP_SECONDS = 0.1
 BLOCK_SECONDS = 1.0
 # Sums and differences of samples on this grid, of 24 bits, are exact in float32 below 1.
 _FINE_GRID = 2.0**23
+# A span starts where the estimate has the first share of the mixture's power, and ends where it has
+# less than the second.
+SHARE_ON, SHARE_OFF = 0.2, 0.05
+RANGE_DB = 30.0  # hops that are further below the loudest hop of an estimate are not active
+SILENT_POWER = 1e-10  # -100 dB of full scale
+LARGEST_GAP_SECONDS = 0.25  # spans closer than this are one
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SeparatedFile:
-    """What was written, and how much of the mixture it is."""
+    """Files that were written, and how much of the mixture is in each.
 
-    paths: tuple[Path, ...]  # one for each query, and last the residual's
+    share_N: energy of each estimate over the mixture's; 0 if the mixture is silent.
+    presence_N: 0 to 1, the share of the mixture's power that each estimate has where it sounds.
+    spans: for each estimate, (start, end) in seconds of when it is active.
+    activity_NT, mixture_activity_T: mean squares in hops of `activity_hop_seconds`, over the
+        channels.
+    factor: gain of all files; below 1 if `clip="rescale"` had to make them quieter.
+    """
+
+    paths: tuple[Path, ...]  # one for each query, then the residual's
     format: str
     subtype: str
     sample_rate_hz: int
     num_samples: int
     num_channels: int
-    share_N: np.ndarray  # energy of each estimate over the mixture's; 0 where that is silent
+    factor: float
+    share_N: np.ndarray
+    presence_N: np.ndarray
+    spans: tuple[list[Span], ...]
     activity_hop_seconds: float
-    activity_NT: np.ndarray  # mean square of each estimate in each hop, over the channels
+    activity_NT: np.ndarray
     mixture_activity_T: np.ndarray
-    factor: float  # of all outputs; below 1 where `rescale` had to
 
 
-def separate_recording(
-    start_stream: Callable[[AudioReader], SeparationStream],
-    input: Path,
+def write_estimates(
+    recording: AudioReader,
+    stream: Stream,
     outputs: Sequence[Path],
-    *,
     residual: Path | None,
+    *,
     output_format: str | None,
     subtype: str | None,
     clip: Clip | None,
     progress: Callable[[float], None] | None,
+    observe: Observer | None,
 ) -> SeparatedFile:
-    """Reads, separates and writes block by block; the files appear at the end, all or none."""
-    paths = (*outputs, *([residual] if residual else []))
-    _check_paths(input, paths)
+    """Separate a recording block by block; its files appear at the end, all or none.
+
+    The arguments are those of `Separator.separate_file`.
+    """
     if clip not in (None, *get_args(Clip)):
         raise InputError(f"clip={clip!r} must be {', '.join(get_args(Clip))} or None")
-    with AudioReader(input) as recording, contextlib.ExitStack() as stack:
-        format, subtype = audio_files.writable_format(recording, output_format, subtype)
-        if clip is None:
-            clip = "none" if subtype in audio_files.UNBOUNDED else "rescale"
-        stream = start_stream(recording)
-        make = functools.partial(
-            AudioWriter,
-            sample_rate_hz=recording.sample_rate_hz,
-            num_channels=recording.num_channels,
-            format=format,
-            subtype=subtype,
-            clip="clamp" if clip == "clamp" else "none",
-            num_samples=recording.num_samples,
-        )
-        writers = [stack.enter_context(make(path)) for path in paths]
-        scratches = [
-            stack.enter_context(_Scratch(path, recording.num_channels))
-            for path in paths
-            if clip == "rescale"
-        ]
-        sinks: Sequence[AudioWriter | _Scratch] = scratches or writers
-        meter = _Meter(len(outputs), recording)
-        bits = audio_files.INTEGER_BITS.get(subtype, 0)
+    paths = (*outputs, *([residual] if residual else []))
+    check_paths(recording.path, paths)
+    format, subtype = audio_files.writable_format(recording, output_format, subtype)
+    if clip is None:
+        clip = "none" if subtype in audio_files.UNBOUNDED else "rescale"
+    bits = audio_files.INTEGER_BITS.get(subtype, 0)
+    meter = _Meter(len(outputs), recording.num_channels, recording.sample_rate_hz)
+    with _Outputs(paths, recording, format, subtype, clip) as files:
         for mixture_CS, estimate_NCS in _together(recording, stream):
             meter.add(mixture_CS, estimate_NCS)
             target_NCS = _stored(mixture_CS, estimate_NCS, bits, clamp=clip == "clamp")
             rest = [mixture_CS - target_NCS.sum(0)] if residual else []
-            for sink, audio_CS in zip(sinks, (*target_NCS, *rest), strict=True):
-                sink.write(audio_CS)
+            files.write([*target_NCS, *rest])
+            if observe:
+                observe(mixture_CS, target_NCS)
             if progress:
                 progress(mixture_CS.shape[1] / recording.sample_rate_hz)
-        factor = _copy(scratches, writers)
-        for writer in writers:
-            writer.close()
-    return meter.result(tuple(paths), format, subtype, factor)
+        factor = files.finish()
+    return meter.result(paths, format, subtype, factor)
 
 
-def _together(
-    recording: AudioReader, stream: SeparationStream
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Estimates as they become ready, each beside its mixture."""
+def check_paths(input: Path, paths: Sequence[Path]) -> None:
+    """Raise InputError if two outputs have the same name, or one is the input."""
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise InputError(f"{paths[0]}: two outputs have the same name")
+    for path in paths:
+        if path.exists() and input.exists() and path.samefile(input):
+            raise InputError(f"{path}: is the input; choose another output")
+
+
+def _together(recording: AudioReader, stream: Stream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Estimates as they become ready, each with its part of the mixture."""
     waiting_CS = np.zeros((recording.num_channels, 0), np.float32)
     block_samples = max(1, round(BLOCK_SECONDS * recording.sample_rate_hz))
     for block_CS in recording.blocks(block_samples):
@@ -112,10 +123,13 @@ def _together(
 def _stored(
     mixture_CS: np.ndarray, estimate_NCS: np.ndarray, bits: int, *, clamp: bool
 ) -> np.ndarray:
-    """Estimates rounded such that they and the residual add up to the mixture to the last bit.
+    """Round estimates so that they and the residual add up to the mixture to the last bit.
 
-    On the grid of the file's integers, or on the mixture's own where 24 bits hold it. A mixture of
-    finer floating-point numbers is met wherever float32 can.
+    Sums and differences of floating-point numbers are exact only if all of them are multiples of
+    one step that 24 bits can count. So estimates are rounded to the step of the file's integers, or
+    to 2^-23 if the mixture is on that grid itself. For a mixture with finer numbers, one estimate
+    is moved by at most the last bit of the residual; with several, the sum is right to the last bit
+    of the largest.
     """
     grid = 2.0 ** (bits - 1) if bits else _FINE_GRID
     if clamp:
@@ -127,28 +141,82 @@ def _stored(
     return estimate_NCS
 
 
-def _check_paths(input: Path, paths: Sequence[Path]) -> None:
-    if len({os.path.realpath(path) for path in paths}) < len(paths):
-        raise InputError(f"{paths[0]}: two outputs have the same name")
-    for path in paths:
-        if path.exists() and input.exists() and path.samefile(input):
-            raise InputError(f"{path}: is the input; choose another output")
+class _Outputs:
+    """Files that are written together and appear when the block ends, all or none.
+
+    With `clip="rescale"` the gain is known at the end only, so samples are kept in temporary files
+    until then.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], recording: AudioReader, format: str, subtype: str, clip: Clip
+    ) -> None:
+        self._paths, self._recording = paths, recording
+        self._options = {"format": format, "subtype": subtype}
+        self._clip = clip
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "_Outputs":
+        with self._stack:  # closes what was opened if a later file cannot be
+            self._writers = [self._stack.enter_context(self._writer(path)) for path in self._paths]
+            channels = self._recording.num_channels
+            self._scratches = [
+                self._stack.enter_context(_Scratch(path, channels))
+                for path in (self._paths if self._clip == "rescale" else ())
+            ]
+            self._stack = self._stack.pop_all()
+        return self
+
+    def write(self, signals: Sequence[np.ndarray]) -> None:
+        """Append a block `(C, S)` to each file."""
+        sinks: Sequence[AudioWriter | _Scratch] = self._scratches or self._writers
+        for sink, audio_CS in zip(sinks, signals, strict=True):
+            sink.write(audio_CS)
+
+    def finish(self) -> float:
+        """Finish all files; return their gain, which brings the highest peak above 1 down to 1."""
+        factor = 1 / max([1.0, *(scratch.peak for scratch in self._scratches)])
+        for scratch, writer in zip(self._scratches, self._writers, strict=False):
+            for audio_CS in scratch.blocks(1 << 16):
+                # The product may be rounded to slightly above 1.
+                writer.write(np.clip(audio_CS * np.float32(factor), -1, 1))
+        for writer in self._writers:
+            writer.close()
+        return factor
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def _writer(self, path: Path) -> AudioWriter:
+        return AudioWriter(
+            path,
+            self._recording.sample_rate_hz,
+            self._recording.num_channels,
+            clip="clamp" if self._clip == "clamp" else "none",
+            num_samples=self._recording.num_samples,
+            **self._options,
+        )
 
 
 class _Scratch:
-    """Samples kept beside an output until the factor is known; the file has no name."""
+    """Samples in a temporary file without a name, beside the output that they belong to."""
 
     def __init__(self, path: Path, num_channels: int) -> None:
         self.peak = 0.0
-        self._channels = num_channels
-        self._file: IO[bytes] = tempfile.TemporaryFile(dir=path.absolute().parent)  # noqa: SIM115
+        self._path, self._channels = path, num_channels
+        # Unbuffered: a full disk is reported by `write`, and `close` has nothing left to write.
+        self._file: IO[bytes] = tempfile.TemporaryFile(  # noqa: SIM115
+            dir=path.absolute().parent, buffering=0
+        )
 
     def write(self, audio_CS: np.ndarray) -> None:
         self.peak = max(self.peak, float(np.abs(audio_CS).max(initial=0)))
+        content = audio_CS.T.astype(np.float32).tobytes()
         try:
-            self._file.write(np.ascontiguousarray(audio_CS.T, np.float32).tobytes())
+            while content:
+                content = content[self._file.write(content) :]
         except OSError as error:
-            raise InputError(f"a temporary file cannot be written ({error.strerror})") from error
+            raise cannot_write(self._path, error) from error
 
     def blocks(self, num_samples: int) -> Iterator[np.ndarray]:
         self._file.seek(0)
@@ -162,33 +230,25 @@ class _Scratch:
         self._file.close()
 
 
-def _copy(scratches: Sequence[_Scratch], writers: Sequence[AudioWriter]) -> float:
-    """Writes all with one factor, which brings the highest peak down to 1 where it is above."""
-    factor = 1 / max([1.0, *(scratch.peak for scratch in scratches)])
-    for scratch, writer in zip(scratches, writers, strict=False):
-        for audio_CS in scratch.blocks(1 << 16):
-            # The product may round to a little above.
-            writer.write(np.clip(audio_CS * np.float32(factor), -1, 1))
-    return factor
+# ---------------------------------------------------------------------- energies
 
 
 class _Meter:
     """Energies of the mixture and of each estimate, hop by hop."""
 
-    def __init__(self, queries: int, recording: AudioReader) -> None:
-        self._rate_hz, self._channels = recording.sample_rate_hz, recording.num_channels
-        self._hop = max(1, round(ACTIVITY_HOP_SECONDS * self._rate_hz))
-        self._energy_RT = np.zeros((1 + queries, -(-recording.num_samples // self._hop)))
+    def __init__(self, num_queries: int, num_channels: int, sample_rate_hz: int) -> None:
+        self._rate_hz, self._channels = sample_rate_hz, num_channels
+        self._hop = max(1, round(ACTIVITY_HOP_SECONDS * sample_rate_hz))
+        self._energy_RT = np.zeros((1 + num_queries, 0))
         self._count = 0
 
     def add(self, mixture_CS: np.ndarray, estimate_NCS: np.ndarray) -> None:
-        num_samples = mixture_CS.shape[1]
-        hop_S = (self._count + np.arange(num_samples)) // self._hop
-        self._count += num_samples
-        missing = -(-self._count // self._hop) - self._energy_RT.shape[1]
-        if missing > 0:  # the header promised fewer
-            self._energy_RT = np.pad(self._energy_RT, ((0, 0), (0, missing)))
-        hops = self._energy_RT.shape[1]
+        """Add the next block; the first row is the mixture's."""
+        hop_S = (self._count + np.arange(mixture_CS.shape[1])) // self._hop
+        self._count += mixture_CS.shape[1]
+        hops = -(-self._count // self._hop)
+        missing = hops - self._energy_RT.shape[1]
+        self._energy_RT = np.pad(self._energy_RT, ((0, 0), (0, missing)))
         for row, audio_CS in enumerate((mixture_CS, *estimate_NCS)):
             square_S = (audio_CS.astype(np.float64) ** 2).sum(0)
             self._energy_RT[row] += np.bincount(hop_S, square_S, hops)
@@ -197,9 +257,11 @@ class _Meter:
         self, paths: tuple[Path, ...], format: str, subtype: str, factor: float
     ) -> SeparatedFile:
         samples_T = np.full(self._energy_RT.shape[1], self._hop)
-        samples_T[-1] = self._count - self._hop * (len(samples_T) - 1)
+        samples_T[-1:] = self._count - self._hop * (len(samples_T) - 1)
         mean_RT = self._energy_RT / (samples_T * self._channels)
+        mixture_T, estimate_NT = mean_RT[0], mean_RT[1:]
         total_R = self._energy_RT.sum(1)
+        hop_seconds, seconds = self._hop / self._rate_hz, self._count / self._rate_hz
         return SeparatedFile(
             paths=paths,
             format=format,
@@ -207,9 +269,55 @@ class _Meter:
             sample_rate_hz=self._rate_hz,
             num_samples=self._count,
             num_channels=self._channels,
-            share_N=total_R[1:] / total_R[0] if total_R[0] else total_R[1:] * 0,
-            activity_hop_seconds=self._hop / self._rate_hz,
-            activity_NT=mean_RT[1:],
-            mixture_activity_T=mean_RT[0],
             factor=factor,
+            share_N=total_R[1:] / total_R[0] if total_R[0] else total_R[1:] * 0,
+            presence_N=np.array([presence(row_T, mixture_T) for row_T in estimate_NT]),
+            spans=tuple(spans(row_T, mixture_T, hop_seconds, seconds) for row_T in estimate_NT),
+            activity_hop_seconds=hop_seconds,
+            activity_NT=estimate_NT,
+            mixture_activity_T=mixture_T,
         )
+
+
+def presence(estimate_T: np.ndarray, mixture_T: np.ndarray) -> float:
+    """Share of the mixture's power that an estimate has where it sounds, 0 (absent) to 1.
+
+    This is the mean of the share over time, weighted with the estimate's own power: a short bark
+    that has all of the power while it lasts scores 1 in an hour of anything else.
+
+    Args:
+        estimate_T, mixture_T: mean squares of each tenth of a second.
+    """
+    total = float(estimate_T.sum())
+    if total <= SILENT_POWER * len(estimate_T):
+        return 0.0
+    return float((estimate_T * _share(estimate_T, mixture_T)).sum() / total)
+
+
+def spans(
+    estimate_T: np.ndarray, mixture_T: np.ndarray, hop_seconds: float, seconds: float
+) -> list[Span]:
+    """(start, end) in seconds of when the sound is active, in order; no two touch.
+
+    A span needs a hop in which the estimate has `SHARE_ON` of the mixture's power. It extends to
+    either side as long as the share is above `SHARE_OFF`, within `RANGE_DB` of the loudest hop.
+    """
+    loudest = float(estimate_T.max(initial=0))
+    loud_T = estimate_T > max(SILENT_POWER, loudest * 10 ** (-RANGE_DB / 10))
+    share_T = _share(estimate_T, mixture_T)
+    stays_T, starts_T = loud_T & (share_T >= SHARE_OFF), loud_T & (share_T >= SHARE_ON)
+    edges = np.flatnonzero(np.diff(stays_T.astype(int), prepend=0, append=0))
+    found: list[Span] = []
+    for first, last in zip(edges[::2], edges[1::2], strict=True):
+        if not starts_T[first:last].any():
+            continue
+        start, end = first * hop_seconds, min(last * hop_seconds, seconds)
+        if found and start - found[-1][1] < LARGEST_GAP_SECONDS:
+            start = found.pop()[0]
+        found.append((round(float(start), 3), round(float(end), 3)))
+    return found
+
+
+def _share(estimate_T: np.ndarray, mixture_T: np.ndarray) -> np.ndarray:
+    """0 to 1, also where rounding or phase makes an estimate louder than the mixture."""
+    return np.minimum(estimate_T / np.maximum(mixture_T, SILENT_POWER), 1)

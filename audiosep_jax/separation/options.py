@@ -30,14 +30,11 @@ FORMATS = ("wav", "flac", "ogg", "mp3", "aiff", "caf", "w64", "rf64", "au")
 SUBTYPES = tuple(
     "FLOAT DOUBLE PCM_U8 PCM_S8 PCM_16 PCM_24 PCM_32 VORBIS OPUS MPEG_LAYER_III".split()  # noqa: SIM905
 )
-MAX_ITERATIONS = 10
 
 
 def check_options(arguments: argparse.Namespace) -> None:
     """InputError for what is wrong by itself; makes and loads nothing."""
     output, checkpoint = arguments.output, arguments.checkpoint
-    if not 1 <= arguments.iterations <= MAX_ITERATIONS:
-        raise InputError(f"--iterations {arguments.iterations}: must lie in 1..{MAX_ITERATIONS}")
     if arguments.tile_seconds is not None and not 0 < arguments.tile_seconds < math.inf:
         raise InputError(f"--tile_seconds {arguments.tile_seconds}: must be positive")
     if not os.path.exists(checkpoint) and not _may_be_on_a_hub(checkpoint):
@@ -159,13 +156,6 @@ def _add_queries(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SENTENCE",
         help="what must not be in the results: it is separated too and masked out of them",
-    )
-    group.add_argument(
-        "--iterations",
-        type=int,
-        default=1,
-        metavar="N",
-        help="separate each estimate again, N - 1 times; purer and thinner (default: 1)",
     )
 
 

@@ -1,5 +1,6 @@
 """A trained separator: loaded once, it takes any number of recordings and sentences."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -8,7 +9,7 @@ import numbers
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jax
 import numpy as np
@@ -19,14 +20,14 @@ from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import TextConfig, TextEncoder, embed_queries
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.resunet import ModelConfig
-from audiosep_jax.separation.files import Clip, SeparatedFile, separate_recording
+from audiosep_jax.separation.files import Clip, Observer, SeparatedFile, write_estimates
 from audiosep_jax.separation.stream import (
     AboveNyquist,
     SeparationStream,
     Stereo,
-    frames_that_fit,
-    queries_at_once,
-    tile_frames_of,
+    Stream,
+    Without,
+    tiling_for,
 )
 from audiosep_jax.training import trained
 from audiosep_jax.training.model_card import model_card
@@ -226,10 +227,11 @@ class Separator:
 
     def separate_file(
         self,
-        input: str | Path,
+        input: str | Path | AudioReader,
         outputs: Sequence[str | Path],
         condition_NE: np.ndarray,
         *,
+        unwanted_ME: np.ndarray | None = None,
         residual: str | Path | None = None,
         stereo: Stereo = "mid",
         above_nyquist: AboveNyquist = "keep",
@@ -238,47 +240,59 @@ class Separator:
         clip: Clip | None = None,
         tile_seconds: float | None = None,
         progress: Callable[[float], None] | None = None,
+        observe: Observer | None = None,
     ) -> SeparatedFile:
-        """Separates a file of any length into one file for each condition, in bounded memory.
+        """Separate a recording of any length into a file for each query, in bounded memory.
 
         Args:
-            input: what libsndfile reads, or ffmpeg where it is installed.
-            outputs: a path for each row of `condition_NE`; all appear at the end, or none.
-            residual: where to write the mixture minus all the estimates.
-            stereo: `mid` computes one mask from the mean of the channels, which keeps the image;
-                `channels` separates each by itself, at as many times the cost.
-            above_nyquist: of what lies above the model's band, `keep` the share that the mask
-                leaves in the topmost bins, or `drop` it.
-            output_format: as libsndfile calls it, such as `FLAC`; the input's where None, or WAV
-                where that cannot be written. `subtype`, such as `PCM_16`, likewise.
-            clip: what is beyond -1..1: `clamp` limits it, `rescale` multiplies all files with one
-                factor, `none` writes it to files that hold it (of floating-point numbers, Vorbis,
-                Opus, MP3) and refuses it to others. None is `none` for those and else `rescale`.
-            tile_seconds: how much is computed at once: more is faster and takes more memory. By
-                the memory that is free where None.
-            progress: called with the seconds of audio that were finished since its last call.
+            input: path of a file that libsndfile reads (or ffmpeg, if installed), or a reader that
+                has just opened it and remains open.
+            outputs: a path for each row of `condition_NE`. All files appear at the end, or none.
+            unwanted_ME: embeddings of sounds that are masked out of the estimates; see `stream`.
+            residual: path for the mixture minus all estimates.
+            stereo: as in `stream`, and so is `above_nyquist`.
+            output_format: libsndfile's name, such as `FLAC`. The default is the input's format, or
+                WAV if that cannot be written.
+            subtype: libsndfile's name, such as `PCM_16`; the default is the input's.
+            clip: for samples beyond -1..1. `clamp` limits them; `rescale` multiplies all files by
+                one factor; `none` writes them as they are, and refuses if the subtype cannot hold
+                them. The default is `none` for subtypes that can (floating point, Vorbis, Opus,
+                MP3), and `rescale` for the others.
+            tile_seconds: as in `stream`.
+            progress: called after each block with its seconds of audio.
+            observe: called after each block with its mixture `(C, S)` and estimates `(N, C, S)`,
+                as they are written but for the factor of `rescale`.
 
         Raises:
-            InputError: a file cannot be read or written, or an argument makes no sense.
+            InputError: a file cannot be read or written, or an argument is out of range.
         """
         if len(outputs) != len(condition_NE):
             raise InputError(f"{len(outputs)} outputs for {len(condition_NE)} conditions")
-
-        def start(recording: AudioReader) -> SeparationStream:
-            rate_hz, channels = recording.sample_rate_hz, recording.num_channels
-            options: dict[str, Any] = {"stereo": stereo, "above_nyquist": above_nyquist}
-            return self.stream(rate_hz, condition_NE, channels, tile_seconds, **options, live=False)
-
-        return separate_recording(
-            start,
-            Path(input),
-            [Path(path) for path in outputs],
-            residual=None if residual is None else Path(residual),
-            output_format=output_format,
-            subtype=subtype,
-            clip=clip,
-            progress=progress,
-        )
+        with contextlib.ExitStack() as stack:
+            recording = input if isinstance(input, AudioReader) else AudioReader(input)
+            if recording is not input:
+                stack.enter_context(recording)
+            stream = self.stream(
+                recording.sample_rate_hz,
+                condition_NE,
+                recording.num_channels,
+                tile_seconds,
+                unwanted_ME=unwanted_ME,
+                stereo=stereo,
+                above_nyquist=above_nyquist,
+                live=False,
+            )
+            return write_estimates(
+                recording,
+                stream,
+                [Path(path) for path in outputs],
+                None if residual is None else Path(residual),
+                output_format=output_format,
+                subtype=subtype,
+                clip=clip,
+                progress=progress,
+                observe=observe,
+            )
 
     def stream(
         self,
@@ -287,45 +301,51 @@ class Separator:
         num_channels: int = 1,
         tile_seconds: float | None = None,
         *,
+        unwanted_ME: np.ndarray | None = None,
         stereo: Stereo = "mid",
         above_nyquist: AboveNyquist = "keep",
         live: bool = True,
-    ) -> SeparationStream:
-        """For sound that is still coming: `.feed(audio_CS)` gives what is ready, `.finish()` the
-        rest, in all the length of what was fed; nothing comes later than `.latency_seconds`.
+    ) -> Stream:
+        """Make a stream for sound that arrives in blocks: `.feed(block_CS)`, then `.finish()`.
 
         Args:
-            tile_seconds: how much is computed at once; less is sooner and costs more.
-            live: if not, a short recording waits for its end and one pass, which is faster.
+            condition_NE: embeddings of the queries, one row each.
+            tile_seconds: seconds of audio that are computed at once. Shorter tiles have less
+                latency and cost more. The default depends on the free memory.
+            unwanted_ME: embeddings of sounds to remove. They are separated as well, and every bin
+                of an estimate's spectrum is multiplied by |wanted| / (|wanted| + |unwanted|).
+            stereo: `mid` computes one mask from the mean of the channels, which keeps the stereo
+                image; `channels` separates each channel by itself, at as many times the cost.
+            above_nyquist: what happens to frequencies above the model's band. `keep` gives them the
+                gain that the mask has in its topmost bins, `drop` removes them.
+            live: if False, a short recording is computed in one pass at its end, which is faster.
+
+        Raises:
+            InputError: an argument is out of range.
         """
-        condition_NE = _checked_conditions(condition_NE, self.model.condition_features)
-        whole = {"sample_rate_hz": sample_rate_hz, "num_channels": num_channels}
-        for name, value in whole.items():
-            if not isinstance(value, numbers.Integral) or value < 1:
-                raise InputError(f"{name}={value!r} must be a positive whole number")
-        if stereo not in ("mid", "channels"):
-            raise InputError(f"stereo={stereo!r} must be mid or channels")
-        if above_nyquist not in ("keep", "drop"):
-            raise InputError(f"above_nyquist={above_nyquist!r} must be keep or drop")
-        if tile_seconds is not None and not 0 < tile_seconds < math.inf:
-            raise InputError(f"tile_seconds={tile_seconds!r} must be positive and finite")
+        features = self.model.condition_features
+        condition_NE = _checked_conditions(condition_NE, features)
+        if unwanted_ME is None:
+            unwanted_ME = condition_NE[:0]
+        _check_stream(sample_rate_hz, num_channels, tile_seconds, stereo, above_nyquist)
+        everything_NE = condition_NE
+        if len(unwanted_ME):
+            unwanted_ME = _checked_conditions(unwanted_ME, features)
+            everything_NE = np.concatenate([condition_NE, unwanted_ME])
         masks = 1 if stereo == "mid" else num_channels
-        tile_frames, whole_frames = frames_that_fit(self.model, masks)
-        if tile_seconds is not None:
-            tile_frames = tile_frames_of(self.model, tile_seconds)
-            whole_frames = 2 * tile_frames
-        return SeparationStream(
+        stream = SeparationStream(
             self.model,
             self.variables,
-            condition_NE,
+            everything_NE,
+            tiling_for(self.model, masks, tile_seconds, live=live),
             sample_rate_hz=int(sample_rate_hz),
             num_channels=num_channels,
             stereo=stereo,
             above_nyquist=above_nyquist,
-            tile_frames=tile_frames,
-            whole_frames=0 if live else whole_frames,
-            group=queries_at_once(self.model, masks, tile_frames),
         )
+        if not len(unwanted_ME):
+            return stream
+        return Without(stream, len(condition_NE), int(sample_rate_hz))
 
 
 class _Deferred:
@@ -391,3 +411,21 @@ def _checked_conditions(condition_NE: np.ndarray, features: int) -> np.ndarray:
     if not np.isfinite(condition_NE).all():
         raise InputError("conditions contain NaN or infinite numbers")
     return condition_NE
+
+
+def _check_stream(
+    sample_rate_hz: int,
+    num_channels: int,
+    tile_seconds: float | None,
+    stereo: str,
+    above_nyquist: str,
+) -> None:
+    for name, value in (("sample_rate_hz", sample_rate_hz), ("num_channels", num_channels)):
+        if not isinstance(value, numbers.Integral) or value < 1:
+            raise InputError(f"{name}={value!r} must be a positive whole number")
+    if stereo not in get_args(Stereo):
+        raise InputError(f"stereo={stereo!r} must be mid or channels")
+    if above_nyquist not in get_args(AboveNyquist):
+        raise InputError(f"above_nyquist={above_nyquist!r} must be keep or drop")
+    if tile_seconds is not None and not 0 < tile_seconds < math.inf:
+        raise InputError(f"tile_seconds={tile_seconds!r} must be positive and finite")

@@ -1,30 +1,70 @@
-"""A recording of any rate in, estimates of its rate out, block by block."""
+"""Streams: blocks of a recording of any sample rate in, estimates of the same rate out."""
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
+import psutil
 
 from audiosep_jax.audio.resampling import Resampler, waiting_seconds
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.stft import hann_window
 from audiosep_jax.model.streaming import TileStream, latency_samples, tile_bytes
 
 Stereo = Literal["mid", "channels"]
 AboveNyquist = Literal["keep", "drop"]
-FEED_SECONDS = 1.0  # a long array goes through the resamplers in pieces of this
+FEED_SECONDS = 1.0  # longer arrays are resampled in pieces of this length
 MAX_TILE_SECONDS = 30.0
-CPU_TILE_BYTES = 480_000_000  # leaves a command with the published network below 1.5 GB
-MEMORY_SHARE = 0.25  # of what is free, for a tile
+CPU_TILE_BYTES = 480_000_000  # keeps a process with the published network below 1.5 GB
+MEMORY_SHARE = 0.25  # share of the free memory that one tile may take
+MASK_SECONDS = 0.064  # window of the mask that removes unwanted sounds
+_SILENT = 1e-12  # smallest divisor of the mask: where nothing is heard, nothing is divided by zero
+
+
+class Stream(Protocol):
+    """Blocks `(C, S)` of a recording in, estimates `(N, C, S)` out.
+
+    `feed` returns the estimates that are ready, which continue those returned before; `finish`
+    returns the rest. Together they have as many samples as were fed, and no estimate comes later
+    than `latency_seconds` after its sample, plus the time of computing a tile. A stream serves one
+    recording and one thread.
+    """
+
+    @property
+    def latency_seconds(self) -> float: ...
+
+    def feed(self, audio_CS: np.ndarray) -> np.ndarray: ...
+
+    def finish(self) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How much of a recording the network computes at once.
+
+    tile_frames: STFT frames of a tile.
+    whole_frames: recordings of at most as many frames are computed in one pass at their end.
+    group: number of queries in a batch.
+    """
+
+    tile_frames: int
+    whole_frames: int
+    group: int
 
 
 class SeparationStream:
-    """Feed blocks, get blocks; `Separator.stream` makes one. For one recording and one thread.
+    """The `Stream` of a network: resampling, tiles, and the band above the network's.
 
-    latency_seconds: the most that comes in before the estimate of a moment goes out, to which the
-        time for computing a tile comes.
+    Args:
+        condition_NE: one row for each estimate.
+        stereo: `mid` applies one mask, of the mean of the channels, to all channels; `channels`
+            computes a mask for each.
+        above_nyquist: `keep` adds what lies above the network's band, with the gain that the mask
+            has in its topmost bins; `drop` leaves it out.
     """
 
     def __init__(
@@ -32,18 +72,15 @@ class SeparationStream:
         config: ModelConfig,
         variables: Any,
         condition_NE: np.ndarray,
+        tiling: Tiling,
         *,
         sample_rate_hz: int,
         num_channels: int,
         stereo: Stereo,
         above_nyquist: AboveNyquist,
-        tile_frames: int,
-        whole_frames: int,
-        group: int,
     ) -> None:
         queries, model_hz = len(condition_NE), config.sample_rate_hz
-        self._rate_hz, self._config = sample_rate_hz, config
-        self._tile_frames, self._whole_frames = tile_frames, whole_frames
+        self._rate_hz, self._config, self._tiling = sample_rate_hz, config, tiling
         self._shape = (queries, num_channels)
         self._down = Resampler(sample_rate_hz, model_hz, num_channels)
         self._up = Resampler(model_hz, sample_rate_hz, queries * num_channels)
@@ -53,76 +90,74 @@ class SeparationStream:
             condition_NE,
             channels=num_channels,
             masks=1 if stereo == "mid" else num_channels,
-            tile_frames=tile_frames,
-            whole_frames=whole_frames,
-            group=group,
+            **dataclasses.asdict(tiling),
         )
         self._above = None
         if above_nyquist == "keep" and sample_rate_hz > model_hz:
             self._above = _BandAbove(config, sample_rate_hz, num_channels)
-        self._taken = self._given = 0
+        self._num_fed = self._num_returned = 0
 
     @property
     def latency_seconds(self) -> float:
-        """The longest that a sample waits for its estimate, in seconds of the recording."""
+        """The longest time between a sample and its estimate, in seconds of the recording."""
         rate_hz, model_hz = self._rate_hz, self._config.sample_rate_hz
-        frames = max(self._tile_frames, self._whole_frames + self._tile_frames)
-        network = latency_samples(self._config, frames) / model_hz
+        tile, whole = self._tiling.tile_frames, self._tiling.whole_frames
+        network = latency_samples(self._config, max(tile, whole + tile)) / model_hz
         return network + waiting_seconds(rate_hz, model_hz) + waiting_seconds(model_hz, rate_hz)
 
     def feed(self, audio_CS: np.ndarray) -> np.ndarray:
-        """`(N, C, S)` estimates that are ready, which follow on those given before.
+        """Take the next block; return `(N, C, S)` estimates that are ready.
 
-        InputError where the block is not `(channels, S)` of finite floating-point samples.
+        Raises:
+            InputError: the block is not `(channels, S)` of finite floating-point samples.
         """
         audio_CS = _checked_block(audio_CS, self._shape[1])
         step = max(1, round(FEED_SECONDS * self._rate_hz))
-        ready = [self._nothing()]
+        ready = [np.zeros((*self._shape, 0), np.float32)]
         for start in range(0, audio_CS.shape[1], step):
             block_CS = np.ascontiguousarray(audio_CS[:, start : start + step], np.float32)
-            self._taken += block_CS.shape[1]
+            self._num_fed += block_CS.shape[1]
             at_model_CS = self._down.feed(block_CS)
             if self._above:
                 self._above.feed(block_CS, at_model_CS)
-            ready.append(self._back(*self._tiles.feed(at_model_CS)))
+            ready.append(self._at_rate(*self._tiles.feed(at_model_CS)))
         return np.concatenate(ready, axis=-1)
 
     def finish(self) -> np.ndarray:
-        """The rest; in all as many samples as were fed."""
+        """Return the rest of the estimates."""
         at_model_CS = self._down.finish()
         if self._above:
             self._above.feed(np.zeros((self._shape[1], 0), np.float32), at_model_CS)
             self._above.finish()
-        first = self._back(*self._tiles.feed(at_model_CS))
-        second = self._back(*self._tiles.finish())
-        return np.concatenate([first, second, self._from_up(self._up.finish())], axis=-1)
+        first = self._at_rate(*self._tiles.feed(at_model_CS))
+        second = self._at_rate(*self._tiles.finish())
+        return np.concatenate([first, second, self._counted(self._up.finish())], axis=-1)
 
-    def _back(self, estimate_NCS: np.ndarray, gain_NMT: np.ndarray) -> np.ndarray:
-        """At the recording's rate."""
+    def _at_rate(self, estimate_NCS: np.ndarray, gain_NMT: np.ndarray) -> np.ndarray:
+        """Convert estimates of the network to the recording's rate."""
         if self._above:
-            self._above.gains(gain_NMT)
+            self._above.add_gains(gain_NMT)
         flat = estimate_NCS.reshape(math.prod(self._shape), estimate_NCS.shape[-1])
-        return self._from_up(self._up.feed(np.ascontiguousarray(flat, np.float32)))
+        return self._counted(self._up.feed(np.ascontiguousarray(flat, np.float32)))
 
-    def _from_up(self, flat: np.ndarray) -> np.ndarray:
-        # Rounded up on either way: never shorter than the input, but perhaps longer.
-        flat = flat[:, : self._taken - self._given]
+    def _counted(self, flat: np.ndarray) -> np.ndarray:
+        """Estimates `(N, C, S)`, cut to the recording's length and with the band above."""
+        # Both resamplers round lengths up, so the result may be longer than the recording.
+        flat = flat[:, : self._num_fed - self._num_returned]
         estimate_NCS = flat.reshape(*self._shape, flat.shape[1])
-        self._given += estimate_NCS.shape[-1]
+        self._num_returned += estimate_NCS.shape[-1]
         if self._above:
             estimate_NCS = estimate_NCS + self._above.take(estimate_NCS.shape[-1])
         return estimate_NCS
 
-    def _nothing(self) -> np.ndarray:
-        return np.zeros((*self._shape, 0), np.float32)
-
 
 def _checked_block(audio_CS: np.ndarray, num_channels: int) -> np.ndarray:
     audio_CS = np.asarray(audio_CS)
-    if audio_CS.ndim != 2 or len(audio_CS) != num_channels:
-        raise InputError(f"a block of shape {audio_CS.shape} must be ({num_channels}, samples)")
-    if not np.issubdtype(audio_CS.dtype, np.floating):
-        dtype = audio_CS.dtype
+    shape, dtype = audio_CS.shape, audio_CS.dtype
+    if len(shape) != 2 or shape[0] != num_channels:
+        hint = "; transpose it" if len(shape) == 2 and shape[1] == num_channels else ""
+        raise InputError(f"a block of shape {shape} must be ({num_channels}, samples){hint}")
+    if not jax.numpy.issubdtype(dtype, np.floating):
         raise InputError(f"a block of type {dtype} must be floating point: scale it to -1..1 first")
     if not np.isfinite(audio_CS).all():
         raise InputError("a block contains NaN or infinite samples")
@@ -130,44 +165,48 @@ def _checked_block(audio_CS: np.ndarray, num_channels: int) -> np.ndarray:
 
 
 class _BandAbove:
-    """What of the mixture lies above the model's band, with the gain of the mask's topmost bins."""
+    """The part of a recording above the network's band, times the gain of the topmost bins.
+
+    The part is the recording minus what remains of it after conversion to the network's rate and
+    back. Gains come frame by frame and later than the samples, so both are kept until they meet.
+    """
 
     def __init__(self, config: ModelConfig, sample_rate_hz: int, num_channels: int) -> None:
-        self._hops_per_sample = config.sample_rate_hz / config.hop_samples / sample_rate_hz
+        self._frames_per_sample = config.sample_rate_hz / config.hop_samples / sample_rate_hz
         self._up = Resampler(config.sample_rate_hz, sample_rate_hz, num_channels)
-        self._mixture_CS = np.zeros((num_channels, 0), np.float32)  # from sample _at on
-        self._heard_CS = np.zeros((num_channels, 0), np.float32)  # the same without the band
+        self._mixture_CS = np.zeros((num_channels, 0), np.float32)  # from sample _first on
+        self._below_CS = np.zeros((num_channels, 0), np.float32)  # the same without the band
         self._gain_NMT: np.ndarray | None = None  # from frame _frame on
-        self._at = self._frame = 0
+        self._first = self._frame = 0
 
     def feed(self, mixture_CS: np.ndarray, at_model_CS: np.ndarray) -> None:
         self._mixture_CS = np.concatenate([self._mixture_CS, mixture_CS], axis=1)
-        self._heard_CS = np.concatenate([self._heard_CS, self._up.feed(at_model_CS)], axis=1)
+        self._below_CS = np.concatenate([self._below_CS, self._up.feed(at_model_CS)], axis=1)
 
     def finish(self) -> None:
-        self._heard_CS = np.concatenate([self._heard_CS, self._up.finish()], axis=1)
+        self._below_CS = np.concatenate([self._below_CS, self._up.finish()], axis=1)
 
-    def gains(self, gain_NMT: np.ndarray) -> None:
+    def add_gains(self, gain_NMT: np.ndarray) -> None:
         kept = [gain_NMT] if self._gain_NMT is None else [self._gain_NMT, gain_NMT]
         self._gain_NMT = np.concatenate(kept, axis=-1)
 
     def take(self, num_samples: int) -> np.ndarray:
-        """`(N, C, S)` of the next samples."""
-        above_CS = self._mixture_CS[:, :num_samples] - self._heard_CS[:, :num_samples]
-        self._mixture_CS = self._mixture_CS[:, num_samples:]
-        self._heard_CS = self._heard_CS[:, num_samples:]
+        """Return the next samples, `(N, C, S)`."""
         assert self._gain_NMT is not None
-        frame_S = (self._at + np.arange(num_samples)) * self._hops_per_sample - self._frame
+        above_CS = self._mixture_CS[:, :num_samples] - self._below_CS[:, :num_samples]
+        self._mixture_CS = self._mixture_CS[:, num_samples:]
+        self._below_CS = self._below_CS[:, num_samples:]
+        frame_S = (self._first + np.arange(num_samples)) * self._frames_per_sample - self._frame
         gain_NMS = _interpolated(self._gain_NMT, frame_S)
-        self._at += num_samples
-        passed = int(self._at * self._hops_per_sample) - self._frame
+        self._first += num_samples
+        passed = int(self._first * self._frames_per_sample) - self._frame
         self._gain_NMT = self._gain_NMT[..., passed:]
         self._frame += passed
         return gain_NMS * above_CS
 
 
 def _interpolated(gain_NMT: np.ndarray, frame_S: np.ndarray) -> np.ndarray:
-    """Gains between frames, by a straight line; behind the last frame its own."""
+    """Gains at fractions of frames, linearly; behind the last frame, the gain of the last."""
     if len(frame_S) == 0:
         return gain_NMT[..., :0]
     last = gain_NMT.shape[-1] - 1
@@ -177,47 +216,118 @@ def _interpolated(gain_NMT: np.ndarray, frame_S: np.ndarray) -> np.ndarray:
     return gain_NMT[..., left_S] * (1 - share_S) + gain_NMT[..., right_S] * share_S
 
 
-def tile_frames_of(config: ModelConfig, seconds: float) -> int:
-    """Frames of a tile of about so many seconds, on the network's grid."""
+# ---------------------------------------------------------------------- unwanted sounds
+
+
+def keep_wanted(wanted_NCTF: np.ndarray, unwanted_MCTF: np.ndarray) -> np.ndarray:
+    """Multiply every bin of the spectra with |wanted| / (|wanted| + sum of |unwanted|)."""
+    unwanted_CTF = np.abs(unwanted_MCTF).sum(axis=0)
+    wanted_magnitude = np.abs(wanted_NCTF)
+    return wanted_NCTF * (wanted_magnitude / np.maximum(wanted_magnitude + unwanted_CTF, _SILENT))
+
+
+class Without:
+    """The first `num_wanted` estimates of a stream, without what the others heard.
+
+    The short-time spectra of all estimates are compared bin by bin, in frames of 64 ms whose hop is
+    a quarter of that. This adds one frame of latency. Where the other estimates are silent, the
+    first ones are unchanged to rounding.
+    """
+
+    def __init__(self, stream: Stream, num_wanted: int, sample_rate_hz: int) -> None:
+        self._stream, self._wanted, self._rate_hz = stream, num_wanted, sample_rate_hz
+        self._hop = max(4, 2 ** round(np.log2(MASK_SECONDS * sample_rate_hz)) // 4)
+        self._window_W = hann_window(4 * self._hop).astype(np.float32)
+        self._held: np.ndarray | None = None  # samples that lie in frames still to come
+        self._sum = np.zeros(0, np.float32)  # overlap-add of the frames so far
+        self._num_fed = self._num_returned = 0
+
+    @property
+    def latency_seconds(self) -> float:
+        return self._stream.latency_seconds + 4 * self._hop / self._rate_hz
+
+    def feed(self, audio_CS: np.ndarray) -> np.ndarray:
+        return self._masked(self._stream.feed(audio_CS))
+
+    def finish(self) -> np.ndarray:
+        ready = self._masked(self._stream.finish())
+        assert self._held is not None
+        left = self._num_fed - self._num_returned
+        silence = np.zeros((*self._held.shape[:2], left + 4 * self._hop), np.float32)
+        rest = self._overlapped(silence)[..., max(0, -self._num_returned) : left]
+        return np.concatenate([ready, rest], axis=-1)
+
+    def _masked(self, estimate_NCS: np.ndarray) -> np.ndarray:
+        self._num_fed += estimate_NCS.shape[-1]
+        if self._held is None:  # silence in front puts every sample into four frames
+            queries, channels, _ = estimate_NCS.shape
+            self._held = np.zeros((queries, channels, 3 * self._hop), np.float32)
+            self._sum = np.zeros((self._wanted, channels, 4 * self._hop), np.float32)
+            self._num_returned = -3 * self._hop
+        audio_NCS = self._overlapped(estimate_NCS)
+        skip = max(0, min(-self._num_returned, audio_NCS.shape[-1]))
+        self._num_returned += audio_NCS.shape[-1]
+        return audio_NCS[..., skip:]
+
+    def _overlapped(self, estimate_NCS: np.ndarray) -> np.ndarray:
+        """Return the samples to which no later frame will add."""
+        hop, window = self._hop, 4 * self._hop
+        assert self._held is not None
+        held = np.concatenate([self._held, estimate_NCS], axis=-1)
+        num_frames = max(0, (held.shape[-1] - window) // hop + 1)
+        self._held = held[..., num_frames * hop :]
+        total = np.pad(self._sum, ((0, 0), (0, 0), (0, num_frames * hop)))
+        for start in range(0, num_frames * hop, hop):
+            spectrum = np.fft.rfft(held[..., start : start + window] * self._window_W)
+            kept = keep_wanted(spectrum[: self._wanted], spectrum[self._wanted :])
+            # Squared Hann windows a quarter apart add up to 3/2.
+            frame_NCW = np.fft.irfft(kept, window) * self._window_W / 1.5
+            total[..., start : start + window] += frame_NCW
+        self._sum = total[..., num_frames * hop :]
+        return total[..., : num_frames * hop].astype(np.float32)
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def tiling_for(
+    config: ModelConfig, masks: int, tile_seconds: float | None = None, *, live: bool
+) -> Tiling:
+    """Choose tiles of about `tile_seconds`, or the largest that the free memory allows.
+
+    Args:
+        masks: masks of one query that are computed at once, 1 or the number of channels.
+        live: never wait for the end of a short recording to compute it in one pass.
+    """
+    budget = _tile_budget_bytes() // masks
+    most, grid = _tile_frames(config, MAX_TILE_SECONDS), config.time_stride
+    if tile_seconds is None:
+        tile = _largest(grid, most, lambda x: tile_bytes(config, x) <= budget) or grid
+        # A single pass carries no state from tile to tile, so it may take twice the memory.
+        fits = _largest(grid, 2 * most, lambda x: tile_bytes(config, x, whole=True) <= 2 * budget)
+        whole = max(tile, fits)
+    else:
+        tile = _tile_frames(config, tile_seconds)
+        whole = 2 * tile
+    return Tiling(tile, 0 if live else whole, max(1, int(budget // tile_bytes(config, tile))))
+
+
+def _tile_frames(config: ModelConfig, seconds: float) -> int:
+    """STFT frames of about so many seconds, a multiple of the network's time stride."""
     frames = seconds * config.sample_rate_hz / config.hop_samples
     return max(1, round(frames / config.time_stride)) * config.time_stride
 
 
-def frames_that_fit(config: ModelConfig, masks: int) -> tuple[int, int]:
-    """Frames of a tile for one query, and of one pass, by the memory that is free."""
-    most = tile_frames_of(config, MAX_TILE_SECONDS)
-    grid, budget = config.time_stride, tile_budget_bytes() // masks
-    tile = max(grid, _most(grid, most, lambda x: tile_bytes(config, x) <= budget))
-    # One pass is not slowed down by what is carried: for it twice the memory is spent.
-    fits = _most(grid, 2 * most, lambda x: tile_bytes(config, x, whole=True) <= 2 * budget)
-    return tile, max(tile, fits)
-
-
-def _most(grid: int, most: int, fits: Callable[[int], bool]) -> int:
-    """The largest multiple of `grid`, up to `most`, that fits; 0 where none does."""
+def _largest(grid: int, most: int, fits: Callable[[int], bool]) -> int:
+    """The largest multiple of `grid` up to `most` that fits; 0 if none does."""
     return next((frames for frames in range(most, 0, -grid) if fits(frames)), 0)
 
 
-def queries_at_once(config: ModelConfig, masks: int, tile_frames: int) -> int:
-    """Of how many queries the tiles fit into memory together."""
-    return max(1, int(tile_budget_bytes() // (masks * tile_bytes(config, tile_frames))))
-
-
-def tile_budget_bytes() -> int:
-    """Memory for what is computed at once: a share of what is free, on a CPU not above a limit."""
+def _tile_budget_bytes() -> int:
+    """Memory that one tile may take."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        return min(CPU_TILE_BYTES, int(MEMORY_SHARE * _free_bytes()))
-    about = device.memory_stats() or {}
-    free = about.get("bytes_limit", 8 << 30) - about.get("bytes_in_use", 0)
+        return min(CPU_TILE_BYTES, int(MEMORY_SHARE * psutil.virtual_memory().available))
+    stats = device.memory_stats() or {}
+    free = stats.get("bytes_limit", 8 << 30) - stats.get("bytes_in_use", 0)
     return int(MEMORY_SHARE * free)
-
-
-def _free_bytes() -> int:
-    """Memory of the machine that can be had without swapping; 8 GB where it cannot be told."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = dict(line.split(":", 1) for line in file)
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 8 << 30

@@ -74,14 +74,14 @@ def test_devices_share_the_recordings_and_give_the_same(tmp_path, separator):
 
 def test_an_unforeseen_failure_is_one_recordings_own(tmp_path, separator, monkeypatch):
     recordings(tmp_path, ["a.wav", "b.wav"])
-    whole = batch.separate_recording
+    whole = Separator.separate_file
 
-    def failing(start, path, *arguments, **options):
-        if path.name == "a.wav":
+    def failing(self, recording, *arguments, **options):
+        if recording.path.name == "a.wav":
             raise MemoryError("out of\nmemory")
-        return whole(start, path, *arguments, **options)
+        return whole(self, recording, *arguments, **options)
 
-    monkeypatch.setattr(batch, "separate_recording", failing)
+    monkeypatch.setattr(Separator, "separate_file", failing)
     settings, condition_NE = batch.Settings(), separator.embed_text(["rain"])
     tasks = tasks_of(tmp_path, tmp_path / "out", settings, ["a.wav", "b.wav"], condition_NE)
     options = {"devices": jax.local_devices()[:1], "progress": lambda seconds: None}
@@ -106,7 +106,7 @@ def test_keys_tell_what_changes_a_result(tmp_path, separator):
     more = jax.tree.map(lambda x: x + 1, separator.variables)
     others = [
         key_of(task, weights=dataclasses.replace(separator, variables=more).fingerprint),
-        key_of(task, dataclasses.replace(settings, iterations=2)),
+        key_of(task, dataclasses.replace(settings, stereo="channels")),
         key_of(dataclasses.replace(task, condition_NE=-condition_NE)),
         key_of(dataclasses.replace(task, unwanted_ME=condition_NE)),
         key_of(dataclasses.replace(task, results=(tmp_path / "out" / "x" / "a - rain",))),
@@ -127,7 +127,7 @@ def test_results_of_one_name_are_refused(tmp_path):
 
 
 def test_the_picture_shows_the_residual_that_is_written(tmp_path, separator, monkeypatch):
-    """Also where all results had to be made quieter to fit into integers."""
+    """At the level of the recording, also if all files had to be made quieter."""
     audio_S = np.random.default_rng(0).standard_normal(8000)
     soundfile.write(tmp_path / "a.wav", 2 * audio_S, 8000, subtype="FLOAT")
     drawn = []
@@ -145,5 +145,6 @@ def test_the_picture_shows_the_residual_that_is_written(tmp_path, separator, mon
     panels = dict(drawn)
     assert list(panels) == ["mixture", "rain", "residual"]
     written = plots.LogSpectrogram(8000, 8000)
-    written.add(audio_files.read(tmp_path / "out" / "a - residual.wav")[0])
+    residual_CS, _ = audio_files.read(tmp_path / "out" / "a - residual.wav")
+    written.add(residual_CS / record["gain"])
     np.testing.assert_allclose(panels["residual"].levels_db(), written.levels_db(), atol=0.1)

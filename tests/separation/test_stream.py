@@ -1,11 +1,11 @@
-"""Refining streams: masks that change nothing where nothing is unwanted, in blocks as in one."""
+"""Streams without unwanted sounds: nothing changes where they are absent, in blocks as in one."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiosep_jax.separation.refining import Again, Without, keep_wanted, refined
+from audiosep_jax.separation.stream import Without, keep_wanted
 
 RATE_HZ = 1000  # windows of 64 samples, 16 apart
 
@@ -90,28 +90,3 @@ def test_blocks_give_what_the_whole_gives(num_samples, lengths, late):
     parts_NCS = through(Without(Scaled([1, 0.5, 0.3], late), 2, RATE_HZ), audio_CS, lengths)
     assert parts_NCS.shape == whole_NCS.shape == (2, 2, num_samples)
     np.testing.assert_allclose(parts_NCS, whole_NCS, atol=1e-6)
-
-
-def test_each_estimate_goes_through_its_own_query_again():
-    audio_CS = noise(100)
-    stream = Again(Scaled([2, 3], late=7), [Scaled([5], late=3), Scaled([7], late=3)])
-    np.testing.assert_allclose(
-        through(stream, audio_CS, [1, 9, 40]), [10 * audio_CS, 21 * audio_CS], rtol=1e-6
-    )
-
-
-def test_iterations_apply_to_the_wanted_queries_alone():
-    started = []
-
-    def start(condition_NE):
-        started.append(condition_NE.tolist())
-        return Scaled(condition_NE[:, 0])
-
-    audio_CS = noise(200)
-    options = {"sample_rate_hz": RATE_HZ}
-    conditions = np.array([[2.0], [3.0]]), np.array([[0.0]])
-    out_NCS = through(refined(start, *conditions, iterations=3, **options), audio_CS, [50])
-    np.testing.assert_allclose(out_NCS, [8 * audio_CS, 27 * audio_CS], rtol=1e-4, atol=1e-4)
-    assert started == [[[2.0], [3.0], [0.0]], [[2.0]], [[3.0]], [[2.0]], [[3.0]]]
-    plain = refined(start, conditions[0], np.zeros((0, 1)), iterations=1, **options)
-    np.testing.assert_array_equal(through(plain, audio_CS, []), [2 * audio_CS, 3 * audio_CS])
