@@ -201,11 +201,11 @@ def _print(content: Mapping[str, Any], output: Path) -> None:
 
 def _render(arguments: argparse.Namespace) -> None:
     from audiosep_jax.evaluation import mixtures
-    from audiosep_jax.model.resunet import ModelConfig
+    from audiosep_jax.model.resunet import ResUNetConfig
 
     protocol, items, rows = _listed(arguments)
     _check_files(items, arguments)
-    rate_hz = arguments.sample_rate_hz or protocol.sample_rate_hz or ModelConfig().sample_rate_hz
+    rate_hz = arguments.sample_rate_hz or protocol.sample_rate_hz or ResUNetConfig().sample_rate_hz
     mixtures.render(
         protocol,
         items,

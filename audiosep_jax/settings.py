@@ -56,8 +56,11 @@ def section(kind: type[T]) -> type[T]:
     return cast(type[T], checked)
 
 
-def parse(kind: type[T], values: Any, where: str = "") -> T:
+def parse(kind: type[T], values: Any, where: str = "", *, inside: str = "") -> T:
     """`kind` from nested mappings, lists taken for tuples and integers for floats.
+
+    Args:
+        inside: name of the section of the config that `kind` is, for messages.
 
     Raises:
         InputError: `where` (a file, or nothing), the dotted field, its value, and what it accepts.
@@ -66,7 +69,7 @@ def parse(kind: type[T], values: Any, where: str = "") -> T:
         # Strict JSON takes lists for tuples and objects for sections; strict Python does not.
         return pydantic.TypeAdapter(kind).validate_json(json.dumps(values))
     except pydantic.ValidationError as error:
-        message = _message(kind, error)
+        message = _message(kind, error, inside)
     except TypeError as error:
         message = f"a value is no number, text, list or mapping ({error})"
     raise InputError(f"{where}: {message}" if where else message)
@@ -122,13 +125,14 @@ def _unknown(kind: Any, parents: Sequence[Any], name: str) -> str:
     )
 
 
-def _message(kind: Any, error: pydantic.ValidationError) -> str:
+def _message(kind: Any, error: pydantic.ValidationError, inside: str = "") -> str:
     """One line on the first thing that is wrong: the dotted field, its value, what it accepts."""
     first = error.errors(include_url=False)[0]
-    where, cause = list(first["loc"]), first.get("ctx", {}).get("error")
+    outer, cause = [inside] if inside else [], first.get("ctx", {}).get("error")
+    where = [*outer, *first["loc"]]
     path = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in where).removeprefix(".")
     if first["type"] == "unexpected_keyword_argument":
-        for parent in where[:-1]:
+        for parent in where[len(outer) : -1]:
             kind = _types(kind)[str(parent)]
         return _unknown(kind, where[:-1], str(where[-1]))
     if isinstance(cause, InputError):  # from `__post_init__`

@@ -190,10 +190,10 @@ def write_small_network(folder: Path) -> None:
 
     from audiosep_jax.encoders import make_encoder
     from audiosep_jax.encoders.encoder import TextConfig
-    from audiosep_jax.model.resunet import ModelConfig
+    from audiosep_jax.model.resunet import ResUNetConfig
     from audiosep_jax.training import trained
 
-    model = ModelConfig(
+    model = ResUNetConfig(
         sample_rate_hz=RATE_HZ,
         window_samples=64,
         hop_samples=16,

@@ -27,7 +27,7 @@ from audiosep_jax.evaluation.baselines import body_of
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.rows import RowsFile, file_name
 from audiosep_jax.evaluation.runner import Estimator, RunConfig, score_items
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training.steps import parallel_eval_step, place_state, split_batch
 
@@ -133,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     use_compilation_cache()  # the same program three times
     checkpoint = arguments.checkpoint
-    separator = Separator.load(checkpoint) if checkpoint else random_separator(ModelConfig())
+    separator = Separator.load(checkpoint) if checkpoint else random_separator(ResUNetConfig())
     model = separator.model
     estimator = make_estimator(separator, arguments.baseline)
     num_samples = round(arguments.seconds * model.sample_rate_hz)

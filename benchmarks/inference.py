@@ -32,14 +32,14 @@ import numpy as np
 from networks import random_separator
 
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.model.audiosep import AudioSep, apply_mask, magnitude
+from audiosep_jax.model import make_model
+from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS, apply_mask, magnitude
 from audiosep_jax.model.resunet import (
-    NUM_MASK_CHANNELS,
     BatchNorm,
     DecoderBlock,
     EncoderBlock,
     FiLM,
-    ModelConfig,
+    ResUNetConfig,
 )
 from audiosep_jax.model.stft import istft, num_frames, stft
 from audiosep_jax.separation.separator import Separator
@@ -53,15 +53,15 @@ Part = tuple[Callable[..., Any], tuple[Any, ...]]  # a jitted function and its a
 # ---------------------------------------------------------------------- what is timed
 
 
-def whole_call(config: ModelConfig, variables: Any, num_samples: int) -> Part:
+def whole_call(config: ResUNetConfig, variables: Any, num_samples: int) -> Part:
     """Mixture to estimate, one clip."""
     audio_BS = jnp.asarray(_noise(1, num_samples))
     condition_BE = jnp.asarray(_noise(1, config.condition_features))
-    apply = jax.jit(functools.partial(AudioSep(config).apply, train=False))
+    apply = jax.jit(functools.partial(make_model(config).apply, train=False))
     return apply, (variables, audio_BS, condition_BE)
 
 
-def parts(config: ModelConfig, variables: Any, num_samples: int) -> dict[str, Part]:
+def parts(config: ResUNetConfig, variables: Any, num_samples: int) -> dict[str, Part]:
     """Every part of the call by itself, on arrays of the shapes that it meets there."""
     window, hop = config.window_samples, config.hop_samples
     frames = num_frames(num_samples, hop)
@@ -88,13 +88,13 @@ def matmul(size: int, dtype: str) -> Part:
     return jax.jit(jnp.matmul), (a, b)
 
 
-def _film(config: ModelConfig, variables: Any) -> Part:
+def _film(config: ResUNetConfig, variables: Any) -> Part:
     apply = jax.jit(FiLM(config).apply)
     params = {"params": variables["params"]["film"]}
     return apply, (params, jnp.asarray(_noise(1, config.condition_features)))
 
 
-def _pre_conv(config: ModelConfig, variables: Any, frames: int) -> Part:
+def _pre_conv(config: ResUNetConfig, variables: Any, frames: int) -> Part:
     """Normalises the magnitudes, pads their frames and makes the first channels."""
     norm = BatchNorm()
 
@@ -111,7 +111,7 @@ def _pre_conv(config: ModelConfig, variables: Any, frames: int) -> Part:
     return jax.jit(pre_conv), (_of(variables, "bn0"), conv, mag_BTF)
 
 
-def _after_conv(config: ModelConfig, variables: Any, num_samples: int) -> Part:
+def _after_conv(config: ResUNetConfig, variables: Any, num_samples: int) -> Part:
     *_, (_, frames, bins) = block_shapes(config, num_samples)
 
     def after_conv(conv: Any, x_BTFC: jax.Array) -> jax.Array:
@@ -121,7 +121,9 @@ def _after_conv(config: ModelConfig, variables: Any, num_samples: int) -> Part:
     return jax.jit(after_conv), (variables["params"]["base"]["after_conv"], x_BTFC)
 
 
-def _blocks(config: ModelConfig, variables: Any, num_samples: int, shifts: Any) -> dict[str, Part]:
+def _blocks(
+    config: ResUNetConfig, variables: Any, num_samples: int, shifts: Any
+) -> dict[str, Part]:
     dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
     found: dict[str, Part] = {}
     for block, frames, bins in block_shapes(config, num_samples):
@@ -164,7 +166,7 @@ def times_in_turns(work: dict[str, Part], repeats: int) -> dict[str, list[float]
     return seconds
 
 
-def report_rates(config: ModelConfig, variables: Any, seconds: list[float], repeats: int) -> None:
+def report_rates(config: ResUNetConfig, variables: Any, seconds: list[float], repeats: int) -> None:
     """GFLOP/s of the whole call and of the matmuls, best and median, and their ratio."""
     work = {f"matmul n={size}": matmul(size, config.dtype) for size in MATMUL_SIZES}
     gflop = {f"matmul n={size}": 2 * size**3 / 1e9 for size in MATMUL_SIZES}
@@ -189,7 +191,7 @@ def report_rates(config: ModelConfig, variables: Any, seconds: list[float], repe
         )
 
 
-def report_parts(config: ModelConfig, variables: Any, duration: float, repeats: int) -> None:
+def report_parts(config: ResUNetConfig, variables: Any, duration: float, repeats: int) -> None:
     """Share of the time and GFLOP/s of each part, and their sum beside the whole call."""
     num_samples = round(duration * config.sample_rate_hz)
     flop = network_flop(config, num_samples)
@@ -258,7 +260,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--checkpoint")
     arguments = parser.parse_args()
-    config = ModelConfig(dtype=arguments.dtype)
+    config = ResUNetConfig(dtype=arguments.dtype)
     if arguments.recordings:
         given = arguments.checkpoint
         separator = Separator.from_pretrained(given) if given else random_separator(config)

@@ -23,7 +23,7 @@ from networks import random_separator
 
 from audiosep_jax.audio.files import AudioWriter
 from audiosep_jax.compilation_cache import use_compilation_cache
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.separation.separator import Separator
 
 RATE_HZ = 44100
@@ -42,7 +42,7 @@ def separate(arguments: argparse.Namespace) -> None:
     """In a process of its own: prints its seconds and the most memory that it had."""
     use_compilation_cache()
     if arguments.published:
-        separator = random_separator(ModelConfig())
+        separator = random_separator(ResUNetConfig())
     else:
         separator = Separator.from_pretrained(arguments.checkpoint)
     features = separator.model.condition_features

@@ -5,7 +5,7 @@ import numpy as np
 
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.encoders.hashed import HashedEncoder
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training.trained import variable_shapes
 

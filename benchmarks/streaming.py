@@ -14,8 +14,8 @@ import numpy as np
 from absl import logging
 from networks import random_separator
 
-from audiosep_jax.model.audiosep import AudioSep
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model import make_model
+from audiosep_jax.model.resunet import ResUNetConfig
 
 
 def snr_db(reference_S: np.ndarray, estimate_S: np.ndarray) -> float:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     arguments = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
-    model = ModelConfig()
+    model = ResUNetConfig()
     separator, rng = random_separator(model), np.random.default_rng(1)
     num_samples = round(arguments.seconds * model.sample_rate_hz)
     audio_CS = 0.1 * rng.standard_normal((1, num_samples), np.float32)
@@ -38,7 +38,7 @@ def main() -> None:
     stream = separator.stream(model.sample_rate_hz, condition_NE, 1, 2.56)
     parts = [stream.feed(block_CS) for block_CS in np.array_split(audio_CS, 20, axis=1)]
     streamed_S = np.concatenate([*parts, stream.finish()], axis=-1)[0, 0]
-    whole = jax.jit(functools.partial(AudioSep(model).apply, train=False))
+    whole = jax.jit(functools.partial(make_model(model).apply, train=False))
     whole_S = np.asarray(whole(separator.variables, audio_CS, condition_NE))[0]
     share = np.sum(whole_S**2) / np.sum(audio_CS**2)
     print(f"{arguments.seconds:g} s, the estimate has {share:.3f} of the mixture's energy")

@@ -28,7 +28,7 @@ from inference import Part, matmul, times_in_turns
 
 from audiosep_jax.data.pipeline import train_batches
 from audiosep_jax.data.sources import build_source
-from audiosep_jax.model.resunet import DecoderBlock, EncoderBlock, FiLM, ModelConfig
+from audiosep_jax.model.resunet import DecoderBlock, EncoderBlock, FiLM
 from audiosep_jax.training.config import Config, from_mapping
 from audiosep_jax.training.roofline import (
     BlockCost,
@@ -154,7 +154,7 @@ def timed_steps(
 
 
 def block_seconds(
-    config: ModelConfig, variables: Any, batch_size: int, num_samples: int
+    config: Any, variables: Any, batch_size: int, num_samples: int
 ) -> dict[str, float]:
     """Median time of forward and backward of each block, one after another to spare memory."""
     condition_BE = jnp.asarray(noise(batch_size, config.condition_features) / 20)

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from golden_towers import GOLDEN, recipe, recipe_state
 
-from audiosep_jax.model.audiosep import AudioSep
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model import make_model
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.weights.names import BUFFERS, PREFIX, export_separator, import_separator
 
-TINY = ModelConfig(
+TINY = ResUNetConfig(
     sample_rate_hz=800,
     window_samples=32,
     hop_samples=8,
@@ -35,7 +35,7 @@ def variable_shapes(config):
     audio_BS = jnp.zeros((1, config.window_samples))
     condition_BE = jnp.zeros((1, config.condition_features))
     return jax.eval_shape(
-        lambda: AudioSep(config).init(jax.random.key(0), audio_BS, condition_BE, train=False)
+        lambda: make_model(config).init(jax.random.key(0), audio_BS, condition_BE, train=False)
     )
 
 
@@ -50,7 +50,7 @@ def published_listing():
 @functools.cache
 def published_variables():
     """The golden weights of ResUNet30, float32."""
-    return import_separator(recipe_state(published_listing()), variable_shapes(ModelConfig()))
+    return import_separator(recipe_state(published_listing()), variable_shapes(ResUNetConfig()))
 
 
 @functools.cache

@@ -15,8 +15,8 @@ import numpy as np
 from audiosep_jax.data.mixing import caption_key
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import Item
-from audiosep_jax.model.audiosep import AudioSep
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model import make_model
+from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import istft, stft
 
 BASELINES = ("mixture", "silence", "irm", "icm", "random_query")
@@ -30,7 +30,7 @@ Body = Callable[[Any, Mapping[str, jax.Array]], jax.Array]
 def body_of(baseline: str, model: ModelConfig) -> Body:
     """What makes the estimates: the network where the baseline is "" or `random_query`."""
     if baseline in ("", "random_query"):
-        network = AudioSep(model)
+        network = make_model(model)
 
         def separate(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
             mixture_BS, condition_BE = batch["mixture"], batch["condition"]

@@ -12,7 +12,8 @@ from audiosep_jax.evaluation.clap_scores import ClapScore
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.protocols import Protocol
 from audiosep_jax.evaluation.runner import Estimator, ScoreFunction
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.network import ModelConfig
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.separation.separator import Separator
 
 
@@ -32,7 +33,7 @@ def sample_rate_of(
     arguments: argparse.Namespace, protocol: Protocol, separator: Separator | None
 ) -> int:
     """Of scoring: as asked, the protocol's, or the model's."""
-    model_hz = (separator.model if separator else ModelConfig()).sample_rate_hz
+    model_hz = (separator.model if separator else ResUNetConfig()).sample_rate_hz
     return int(arguments.sample_rate_hz or protocol.sample_rate_hz or model_hz)
 
 
@@ -64,7 +65,7 @@ def estimator_of(
 def _published_model(sample_rate_hz: int) -> ModelConfig:
     """The published STFT at another rate: 2048 and 320 samples at 32 kHz, 1024 and 160 at 16."""
     window_samples = 2 ** round(math.log2(0.064 * sample_rate_hz))
-    return ModelConfig(
+    return ResUNetConfig(
         sample_rate_hz=sample_rate_hz,
         window_samples=window_samples,
         hop_samples=window_samples * 5 // 32,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import num_frames
 from audiosep_jax.model.streaming import bucket, separate_tile, spectrum_of
 

@@ -27,7 +27,7 @@ from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.mixtures import Mixture
 from audiosep_jax.evaluation.rows import Row, RowsFile
 from audiosep_jax.metrics import fitted, separation_scores
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.steps import parallel_eval_step, place_state, split_batch
 
 # Scores of one clip: reference_S, estimate_S, mixture_S, sample_rate_hz, query.

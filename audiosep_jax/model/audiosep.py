@@ -1,31 +1,33 @@
-"""Mixture and condition to waveform: the only place that knows about masks."""
+"""Mixture and condition to waveform. Masks are defined here and nowhere else."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from audiosep_jax.model.resunet import FiLM, ModelConfig, ResUNet
+from audiosep_jax.model.network import Network
 from audiosep_jax.model.stft import istft, stft
 
+NUM_MASK_CHANNELS = 3  # magnitude, and the real and imaginary part of the rotation
 POWER_FLOOR = 1e-10  # of the mixture's spectrum
 ROTATION_FLOOR = 1e-20  # squared length below which a rotation is no longer made a unit vector
 
 
 class AudioSep(nn.Module):
-    """Language-queried separator of one-channel recordings."""
+    """Language-queried separator of one-channel recordings: STFT, network, mask, inverse STFT.
 
-    config: ModelConfig
-    axis_name: str | None = None
+    Its variables are those of the network, without a prefix.
+    """
 
-    @nn.compact
+    network: Network
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.network)
+
     def __call__(self, mixture_BS: jax.Array, condition_BE: jax.Array, *, train: bool) -> jax.Array:
-        """Estimate `(B, S)` of what `condition_BE`, unit vectors, describes in the mixture."""
-        window, hop = self.config.window_samples, self.config.hop_samples
+        """Estimate the source `(B, S)` that `condition_BE`, unit vectors, describes."""
+        window, hop = self.network.config.window_samples, self.network.config.hop_samples
         spectrum_BTF = stft(mixture_BS, window, hop)
-        mag_BTF = magnitude(spectrum_BTF)
-        shifts = FiLM(self.config, name="film")(condition_BE)
-        base = ResUNet(self.config, self.axis_name, name="base")
-        mask_BTFC = base(mag_BTF, shifts, train=train)
+        mask_BTFC = self.network(magnitude(spectrum_BTF), condition_BE, train=train)
         return istft(apply_mask(spectrum_BTF, mask_BTFC), mixture_BS.shape[1], window, hop)
 
 
@@ -36,10 +38,10 @@ def magnitude(spectrum_BTF: jax.Array) -> jax.Array:
 
 
 def apply_mask(spectrum_BTF: jax.Array, mask_BTFC: jax.Array) -> jax.Array:
-    """Estimate's spectrum: the mixture's, scaled by the mask's first channel, turned by the others.
+    """Scale the mixture's spectrum by the mask's first channel and rotate it by the other two.
 
-    The original scales the floored magnitude and multiplies by the phase over that same floor;
-    the floor cancels, so the spectrum is scaled as it is.
+    The original scales the floored magnitude and multiplies it by the phase, which is divided by
+    the same floor. The floor cancels, so the spectrum itself can be scaled.
     """
     gain_BTF = jax.nn.sigmoid(mask_BTFC[..., 0])
     real_BTF, imag_BTF = jnp.tanh(mask_BTFC[..., 1]), jnp.tanh(mask_BTFC[..., 2])

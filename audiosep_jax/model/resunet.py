@@ -15,37 +15,31 @@ from jax.ad_checkpoint import checkpoint_name
 from pydantic import Field
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.model.network import ModelConfig, Network, Size, Span
 from audiosep_jax.settings import section, setting
 
 LEAK = 0.01
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.99  # 0.01 in PyTorch's sense
-NUM_MASK_CHANNELS = 3  # magnitude, and the real and imaginary part of the rotation
 STATISTICS = "batch_statistics"  # small, and dear to compute: kept where a block is rematerialised
 
 
-Size = Annotated[int, Field(ge=1, le=2**20)]
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]  # one for each level, outermost first
 
 
 @section
-class ModelConfig:
-    """Sizes of the separator; the defaults are the published ResUNet30 at 32 kHz.
+class ResUNetConfig(ModelConfig):
+    """Sizes of the ResUNet; the defaults are the published ResUNet30 at 32 kHz.
 
-    `dtype` is that of the convolutions and of what lies between them; parameters, statistics, mask
-    and spectra keep their own. `remat` computes every block's inside again for its gradient instead
-    of keeping it: the same numbers, less memory, a fifth more work.
+    `remat` recomputes every block for its gradient instead of keeping its activations: the same
+    numbers in less memory, with a fifth more work.
     """
 
-    sample_rate_hz: Size = 32000
-    window_samples: Annotated[int, Field(ge=2, le=2**20)] = 2048
-    hop_samples: Size = 320
-    condition_features: Size = 512
+    network: Literal["resunet"] = "resunet"
     stem_channels: Size = 32
     encoder_channels: Sizes = (32, 64, 128, 256, 384, 384)
     time_pools: Sizes = (2, 2, 2, 2, 2, 1)
     frequency_pools: Sizes = (2, 2, 2, 2, 2, 2)
-    dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = setting(default=False, resumable=True)
 
     def __post_init__(self) -> None:
@@ -59,16 +53,7 @@ class ModelConfig:
                 f"window_samples={self.window_samples} must be a multiple of "
                 f"{2 * self.frequency_stride}, twice the product of frequency_pools"
             )
-        if self.hop_samples > self.window_samples // 2:
-            raise InputError(
-                f"hop_samples={self.hop_samples} must be at most half of "
-                f"window_samples={self.window_samples}"
-            )
-
-    @property
-    def num_bins(self) -> int:
-        """Bins of the STFT, one more than the network sees."""
-        return self.window_samples // 2 + 1
+        super().__post_init__()
 
     @property
     def time_stride(self) -> int:
@@ -107,7 +92,7 @@ class Block:
         return {f"{self.name}->{name}": channels for name, channels in (own | inner).items()}
 
 
-def block_table(config: ModelConfig) -> list[Block]:
+def block_table(config: ResUNetConfig) -> list[Block]:
     """The network, top to bottom: 13 rows for the published sizes."""
     outs = config.encoder_channels
     ins = (config.stem_channels, *outs[:-1])
@@ -225,7 +210,7 @@ def _conv3x3(features: int, dtype: jnp.dtype | None, name: str) -> nn.Conv:
 class FiLM(nn.Module):
     """Linear layers of the condition, one for each shift of the network."""
 
-    config: ModelConfig
+    config: ResUNetConfig
 
     @nn.compact
     def __call__(self, condition_BE: jax.Array) -> dict[str, jax.Array]:
@@ -372,17 +357,37 @@ def _average_pool(x_BTFC: jax.Array, stride: tuple[int, int]) -> jax.Array:
     return sum(views[1:], start=views[0]) / len(views)
 
 
-class ResUNet(nn.Module):
-    """Magnitude spectrogram and FiLM shifts to three mask channels."""
+class ResUNet(Network):
+    """AudioSep's network: FiLM shifts of the condition, and the U-Net that they are added in."""
 
-    config: ModelConfig
+    config: ResUNetConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        mag_BTF: jax.Array,
+        condition_BE: jax.Array,
+        *,
+        train: bool,
+        span: Span | None = None,
+    ) -> jax.Array:
+        shifts = FiLM(self.config, name="film")(condition_BE)
+        base = UNet(self.config, self.mask_channels, self.axis_name, name="base")
+        return base(mag_BTF, shifts, train=train)
+
+
+class UNet(nn.Module):
+    """Magnitude spectrogram and FiLM shifts to mask channels."""
+
+    config: ResUNetConfig
+    mask_channels: int
     axis_name: str | None = None
 
     @nn.compact
     def __call__(
         self, mag_BTF: jax.Array, shifts: dict[str, jax.Array], *, train: bool
     ) -> jax.Array:
-        """`(B, T, F, 3)`, not squashed yet; zero in the last bin, which the network never sees."""
+        """`(B, T, F, C)`, zero in the last bin, which the network never sees."""
         dtype = jnp.bfloat16 if self.config.dtype == "bfloat16" else None
         frames = mag_BTF.shape[1]
         x_BTF = BatchNorm(self.axis_name, name="bn0")(mag_BTF, train=train)
@@ -405,6 +410,6 @@ class ResUNet(nn.Module):
             x_BTFC, skip_BTFC = run(encoder, x_BTFC, shifts)
             if block.kind == "encoder":
                 skips.append(skip_BTFC)
-        mask = Pointwise(NUM_MASK_CHANNELS, dtype, mag_BTF.dtype, name="after_conv")
+        mask = Pointwise(self.mask_channels, dtype, mag_BTF.dtype, name="after_conv")
         mask_BTFC = mask(x_BTFC)
         return jnp.pad(mask_BTFC[:, :frames], ((0, 0), (0, 0), (0, 1), (0, 0)))

@@ -20,15 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from audiosep_jax.model.audiosep import apply_mask, magnitude
+from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS, apply_mask, magnitude
 from audiosep_jax.model.resunet import (
-    NUM_MASK_CHANNELS,
     BatchNorm,
     Block,
     DecoderBlock,
     EncoderBlock,
     FiLM,
-    ModelConfig,
     Pointwise,
     block_table,
 )
@@ -61,7 +59,7 @@ class Stage:
     skip: int = 0
 
 
-def stages(config: ModelConfig) -> tuple[list[Stage], int]:
+def stages(config: Any) -> tuple[list[Stage], int]:
     """The table's rows as a stream, and by how many STFT frames the mask comes late."""
     rows: list[Stage] = []
     skip_delays: list[int] = []
@@ -86,18 +84,18 @@ def stages(config: ModelConfig) -> tuple[list[Stage], int]:
     return rows, delay
 
 
-def tail_frames(config: ModelConfig) -> int:
+def tail_frames(config: Any) -> int:
     """Frames of the past that the inverse STFT adds to the next hop."""
     return -(-config.window_samples // config.hop_samples) - 1
 
 
-def latency_samples(config: ModelConfig, tile_frames: int) -> int:
+def latency_samples(config: Any, tile_frames: int) -> int:
     """The most samples that come in before the estimate of the first of them goes out."""
     _, delay = stages(config)
     return (delay + tile_frames - 1) * config.hop_samples + config.window_samples
 
 
-def tile_bytes(config: ModelConfig, tile_frames: int, *, whole: bool = False) -> int:
+def tile_bytes(config: Any, tile_frames: int, *, whole: bool = False) -> int:
     """About what a tile of one mixture and query needs beside the weights, a `whole` one alone."""
     rows, delay = stages(config)
     size = 2 if config.dtype == "bfloat16" else 4
@@ -111,7 +109,7 @@ def tile_bytes(config: ModelConfig, tile_frames: int, *, whole: bool = False) ->
     return network + 2 * carried + 8 * delay * config.num_bins
 
 
-def initial_state(config: ModelConfig, queries: int, channels: int, masks: int) -> State:
+def initial_state(config: Any, queries: int, channels: int, masks: int) -> State:
     """What is carried between tiles, at the start of a recording.
 
     Args:
@@ -126,7 +124,7 @@ def initial_state(config: ModelConfig, queries: int, channels: int, masks: int) 
     return {**state, "tail": jnp.zeros(tail, jnp.complex64)}
 
 
-def _block_shapes(config: ModelConfig, batch: int) -> dict[str, tuple[int, ...]]:
+def _block_shapes(config: Any, batch: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for row in stages(config)[0]:
         block, (pool, bin_pool) = row.block, row.block.stride
@@ -140,14 +138,14 @@ def _block_shapes(config: ModelConfig, batch: int) -> dict[str, tuple[int, ...]]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "num"))
-def spectrum_of(config: ModelConfig, padded_CS: jax.Array, num: int) -> jax.Array:
+def spectrum_of(config: Any, padded_CS: jax.Array, num: int) -> jax.Array:
     """`(C, num, F)` of samples that have their half windows; zeros behind where they are fewer."""
     return padded_stft(padded_CS, num, config.window_samples, config.hop_samples)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "masks"), donate_argnames="state")
 def separate_tile(
-    config: ModelConfig,
+    config: Any,
     masks: int,
     variables: Any,
     state: State,
@@ -206,7 +204,7 @@ def _top_gain(spectrum_CTF: jax.Array, masked_NCTF: jax.Array, masks: int) -> ja
 
 
 def _masks(
-    config: ModelConfig,
+    config: Any,
     variables: Any,
     state: State,
     heard_MTF: jax.Array,
@@ -309,7 +307,7 @@ def _up_to_grid(frames: int, grid: int) -> int:
     return -(-frames // grid) * grid
 
 
-def bucket(config: ModelConfig, frames: int) -> int:
+def bucket(config: Any, frames: int) -> int:
     """A number of frames, at most a quarter more, such that there are few: one compilation each."""
     strides = -(-frames // config.time_stride)
     unit = 1 << max(0, strides.bit_length() - 3)
@@ -357,7 +355,7 @@ class TileStream:
 
     def __init__(
         self,
-        config: ModelConfig,
+        config: Any,
         variables: Any,
         condition_NE: np.ndarray,
         *,

@@ -19,7 +19,7 @@ from audiosep_jax.audio.files import AudioReader
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import TextConfig, TextEncoder, embed_queries
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.separation.files import Clip, Observer, SeparatedFile, write_estimates
 from audiosep_jax.separation.stream import (
     AboveNyquist,

@@ -11,7 +11,7 @@ import psutil
 
 from audiosep_jax.audio.resampling import Resampler, waiting_seconds
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import hann_window
 from audiosep_jax.model.streaming import TileStream, latency_samples, tile_bytes
 

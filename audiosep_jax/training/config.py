@@ -1,6 +1,7 @@
 """The typed form of an experiment; files in configs/ state where they differ from its defaults."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
@@ -11,7 +12,9 @@ from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model import kind_of
+from audiosep_jax.model.network import ModelConfig
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.settings import (
     Count,
     CountOrZero,
@@ -69,7 +72,7 @@ class Config:
     device_peak_tflops: PositiveOrZero = setting(default=0.0, resumable=True)
     # Weights to begin with, under a fresh optimiser: a workdir, a hub id, a file; empty: random.
     init_from: str = ""
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = ResUNetConfig()
     text: TextConfig = TextConfig()
     data: DataConfig = DataConfig()
     mixing: MixingConfig = MixingConfig()
@@ -87,22 +90,29 @@ class Config:
             )
 
 
-def default_config() -> ConfigDict:
-    """The defaults, free-form: config files change them and `--config.x=y` overrides them."""
-    return ConfigDict(dataclasses.asdict(Config()))
+def default_config(network: str = "resunet") -> ConfigDict:
+    """Defaults for a network: config files change them and `--config.x=y` overrides them."""
+    return ConfigDict(dataclasses.asdict(Config(model=kind_of(network).config())))
 
 
 def from_mapping(values: Any, where: str = "") -> Config:
     """Checked config from nested mappings; InputError names `where`, the field and its value."""
-    return parse(Config, values, where)
+    if not isinstance(values, Mapping) or not isinstance(values.get("model", {}), Mapping):
+        return parse(Config, values, where)  # which says what is wrong
+    # The network's name tells which class the section `model` has.
+    model = dict(values.get("model", {}))
+    kind = kind_of(str(model.get("network", "resunet"))).config
+    others = {name: value for name, value in values.items() if name != "model"}
+    config = parse(Config, others, where)
+    return dataclasses.replace(config, model=parse(kind, model, where, inside="model"))
 
 
 def material_difference(old: Any, new: Any) -> str | None:
     """One line on the first field that differs and may not change on resume, or None."""
     new_values = {name: value for name, value, _ in fields_of(new)}
     for name, value, resumable in fields_of(old, "resumable"):
-        if not resumable and new_values[name] != value:
-            return f"{name} is {value!r} there and {new_values[name]!r} here"
+        if not resumable and new_values.get(name) != value:
+            return f"{name} is {value!r} there and {new_values.get(name)!r} here"
     return None
 
 

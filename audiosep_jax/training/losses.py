@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import si_sdr
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import stft
 from audiosep_jax.settings import PositiveOrZero, section
 

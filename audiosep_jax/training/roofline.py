@@ -14,9 +14,10 @@ Memory traffic is counted under four assumptions, which XLA comes near to on a G
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
-from audiosep_jax.model.resunet import NUM_MASK_CHANNELS, Block, ModelConfig, block_table
+from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS
+from audiosep_jax.model.resunet import Block, ResUNetConfig, block_table
 from audiosep_jax.model.stft import num_frames
 
 FLOAT32_BYTES = 4
@@ -113,7 +114,7 @@ class BlockCost:
         return "arithmetic" if computes else "memory"
 
 
-def step_flop(model: ModelConfig, batch_size: int, num_samples: int) -> float:
+def step_flop(model: Any, batch_size: int, num_samples: int) -> float:
     """Operations of a training step, forward and backward, on `batch_size` clips.
 
     What rematerialisation computes a second time does not count: it brings training no further.
@@ -121,12 +122,12 @@ def step_flop(model: ModelConfig, batch_size: int, num_samples: int) -> float:
     return float(TRAINING_FACTOR * batch_size * sum(network_flop(model, num_samples).values()))
 
 
-def network_flop(config: ModelConfig, num_samples: int) -> dict[str, int]:
+def network_flop(config: ResUNetConfig, num_samples: int) -> dict[str, int]:
     """Operations of a forward pass over one clip, by row of the network's table."""
     return {row.name: row.flop() for row in _rows(config, num_samples)}
 
 
-def block_costs(model: ModelConfig, batch_size: int, num_samples: int) -> list[BlockCost]:
+def block_costs(model: Any, batch_size: int, num_samples: int) -> list[BlockCost]:
     """A training step by row, and the optimiser's update of float32 weights (AMSGrad, no EMA).
 
     With `model.remat` what every block computes again is counted again.
@@ -139,7 +140,7 @@ def block_costs(model: ModelConfig, batch_size: int, num_samples: int) -> list[B
     return [*costs, BlockCost("optimizer", 0.0, float(moved))]
 
 
-def _training_cost(model: ModelConfig, batch_size: int, row: "_Row") -> BlockCost:
+def _training_cost(model: ResUNetConfig, batch_size: int, row: "_Row") -> BlockCost:
     flop, elements = TRAINING_FACTOR * row.flop(), row.training_elements()
     weights = 2 * row.weights()  # read by each pass
     if model.remat:
@@ -151,7 +152,7 @@ def _training_cost(model: ModelConfig, batch_size: int, row: "_Row") -> BlockCos
     return BlockCost(row.name, float(batch_size * flop), float(moved))
 
 
-def forward_costs(model: ModelConfig, batch_size: int, num_samples: int) -> list[BlockCost]:
+def forward_costs(model: ResUNetConfig, batch_size: int, num_samples: int) -> list[BlockCost]:
     """Separation by row: running statistics, nothing kept for gradients."""
     size = _element_bytes(model)
     return [
@@ -164,7 +165,7 @@ def forward_costs(model: ModelConfig, batch_size: int, num_samples: int) -> list
     ]
 
 
-def block_shapes(config: ModelConfig, num_samples: int) -> Iterator[tuple[Block, int, int]]:
+def block_shapes(config: ResUNetConfig, num_samples: int) -> Iterator[tuple[Block, int, int]]:
     """Each block with the frames and bins at which its 3x3 convolutions run."""
     frames = num_frames(num_samples, config.hop_samples)
     frames += -frames % config.time_stride
@@ -229,7 +230,7 @@ def _moved(products: tuple[_Product, ...]) -> int:
     return sum(product.reads + product.writes for product in products)
 
 
-def _rows(config: ModelConfig, num_samples: int) -> Iterator[_Row]:
+def _rows(config: ResUNetConfig, num_samples: int) -> Iterator[_Row]:
     shapes = list(block_shapes(config, num_samples))
     pixels = shapes[0][1] * shapes[0][2]
     yield _Row("pre_conv", (_convolution(pixels, 1, config.stem_channels),), normalised=pixels)
@@ -275,5 +276,5 @@ def _convolution(pixels: int, ins: int, outs: int, taps: int = 1) -> _Product:
     return _Product(pixels * ins, pixels * outs, weights, pixels * weights)
 
 
-def _element_bytes(model: ModelConfig) -> int:
+def _element_bytes(model: ResUNetConfig) -> int:
     return 2 if model.dtype == "bfloat16" else FLOAT32_BYTES

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.checkpoints import Checkpoints
 from audiosep_jax.training.config import Config, from_mapping, material_difference
 from audiosep_jax.training.optim import OptimConfig

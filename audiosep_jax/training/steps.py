@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import sdr_improvement, si_sdr
-from audiosep_jax.model.audiosep import AudioSep
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model import make_model
+from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.losses import LossConfig, loss_terms, total_loss
 from audiosep_jax.training.optim import OptimConfig, learning_rate, make_optimizer
 
@@ -46,7 +46,7 @@ def init_state(model: ModelConfig, optim: OptimConfig, key: jax.Array) -> TrainS
     """Fresh state at step 0."""
     audio_BS = jnp.zeros((1, model.window_samples))
     condition_BE = jnp.zeros((1, model.condition_features))
-    variables = AudioSep(model).init(key, audio_BS, condition_BE, train=False)
+    variables = make_model(model).init(key, audio_BS, condition_BE, train=False)
     return state_from_variables(variables, optim)
 
 
@@ -70,7 +70,7 @@ def make_train_step(
 
     A step whose loss, gradients or statistics are not finite only counts itself.
     """
-    network, optimizer = AudioSep(model, axis_name), make_optimizer(optim)
+    network, optimizer = make_model(model, axis_name), make_optimizer(optim)
 
     def mean(tree: Any) -> Any:
         return jax.lax.pmean(tree, axis_name) if axis_name else tree
@@ -163,7 +163,7 @@ def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
 
 def make_eval_step(model: ModelConfig) -> Callable[[Any, Batch], Metrics]:
     """Pure evaluation: variables and a batch to each clip's `sdri`, `si_sdr` and `estimate`."""
-    network = AudioSep(model)
+    network = make_model(model)
 
     def eval_step(variables: Any, batch: Batch) -> Metrics:
         mixture_BS, target_BS = batch["mixture"], batch["target"]

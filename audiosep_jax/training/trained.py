@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.audiosep import AudioSep
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model import make_model
+from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.config import CHECKPOINT_FOLDER as FOLDER
 from audiosep_jax.training.config import CheckpointConfig, Config, from_mapping
 from audiosep_jax.weights.names import import_separator
@@ -166,7 +166,7 @@ def variable_shapes(model: ModelConfig) -> Any:
     """Tree of the variables of a network of these sizes, shapes and types only."""
     audio_BS = jax.ShapeDtypeStruct((1, model.window_samples), jnp.float32)
     condition_BE = jax.ShapeDtypeStruct((1, model.condition_features), jnp.float32)
-    init = functools.partial(AudioSep(model).init, train=False)
+    init = functools.partial(make_model(model).init, train=False)
     return jax.eval_shape(init, jax.random.key(0), audio_BS, condition_BE)
 
 

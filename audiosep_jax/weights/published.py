@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.network import ModelConfig
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import hann_window
 from audiosep_jax.weights.names import COUNTER, PREFIX, export_separator
 
@@ -52,7 +53,7 @@ def model_config(
         upsample = f"base.decoder_block{levels + 1 - level}.conv1.weight"
         upsamples.append([_size(tensors, upsample, axis, 4) for axis in (2, 3)])
     film = "film.encoder_block1->conv_block1->beta1.weight"
-    return ModelConfig(
+    return ResUNetConfig(
         sample_rate_hz=sample_rate_hz or rate_hz,
         window_samples=window_samples,
         hop_samples=hop_samples or hop,

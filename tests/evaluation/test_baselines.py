@@ -17,7 +17,7 @@ from audiosep_jax.evaluation.baselines import (
 from audiosep_jax.evaluation.choices import estimator_of
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.metrics import sdr
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.resunet import ResUNetConfig
 
 
 def test_mixture_and_silence():
@@ -71,6 +71,6 @@ def test_masks_without_a_model_have_the_published_stft(rate_hz, window, hop):
     estimator, _ = estimator_of(arguments, None, [], rate_hz)
     rng = np.random.default_rng(0)
     batch = {x: rng.standard_normal((1, rate_hz), np.float32) for x in ("mixture", "target")}
-    model = ModelConfig(sample_rate_hz=rate_hz, window_samples=window, hop_samples=hop)
+    model = ResUNetConfig(sample_rate_hz=rate_hz, window_samples=window, hop_samples=hop)
     expected_BS = masked(ideal_ratio_mask, model, batch["mixture"], batch["target"])
     np.testing.assert_allclose(estimator.body({}, batch), expected_BS, atol=1e-6)

@@ -8,7 +8,7 @@ from separator_examples import SMALLEST, tiny_variables, unit_rows
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.padded import filled, filled_frames, separate_filled
 from audiosep_jax.evaluation.runner import RARE, plan
-from audiosep_jax.model.audiosep import AudioSep
+from audiosep_jax.model import make_model
 
 LENGTHS = (17, 257)
 
@@ -25,7 +25,7 @@ def test_each_is_separated_as_by_itself():
         tiny_variables(SMALLEST), batch
     )
     half = SMALLEST.window_samples // 2
-    network = jax.jit(lambda v, x, c: AudioSep(SMALLEST).apply(v, x, c, train=False))
+    network = jax.jit(lambda v, x, c: make_model(SMALLEST).apply(v, x, c, train=False))
     for clip_S, condition_E, found_S in zip(clips, condition_BE, found_BS, strict=True):
         alone = network(tiny_variables(SMALLEST), clip_S[None], condition_E[None])[0]
         np.testing.assert_allclose(

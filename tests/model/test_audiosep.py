@@ -16,8 +16,9 @@ from separator_examples import (
     tiny_variables,
 )
 
-from audiosep_jax.model.audiosep import AudioSep, apply_mask, magnitude
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model import make_model
+from audiosep_jax.model.audiosep import apply_mask, magnitude
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import istft, stft
 
 INFERENCE = "resunet30_inference"
@@ -30,7 +31,7 @@ def separate(name, dtype):
     """(estimate, intermediate results) of a golden mixture."""
     golden = np.load(GOLDEN / f"{name}.npz")
     inputs = cast((golden["mixture"][:, 0], golden["condition"]), dtype)
-    network = AudioSep(ModelConfig())
+    network = make_model(ResUNetConfig())
     apply = functools.partial(network.apply, train=False, mutable=["intermediates"])
     apply = functools.partial(apply, capture_intermediates=_is_compared)
     apply = jax.jit(apply, compiler_options=OPTIMIZED if dtype == np.float32 else None)
@@ -125,7 +126,7 @@ def test_gradients_are_finite_on_silence_and_zero_masks():
 
 def test_network_gradients_are_finite_on_silence():
     def loss(variables, mixture_BS, condition_BE):
-        network = AudioSep(SMALLEST)
+        network = make_model(SMALLEST)
         estimate_BS, _ = network.apply(
             variables, mixture_BS, condition_BE, train=True, mutable=["batch_stats"]
         )
@@ -147,7 +148,7 @@ def test_any_length_comes_back_whole(num_samples):
     }
     batch = tiny_batch(5, 2, num_samples)
     window, hop = SMALLEST.window_samples, SMALLEST.hop_samples
-    estimate_BS = jax.jit(functools.partial(AudioSep(SMALLEST).apply, train=False))(
+    estimate_BS = jax.jit(functools.partial(make_model(SMALLEST).apply, train=False))(
         variables, batch["mixture"], batch["condition"]
     )
     kept_BTF = stft(batch["mixture"], window, hop).at[..., -1].set(0)
@@ -156,7 +157,7 @@ def test_any_length_comes_back_whole(num_samples):
 
 
 def test_estimate_does_not_depend_on_the_rest_of_the_batch():
-    apply = jax.jit(functools.partial(AudioSep(SMALLEST).apply, train=False))
+    apply = jax.jit(functools.partial(make_model(SMALLEST).apply, train=False))
     batch = tiny_batch(6, 3)
     whole_BS = apply(tiny_variables(SMALLEST), batch["mixture"], batch["condition"])
     for row in range(3):
@@ -169,7 +170,7 @@ def test_estimate_does_not_depend_on_the_rest_of_the_batch():
 
 
 def test_condition_changes_the_estimate():
-    apply = jax.jit(functools.partial(AudioSep(SMALLEST).apply, train=False))
+    apply = jax.jit(functools.partial(make_model(SMALLEST).apply, train=False))
     batch = tiny_batch(6, 2)
     one_BS = apply(tiny_variables(SMALLEST), batch["mixture"], batch["condition"])
     other_BS = apply(tiny_variables(SMALLEST), batch["mixture"], batch["condition"][::-1])
@@ -179,7 +180,7 @@ def test_condition_changes_the_estimate():
 def test_unused_weights_are_kept_and_unused():
     variables = tiny_variables(SMALLEST)
     batch = tiny_batch(7, 1)
-    apply = functools.partial(AudioSep(SMALLEST).apply, train=False)
+    apply = functools.partial(make_model(SMALLEST).apply, train=False)
 
     def energy(params):
         both = {**variables, "params": params}
@@ -194,9 +195,9 @@ def test_unused_weights_are_kept_and_unused():
 def test_bfloat16_convolutions_stay_near_float32():
     batch = tiny_batch(8, 4)
     inputs = (tiny_variables(), batch["mixture"], batch["condition"])
-    exact_BS = jax.jit(functools.partial(AudioSep(TINY).apply, train=False))(*inputs)
-    rough = ModelConfig(**{**vars(TINY), "dtype": "bfloat16"})
-    rough_BS = jax.jit(functools.partial(AudioSep(rough).apply, train=False))(*inputs)
+    exact_BS = jax.jit(functools.partial(make_model(TINY).apply, train=False))(*inputs)
+    rough = ResUNetConfig(**{**vars(TINY), "dtype": "bfloat16"})
+    rough_BS = jax.jit(functools.partial(make_model(rough).apply, train=False))(*inputs)
     assert rough_BS.dtype == np.float32
     error = np.abs(rough_BS - exact_BS).max() / np.abs(exact_BS).max()
     assert 1e-5 < error < 0.02

@@ -13,8 +13,8 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.model.resunet import (
     BatchNorm,
     FiLM,
-    ModelConfig,
     Pointwise,
+    ResUNetConfig,
     Upsample,
     _average_pool,
     block_table,
@@ -34,19 +34,19 @@ def test_table_is_the_published_one():
         (f"decoder_block{i}", *d, p)
         for i, (d, p) in enumerate(zip(decoders, pools[::-1], strict=True), 1)
     ]
-    table = block_table(ModelConfig())
+    table = block_table(ResUNetConfig())
     assert [(b.name, b.in_channels, b.out_channels, b.stride) for b in table] == wanted
     assert [b.kind for b in table] == ["encoder"] * 6 + ["middle"] + ["decoder"] * 6
 
 
 def test_parameter_count():
-    leaves = jax.tree.leaves(variable_shapes(ModelConfig())["params"])
+    leaves = jax.tree.leaves(variable_shapes(ResUNetConfig())["params"])
     assert sum(leaf.size for leaf in leaves) == 26_447_941
 
 
 def test_derived_sizes():
-    assert (ModelConfig().num_bins, ModelConfig().time_stride) == (1025, 32)
-    assert (ModelConfig().frequency_stride, TINY.frequency_stride) == (64, 8)
+    assert (ResUNetConfig().num_bins, ResUNetConfig().time_stride) == (1025, 32)
+    assert (ResUNetConfig().frequency_stride, TINY.frequency_stride) == (64, 8)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from separator_examples import TINY, tiny_variables, unit_rows
 
-from audiosep_jax.model import streaming
-from audiosep_jax.model.audiosep import AudioSep
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model import make_model, streaming
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.streaming import (
     CentredPadding,
     TileStream,
@@ -44,7 +43,7 @@ def noise(*shape, seed=0):
 
 @functools.cache
 def _network(config):
-    return jax.jit(functools.partial(AudioSep(config).apply, train=False))
+    return jax.jit(functools.partial(make_model(config).apply, train=False))
 
 
 def one_pass(config, audio_CS, condition_NE):
@@ -133,7 +132,7 @@ def test_a_minute_through_the_published_table():
 
 def test_the_published_table_waits_for_its_receptive_field():
     """316 frames are known of the original; two more keep the pooling on its grid."""
-    assert stages(ModelConfig())[1] == 318
+    assert stages(ResUNetConfig())[1] == 318
     assert stages(NARROW)[1] == 318
 
 
@@ -178,7 +177,7 @@ def test_the_mirror_image_is_numpys(num_samples, cuts, half):
 
 @given(st.integers(1, 100_000))
 def test_buckets_are_few_and_near(frames):
-    config = ModelConfig()
+    config = ResUNetConfig()
     found = bucket(config, frames)
     least = -(-frames // config.time_stride) * config.time_stride
     assert found % config.time_stride == 0

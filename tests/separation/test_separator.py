@@ -14,7 +14,7 @@ from tiny_run import RATE_HZ, save_run, tiny_config
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders.hashed import HashedEncoder
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.audiosep import AudioSep
+from audiosep_jax.model import make_model
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training.config import from_mapping
 
@@ -47,7 +47,7 @@ def network(state, audio_BS, queries):
     """The network straight from the state that was saved."""
     model = from_mapping(tiny_config().to_dict()).model
     condition_BE = HashedEncoder()(queries)
-    apply = jax.jit(partial(AudioSep(model).apply, train=False))
+    apply = jax.jit(partial(make_model(model).apply, train=False))
     return np.asarray(apply(state.variables(), audio_BS, condition_BE))
 
 

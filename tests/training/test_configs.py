@@ -15,7 +15,7 @@ from tiny_models import write_clap, write_clip
 from tiny_run import save_run
 
 import train
-from audiosep_jax.model.audiosep import AudioSep
+from audiosep_jax.model import make_model
 from audiosep_jax.training.config import from_mapping, material_difference
 from audiosep_jax.training.trained import variable_shapes
 
@@ -84,7 +84,7 @@ def test_its_network_in_full_size_fits_its_clips(path: Path) -> None:
     rows, num_samples = 2, round(config.data.segment_seconds * config.model.sample_rate_hz)
     mixture_BS = jax.ShapeDtypeStruct((rows, num_samples), np.float32)
     condition_BE = jax.ShapeDtypeStruct((rows, config.model.condition_features), np.float32)
-    apply = functools.partial(AudioSep(config.model).apply, train=False)
+    apply = functools.partial(make_model(config.model).apply, train=False)
     estimate_BS = jax.eval_shape(apply, variable_shapes(config.model), mixture_BS, condition_BE)
     assert (estimate_BS.shape, estimate_BS.dtype) == ((rows, num_samples), np.float32)
 

@@ -6,8 +6,8 @@ import jax
 import pytest
 from separator_examples import SMALLEST, TINY, tiny_batch, variable_shapes
 
-from audiosep_jax.model.audiosep import AudioSep
-from audiosep_jax.model.resunet import ModelConfig, block_table
+from audiosep_jax.model import make_model
+from audiosep_jax.model.resunet import ResUNetConfig, block_table
 from audiosep_jax.training.roofline import (
     DEVICES,
     BlockCost,
@@ -26,9 +26,9 @@ PIXELS, INNER = 14 * 16, 7 * 8
 
 
 def test_published_network_costs_what_its_authors_count():
-    flop = sum(network_flop(ModelConfig(), FIVE_SECONDS).values())
+    flop = sum(network_flop(ResUNetConfig(), FIVE_SECONDS).values())
     assert flop == pytest.approx(233e9, rel=2e-3)
-    assert step_flop(ModelConfig(), 96, FIVE_SECONDS) == 3 * 96 * flop
+    assert step_flop(ResUNetConfig(), 96, FIVE_SECONDS) == 3 * 96 * flop
 
 
 def test_operations_by_hand():
@@ -46,15 +46,15 @@ def test_operations_are_those_that_xla_counts():
     """XLA adds the element-wise work and the spectra, and leaves out what padding multiplies."""
     model = dataclasses.replace(TINY, stem_channels=24, encoder_channels=(24, 32))
     batch = tiny_batch(0, 1, 1000)
-    apply = jax.jit(lambda v, x, c: AudioSep(model).apply(v, x, c, train=False))
+    apply = jax.jit(lambda v, x, c: make_model(model).apply(v, x, c, train=False))
     shapes = variable_shapes(model)
     counted = apply.lower(shapes, batch["mixture"], batch["condition"]).cost_analysis()["flops"]
     assert sum(network_flop(model, 1000).values()) == pytest.approx(counted, rel=0.1)
 
 
 def test_shapes_of_blocks():
-    rows = list(block_shapes(ModelConfig(), FIVE_SECONDS))
-    assert [block for block, _, _ in rows] == block_table(ModelConfig())
+    rows = list(block_shapes(ResUNetConfig(), FIVE_SECONDS))
+    assert [block for block, _, _ in rows] == block_table(ResUNetConfig())
     sizes = [(512, 1024), (256, 512), (128, 256), (64, 128), (32, 64), (16, 32)]
     inner = (16, 16)
     assert [(frames, bins) for _, frames, bins in rows] == [*sizes, inner, *sizes[::-1]]
@@ -82,16 +82,16 @@ def test_traffic_of_the_middle_block_by_hand():
 
 
 def test_costs_of_a_step_add_up():
-    costs = block_costs(ModelConfig(), 2, FIVE_SECONDS)
-    assert sum(cost.flop for cost in costs) == step_flop(ModelConfig(), 2, FIVE_SECONDS)
-    assert [cost.name for cost in costs] == [*network_flop(ModelConfig(), 1), "optimizer"]
+    costs = block_costs(ResUNetConfig(), 2, FIVE_SECONDS)
+    assert sum(cost.flop for cost in costs) == step_flop(ResUNetConfig(), 2, FIVE_SECONDS)
+    assert [cost.name for cost in costs] == [*network_flop(ResUNetConfig(), 1), "optimizer"]
     # Nine passes over 26.4 million float32 weights; BatchNorm's few are left out.
     assert costs[-1].bytes == pytest.approx(9 * 4 * 26_447_941, rel=2e-3)
 
 
 def test_bfloat16_moves_half_of_the_activations():
-    whole = block_costs(ModelConfig(), 96, FIVE_SECONDS)
-    half = block_costs(ModelConfig(dtype="bfloat16"), 96, FIVE_SECONDS)
+    whole = block_costs(ResUNetConfig(), 96, FIVE_SECONDS)
+    half = block_costs(ResUNetConfig(dtype="bfloat16"), 96, FIVE_SECONDS)
     for a, b in zip(whole[:-1], half[:-1], strict=True):
         assert b.bytes == pytest.approx(a.bytes / 2, rel=0.01)
         assert b.flop == a.flop

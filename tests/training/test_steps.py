@@ -22,8 +22,8 @@ from separator_examples import (
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import sdr_improvement
-from audiosep_jax.model.audiosep import AudioSep
-from audiosep_jax.model.resunet import BatchNorm, ModelConfig
+from audiosep_jax.model import make_model
+from audiosep_jax.model.resunet import BatchNorm, ResUNetConfig
 from audiosep_jax.training import steps
 from audiosep_jax.training.losses import LossConfig
 from audiosep_jax.training.optim import OptimConfig
@@ -45,7 +45,7 @@ def golden_batch(step, dtype):
 def golden_run(dtype, num_steps):
     """(metrics of each step, gradient norms of step 0 by published name, last state)."""
     state = steps.state_from_variables(cast(published_variables(), dtype), PUBLISHED_OPTIM)
-    body = steps.make_train_step(ModelConfig(), PUBLISHED_OPTIM, LossConfig(), None)
+    body = steps.make_train_step(ResUNetConfig(), PUBLISHED_OPTIM, LossConfig(), None)
     body = jax.jit(body, donate_argnums=0)
     metrics, norms = [], {}
     for step in range(num_steps):
@@ -281,7 +281,7 @@ def test_without_an_average_the_weights_are_evaluated():
 def test_metrics():
     state, batch = tiny_state(), tiny_batch(0, 4)
     new, metrics = alone()(state, batch)
-    apply = functools.partial(AudioSep(SMALLEST).apply, train=True, mutable=["batch_stats"])
+    apply = functools.partial(make_model(SMALLEST).apply, train=True, mutable=["batch_stats"])
     estimate_BS, _ = jax.jit(apply)(tiny_variables(SMALLEST), batch["mixture"], batch["condition"])
     error = np.abs(estimate_BS - batch["target"]).mean()
     assert float(metrics["waveform_l1"]) == pytest.approx(error, rel=1e-5)

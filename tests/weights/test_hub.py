@@ -16,7 +16,7 @@ from separator_examples import TINY, tiny_variables, unit_rows
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.audiosep import AudioSep
+from audiosep_jax.model import make_model
 from audiosep_jax.weights import hub, torch_files
 from audiosep_jax.weights.published import full_state_dict
 
@@ -211,7 +211,7 @@ def test_the_published_weights_are_fetched_and_converted_once(tmp_path):
     soundfile.write(tmp_path / "in.wav", mixture_S, 16000, subtype="FLOAT")
     condition_NE = unit_rows(1, 1)
     np.save(tmp_path / "q.npy", condition_NE)
-    apply = jax.jit(functools.partial(AudioSep(small).apply, train=False))
+    apply = jax.jit(functools.partial(make_model(small).apply, train=False))
     expected_BS = apply(variables, mixture_S[None], condition_NE)
 
     with serving({"spaces/Audio-AGI/AudioSep": repository}) as loopback:

@@ -7,7 +7,7 @@ from golden_towers import recipe_state
 from separator_examples import TINY, published_listing, tiny_variables
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.resunet import ModelConfig
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.weights.names import PREFIX
 from audiosep_jax.weights.published import (
     float32_state_dict,
@@ -28,12 +28,12 @@ def tiny_state(**changes):
 
 
 def test_sizes_of_the_published_model():
-    assert model_config(shapes_only(published_listing())) == ModelConfig()
+    assert model_config(shapes_only(published_listing())) == ResUNetConfig()
 
 
 def test_sizes_of_the_16_khz_variant():
     shapes = {n: (513,) if ".bn0." in n else s for n, s in published_listing().items()}
-    wanted = ModelConfig(sample_rate_hz=16000, window_samples=1024, hop_samples=160)
+    wanted = ResUNetConfig(sample_rate_hz=16000, window_samples=1024, hop_samples=160)
     assert model_config(shapes_only(shapes)) == wanted
 
 

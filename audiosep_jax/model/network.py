@@ -1,0 +1,94 @@
+"""The interface between a network and everything that runs it."""
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+from pydantic import Field
+
+from audiosep_jax.errors import InputError
+from audiosep_jax.settings import section
+
+Size = Annotated[int, Field(ge=1, le=2**20)]
+
+
+@section
+class ModelConfig:
+    """Settings that every network has; a network derives its own section from them.
+
+    A derived class gives `network` a default, its name in `NETWORKS`. `dtype` is the type of the
+    network's activations; parameters, statistics, masks and spectra keep their own.
+    """
+
+    network: str
+    sample_rate_hz: Size = 32000
+    window_samples: Annotated[int, Field(ge=2, le=2**20, multiple_of=2)] = 2048
+    hop_samples: Size = 320
+    condition_features: Size = 512
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.hop_samples > self.window_samples // 2:
+            raise InputError(
+                f"hop_samples={self.hop_samples} must be at most half of "
+                f"window_samples={self.window_samples}"
+            )
+
+    @property
+    def num_bins(self) -> int:
+        """Bins of the STFT."""
+        return self.window_samples // 2 + 1
+
+    @property
+    def time_stride(self) -> int:
+        """Tiles are cut at multiples of this many frames."""
+        return 1
+
+
+class Span(NamedTuple):
+    """Position of an input in its recording: index of its first frame, and frames of the whole.
+
+    Both may be traced integers. Frames before 0 and from `total` on are not part of the recording.
+    """
+
+    first: Any
+    total: Any
+
+
+class Network(nn.Module):
+    """Base class of networks that turn a magnitude spectrogram and a condition into a mask.
+
+    Attributes:
+        config: the network's section of the experiment.
+        mask_channels: channels of the result, which `audiosep.apply_mask` interprets.
+        axis_name: mapped axis over which training computes batch statistics, if any.
+    """
+
+    config: ModelConfig
+    mask_channels: int
+    axis_name: str | None = None
+
+    @property
+    def delay_frames(self) -> int | None:
+        """Frames by which the mask of a stream lags behind its input; None: cannot stream.
+
+        A network that cannot stream is run on overlapping tiles and never receives a `span`.
+        """
+        return None
+
+    def __call__(
+        self,
+        mag_BTF: jax.Array,
+        condition_BE: jax.Array,
+        *,
+        train: bool,
+        span: Span | None = None,
+    ) -> jax.Array:
+        """Compute mask channels `(B, T, F, mask_channels)`.
+
+        With a `span`, T is a multiple of `config.time_stride`, frames outside of the recording may
+        hold anything, and the mask inside must not depend on them. If, in addition, the collection
+        "stream" is mutable, the input continues that of the call before: the network keeps there
+        what it needs of the past, and its result is that of `delay_frames` frames earlier.
+        """
+        raise NotImplementedError
