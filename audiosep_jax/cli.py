@@ -1,15 +1,18 @@
-"""What the commands have in common: how they take options, and how they tell mistakes."""
+"""Command lines: options, error messages, exit codes and signals, the same for all commands."""
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from audiosep_jax.errors import InputError
 
 
 class Parser(argparse.ArgumentParser):
-    """Options by their full names, an example in the help, mistakes as InputError."""
+    """Parser that takes options by their full names only and raises InputError on mistakes."""
 
     def __init__(self, program: str, description: str, example: str) -> None:
         super().__init__(
@@ -21,25 +24,86 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """One line, without the usage."""
+        """Raise InputError with the message on one line, without the usage."""
         raise InputError(f"{message}; --help shows an example")
 
 
 def shard(text: str) -> tuple[int, int]:
-    """(index, count) of `i/n`, i from 0 to n - 1: the type of `--shard` in all commands."""
+    """Parse `i/n`, i from 0 to n - 1, as (index, count): the type of `--shard`."""
     parts = text.split("/")
     if len(parts) == 2 and all(part.isascii() and part.isdecimal() for part in parts):
         index, count = map(int, parts)
         if index < count:
             return index, count
-    raise argparse.ArgumentTypeError(f"{text} must be i/n, i from 0 to n - 1, such as 0/4")
+    raise argparse.ArgumentTypeError(f"{text} must be i/n with i from 0 to n - 1, such as 0/4")
 
 
-def exit_code(command: Callable[[], object]) -> int:
-    """0, or 2 where the command raises InputError, whose line goes to stderr."""
+class Terminated(BaseException):
+    """A signal asks the process to end, which it does after cleaning up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+
+
+def exit_code(command: Callable[[], object], hint: str = "") -> int:
+    """Run a command and return its exit code, or 0 if it returns none.
+
+    InputError becomes one line on stderr and 2. Ctrl-C, SIGTERM and SIGHUP unwind the command, so
+    that it removes its temporary files; the codes are 130, 143 and 129.
+
+    Args:
+        hint: printed after "stopped", for example how to continue.
+    """
+    with _signals_raise():
+        try:
+            code = command()
+            return code if isinstance(code, int) else 0
+        except InputError as error:
+            say("error:", str(error))
+            return 2
+        except (KeyboardInterrupt, Terminated) as stop:
+            say(f"stopped{hint}")
+            return stop.exit_code if isinstance(stop, Terminated) else 130
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Raise Terminated in the main thread on SIGTERM and SIGHUP, unless they are ignored."""
+
+    def terminate(number: int, _: object) -> NoReturn:
+        raise Terminated(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        numbers = [getattr(signal, name) for name in names]
+        before = {x: signal.getsignal(x) for x in numbers if signal.getsignal(x) is signal.SIG_DFL}
+    for number in before:
+        signal.signal(number, terminate)
     try:
-        command()
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def naming(option: str, value: str = "") -> Iterator[None]:
+    """Put the option, and the value that was given for it, in front of an InputError's message."""
+    try:
+        yield
     except InputError as error:
-        print("error:", *str(error).split(), file=sys.stderr)
-        return 2
-    return 0
+        message = str(error)
+        about = f"{option} {value}".strip()
+        if value and message.startswith(value):
+            raise InputError(f"{option} {message}") from error
+        raise InputError(f"{about}: {message}") from error
+
+
+def say(*words: str) -> None:
+    """Print one line on stderr, with `?` for characters that would control a terminal."""
+    line = " ".join(" ".join(words).split())
+    encoding = sys.stderr.encoding or "utf-8"
+    line = line.encode(encoding, "backslashreplace").decode(encoding)
+    print("".join(x if x.isprintable() else "?" for x in line), file=sys.stderr, flush=True)
