@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -135,21 +136,39 @@ class Line(NamedTuple):
     cells: list[str]
 
 
-def read_csv_lines(path: str | os.PathLike[str]) -> list[Line]:
-    """Lines of a CSV file that are not blank, without spaces around their cells.
+def csv_lines(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> Iterator[Line]:
+    """Yield the lines of a CSV file that are not blank, without spaces around their cells.
 
     The delimiter is a comma, a semicolon or a tab, whichever is most frequent in the first line.
     """
-    text = read_text(path)
-    first = text.split("\n", 1)[0]
-    delimiter = max(_DELIMITERS, key=first.count)
-    # strict: an unclosed quote would otherwise swallow the rest of the file.
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    number = 0
     try:
-        lines = [Line(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+        with open(path, newline="", encoding=encoding) as file:
+            first = file.readline()
+            delimiter = max(_DELIMITERS, key=first.count)
+            # strict: an unclosed quote would otherwise swallow the rest of the file.
+            reader = csv.reader(
+                itertools.chain([first], file),
+                delimiter=delimiter,
+                skipinitialspace=True,
+                strict=True,
+            )
+            for row in reader:
+                number = reader.line_num
+                cells = [cell.strip() for cell in row]
+                if any(cells):
+                    yield Line(number, cells)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not text in UTF-8; save it with that encoding") from error
     except csv.Error as error:
-        raise InputError(f"{path}: line {reader.line_num}: is not CSV ({error})") from error
-    return [line for line in lines if any(line.cells)]
+        raise InputError(f"{path}: the row after line {number} is not CSV ({error})") from error
+
+
+def read_csv_lines(path: str | os.PathLike[str]) -> list[Line]:
+    """All lines of `csv_lines`."""
+    return list(csv_lines(path))
 
 
 def read_csv(

@@ -102,13 +102,20 @@ def test_tables_of_spreadsheets_are_read(tmp_path, delimiter):
         ("file,text\n", r"has no column 'query'; its first line names file, text"),
         ("file,query,file\n", "names the column 'file' twice"),
         ("file,query\n\na.wav\n", "line 3 has 1 cells where the header has 2"),
-        ('file,query\na.wav,"rain\nb.wav,dog\n', "line 3: is not CSV"),
+        ('file,query\na.wav,"rain\nb.wav,dog\n', "the row after line 1 is not CSV"),
     ],
 )
 def test_mistakes_in_tables_are_named_with_their_line(tmp_path, text, message):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         files.read_csv(tmp_path / "a.csv", ["file", "query"])
+
+
+def test_quotes_after_spaces_hold_delimiters(tmp_path):
+    """AudioSet's segments are written so."""
+    (tmp_path / "a.csv").write_text('# made in 2017\nYid, 0.000, 10.000, "/m/09,/m/05"\n')
+    rows = list(files.csv_lines(tmp_path / "a.csv"))
+    assert rows[1] == (2, ["Yid", "0.000", "10.000", "/m/09,/m/05"])
 
 
 def test_written_tables_come_back(tmp_path):
