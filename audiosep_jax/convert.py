@@ -75,8 +75,8 @@ def convert(
         raise InputError(f"{destination}: is the source; choose another destination")
 
     # ------------------------------------------------------------------ read, write
+    from audiosep_jax import files
     from audiosep_jax.training import trained
-    from audiosep_jax.weights import hub
 
     if is_file:
         found = trained.read_file(Path(source), sample_rate_hz, hop_samples)
@@ -93,7 +93,7 @@ def convert(
     except OSError as error:
         raise InputError(f"{destination}: cannot be written ({error.strerror})") from error
     finally:
-        hub.remove(partial)
+        files.remove(partial)
 
 
 def _check_destination(destination: Path, overwrite: bool) -> None:
@@ -119,7 +119,7 @@ def _put(partial: Path, destination: Path) -> None:
     if not destination.is_dir():
         os.replace(partial, destination)
         return
-    from audiosep_jax.weights import hub
+    from audiosep_jax import files
 
     old = destination.with_name(f".{os.getpid()}.old.{destination.name}")
     os.rename(destination, old)
@@ -128,7 +128,7 @@ def _put(partial: Path, destination: Path) -> None:
     except OSError:
         os.rename(old, destination)
         raise
-    hub.remove(old)
+    files.remove(old)
 
 
 def _parser() -> Parser:

@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from audiosep_jax.encoders import clap_text, make_encoder
 from audiosep_jax.encoders.encoder import TextConfig, TextEncoder
+from audiosep_jax.encoders.layers import embed
 from audiosep_jax.encoders.pretrained import Tower, TowerEncoder
 from audiosep_jax.encoders.table import caption_table
 
@@ -69,8 +70,8 @@ def random_encoder(layers: int, width: int, batch_size: int) -> TowerEncoder:
         params = jax.jit(clap_text.ClapText(config).init)(jax.random.key(0), tokens, tokens)[
             "params"
         ]
-        embed = functools.partial(clap_text.embed, config, params)
-        return tokenizer, Tower(embed, config.projection_dim, len(ids), 512, 1)
+        compute = functools.partial(embed, clap_text.ClapText(config), params)
+        return tokenizer, Tower(compute, config.projection_dim, len(ids), 512, 1)
 
     return TowerEncoder(f"random-{layers}-{width}", load, batch_size)
 

@@ -56,6 +56,14 @@ def make_query_encoder(kind: str, config: "TextConfig") -> "Encoder[Any]":
     return KINDS[kind].make_encoder(config)
 
 
+def _read_sentence(sentence: str) -> list[Any]:
+    if not sentence.strip():
+        raise InputError("a query is empty: describe the sound to separate")
+    if any("\ud800" <= letter <= "\udfff" for letter in sentence):
+        raise InputError(f"the query {sentence!r} is not valid text")
+    return [sentence]
+
+
 def _read_sound(path: str) -> list[Any]:
     from audiosep_jax.audio import files
 
@@ -64,7 +72,7 @@ def _read_sound(path: str) -> list[Any]:
 
 
 def _make_sound_encoder(config: "TextConfig") -> "Encoder[Any]":
-    from audiosep_jax.encoders.audio_encoder import AudioEncoder
+    from audiosep_jax.encoders.pretrained import AudioEncoder
 
     return AudioEncoder(config.source)
 
@@ -88,7 +96,7 @@ KINDS = {
         metavar="SENTENCE",
         help="what it sounds like",
         encoders=("hashed", "clap", "clip"),
-        read=lambda sentence: [sentence],
+        read=_read_sentence,
         make_encoder=make_encoder,
     ),
     "embedding": Kind(

@@ -1,6 +1,8 @@
-"""HTSAT, CLAP's audio tower: a Swin transformer over a log-mel spectrogram folded into a square.
+"""CLAP's audio tower: log-mel features, and HTSAT, a Swin transformer over them.
 
-Modules carry the Hugging Face names of `ClapModel`, dots included. Evaluation mode only.
+The features are those of Hugging Face's `ClapFeatureExtractor` without fusion. HTSAT folds them
+into a square image. Its modules carry the Hugging Face names of `ClapModel`, dots included; it has
+no training mode.
 Shapes: H and W are rows and columns of patches, N windows, L the patches of one window.
 """
 
@@ -18,6 +20,7 @@ from audiosep_jax.encoders.clap_text import tower_section
 from audiosep_jax.encoders.layers import (
     Projection,
     activation,
+    at_least_float32,
     attend,
     check_heads,
     config_from_dict,
@@ -26,16 +29,114 @@ from audiosep_jax.encoders.layers import (
 )
 from audiosep_jax.errors import InputError
 
-# Epsilon of the norms that the config does not reach, and of the batch norm (PyTorch's default).
+POWER_FLOOR = 1e-10  # -100 dB
+# Epsilon of the batch norm and of the layer norms that the config says nothing about.
 TORCH_EPSILON = 1e-5
-# What the original adds to the score of patches that only the shift made neighbours.
+# Added by the original to the attention scores of patches that are neighbours only by the shift.
 SHIFT_PENALTY = -100.0
-CUBIC_SHARPNESS = -0.75  # PyTorch's bicubic; others use -0.5
+CUBIC_SHARPNESS = -0.75  # of PyTorch's bicubic interpolation; others use -0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class MelConfig:
+    """Fields of `preprocessor_config.json`; the defaults are the published CLAP's."""
+
+    feature_size: int = 64
+    sampling_rate: int = 48_000
+    hop_length: int = 480
+    max_length_s: float = 10.0
+    fft_window_size: int = 1024
+    frequency_min: float = 50.0
+    frequency_max: float = 14_000.0
+    truncation: str = "rand_trunc"
+    padding: str = "repeatpad"
+
+    def __post_init__(self) -> None:
+        # Fusion stacks four spectrograms and uses another mel scale; AudioSep does without.
+        if self.truncation != "rand_trunc":
+            raise InputError(f"truncation {self.truncation!r} is not supported; use 'rand_trunc'")
+        if self.padding != "repeatpad":
+            raise InputError(f"padding {self.padding!r} is not supported; use 'repeatpad'")
+
+    @property
+    def clip_samples(self) -> int:
+        """Length of the clips that the tower embeds."""
+        return int(self.max_length_s * self.sampling_rate)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "MelConfig":
+        """Make it from the feature extractor's `preprocessor_config.json`."""
+        return config_from_dict(cls, config, "preprocessor_config")
+
+
+@functools.lru_cache(maxsize=4)
+def mel_filters(config: MelConfig) -> np.ndarray:
+    """Slaney's mel filters: triangles of unit area, float64 (FFT bins, mel bands)."""
+    from transformers.audio_utils import mel_filter_bank  # takes seconds to import
+
+    return mel_filter_bank(
+        1 + config.fft_window_size // 2,
+        config.feature_size,
+        config.frequency_min,
+        config.frequency_max,
+        config.sampling_rate,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+
+
+def fit_clip(config: MelConfig, wave_BS: Any) -> Any:
+    """Fit clips to `config.clip_samples`: repeat short ones, keep the middle of long ones.
+
+    A short clip is repeated a whole number of times and padded with zeros. The original extractor
+    cuts a long clip at a random place; the middle gives the same embedding at every call.
+    """
+    num_samples, wanted = wave_BS.shape[-1], config.clip_samples
+    if num_samples == 0:
+        raise InputError("an audio clip is empty; CLAP needs at least one sample")
+    if num_samples >= wanted:
+        start = (num_samples - wanted) // 2
+        return wave_BS[:, start : start + wanted]
+    index = np.arange(wanted)
+    return wave_BS[:, index % num_samples] * (index < wanted // num_samples * num_samples)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def log_mel(config: MelConfig, wave_BS: jax.Array) -> jax.Array:
+    """Mel power in dB (B, T, F) of clips at `config.sampling_rate`, one centred frame per hop.
+
+    It is computed in the precision of `wave_BS`; `features` says what float32 costs.
+    """
+    window_samples, hop = config.fft_window_size, config.hop_length
+    padded_BS = jnp.pad(wave_BS, ((0, 0), (window_samples // 2,) * 2), mode="reflect")
+    num_frames = 1 + (padded_BS.shape[-1] - window_samples) // hop
+    index = np.arange(num_frames)[:, None] * hop + np.arange(window_samples)
+    hann = np.sin(np.pi * np.arange(window_samples) / window_samples) ** 2
+    spectrum_BTF = jnp.fft.rfft(padded_BS[:, index] * hann.astype(wave_BS.dtype))
+    power_BTF = jnp.square(spectrum_BTF.real) + jnp.square(spectrum_BTF.imag)
+    filters = mel_filters(config).astype(power_BTF.dtype)
+    mel_BTF = jnp.matmul(power_BTF, filters, precision=jax.lax.Precision.HIGHEST)
+    return 10 * jnp.log10(jnp.maximum(mel_BTF, POWER_FLOOR))
+
+
+def features(config: MelConfig, wave_BS: jax.Array) -> jax.Array:
+    """Input of the audio tower (B, T, F) for clips of any length at `config.sampling_rate`.
+
+    It is not differentiable, and `jit` must be outside `vmap`: a loss uses `log_mel` of `fit_clip`.
+    """
+    clip_BS = at_least_float32(fit_clip(config, wave_BS))
+    # The extractor computes in float64. In float32, the rounding of the FFT hides bands that are
+    # 85 dB below the loudest one of their frame (1.1e-3 dB on the golden clips). TPUs have no
+    # float64 FFT.
+    if jax.default_backend() == "tpu":
+        return log_mel(config, clip_BS)
+    with jax.enable_x64(True):
+        return log_mel(config, clip_BS.astype(jnp.float64)).astype(clip_BS.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class HtsatConfig:
-    """Sizes under Hugging Face's names; the defaults are those of its `ClapAudioConfig`."""
+    """Sizes, with the names and the defaults of Hugging Face's `ClapAudioConfig`."""
 
     window_size: int = 8
     num_mel_bins: int = 64
@@ -70,16 +171,16 @@ class HtsatConfig:
         activation(self.hidden_act), activation(self.projection_hidden_act)
 
     def width(self, stage: int) -> int:
-        """Channels of a stage."""
+        """Number of channels of a stage."""
         return self.patch_embeds_hidden_size * 2**stage
 
     def grid(self, stage: int) -> int:
-        """Patches along each side of a stage's square."""
+        """Number of patches along each side of a stage's square."""
         return self.spec_size // self.patch_stride[0] // 2**stage
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "HtsatConfig":
-        """From the `config.json` of a whole `ClapModel` or of its audio tower alone."""
+        """Make it from the `config.json` of a whole `ClapModel` or of its audio tower alone."""
         values = dict(tower_section(config, "audio_config"))
         stride = values.get("patch_stride")
         values["patch_stride"] = (stride, stride) if isinstance(stride, int) else stride
@@ -91,10 +192,10 @@ HTSAT_BASE = HtsatConfig(patch_embeds_hidden_size=128, depths=(2, 2, 12, 2))
 
 
 def bicubic_matrix(num_in: int, num_out: int) -> np.ndarray:
-    """Rows that resample `num_in` points to `num_out` with both ends kept, float64 (out, in).
+    """Matrix (out, in) float64 that resamples `num_in` points to `num_out` and keeps both ends.
 
-    Keys' cubic convolution kernel with edge points repeated, which is what PyTorch's `interpolate`
-    does with `mode="bicubic", align_corners=True`.
+    It applies Keys' cubic convolution kernel and repeats the points at the edges, as PyTorch's
+    `interpolate` does with `mode="bicubic", align_corners=True`.
     """
     position = np.arange(num_out) * ((num_in - 1) / max(num_out - 1, 1))
     first = np.floor(position).astype(int) - 1
@@ -114,7 +215,7 @@ def _cubic_kernel(distance: np.ndarray) -> np.ndarray:
 
 
 def fold(config: HtsatConfig, mel_BTF: jax.Array) -> jax.Array:
-    """Spectrogram to a square image (B, spec_size, spec_size): equal spans of time, stacked."""
+    """Fold spectrograms into squares (B, spec_size, spec_size): equal spans of time, stacked."""
     num_spans = config.spec_size // config.num_mel_bins
     num_frames, num_bands = config.spec_size * num_spans, config.spec_size // num_spans
     _, frames, bands = mel_BTF.shape
@@ -135,7 +236,7 @@ def fold(config: HtsatConfig, mel_BTF: jax.Array) -> jax.Array:
 
 
 def relative_positions(window_size: int) -> np.ndarray:
-    """Row (L, L) of the bias table for each pair of patches in a window: dy major, dx minor."""
+    """Rows (L, L) of the bias table for the pairs of patches in a window: dy major, dx minor."""
     y, x = (axis.ravel() for axis in np.indices((window_size, window_size)))
     span = 2 * window_size - 1
     dy, dx = (axis[:, None] - axis[None, :] + window_size - 1 for axis in (y, x))
@@ -143,7 +244,7 @@ def relative_positions(window_size: int) -> np.ndarray:
 
 
 def shift_bias(grid: int, window_size: int, shift: int) -> np.ndarray:
-    """Attention bias (windows, 1, L, L) between patches that met only by wrapping around."""
+    """Attention bias (windows, 1, L, L) against patches that only the wrap-around put together."""
     index = np.arange(grid)
     region = (index >= grid - window_size).astype(int) + (index >= grid - shift)
     region_HW = region[:, None] * 3 + region[None, :]
@@ -153,7 +254,7 @@ def shift_bias(grid: int, window_size: int, shift: int) -> np.ndarray:
 
 
 def to_windows(x_BHWC: Any, window_size: int) -> Any:
-    """Image to windows (B * windows, L, C), batch major."""
+    """Split images into windows (B * windows, L, C), batch major."""
     batch, height, width, channels = x_BHWC.shape
     tiles = x_BHWC.reshape(
         batch, height // window_size, window_size, width // window_size, window_size, channels
@@ -169,7 +270,7 @@ def from_windows(x_NLC: jax.Array, window_size: int, grid: int) -> jax.Array:
 
 
 class WindowAttention(nn.Module):
-    """Attention among the patches of each window, with a learnt bias for every displacement."""
+    """Attention among the patches of each window, with a learnt bias for each displacement."""
 
     config: HtsatConfig
     num_heads: int
@@ -193,7 +294,7 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention, every second time over windows shifted by half, then an MLP."""
+    """Window attention and an MLP; every second block shifts its windows by half their width."""
 
     config: HtsatConfig
     num_heads: int
@@ -202,7 +303,7 @@ class SwinBlock(nn.Module):
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
         config, (_, grid, _, channels) = self.config, x_BHWC.shape
-        # A single window has nothing to exchange with.
+        # A single window has no neighbour to share patches with.
         shift = config.window_size // 2 if self.shifted and grid > config.window_size else 0
         mask = shift_bias(grid, config.window_size, shift) if shift else None
         y = layer_norm(config.layer_norm_eps, "layernorm_before")(x_BHWC)
@@ -216,7 +317,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Two by two patches become one of twice the channels."""
+    """Merge two by two patches into one with twice the channels."""
 
     @nn.compact
     def __call__(self, x_BHWC: jax.Array) -> jax.Array:
@@ -226,7 +327,7 @@ class PatchMerging(nn.Module):
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm of the last axis with its stored statistics, which are parameters here."""
+    """Batch norm of the last axis, with the stored statistics as parameters."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -252,7 +353,7 @@ class Htsat(nn.Module):
                 x = SwinBlock(config, config.num_attention_heads[stage], i % 2 == 1, name=name)(x)
             if stage + 1 < len(config.depths):
                 x = PatchMerging(name=f"{encoder}.layers.{stage}.downsample")(x)
-        # The original's regrouping of frequency and time before its average changes nothing.
+        # The original regroups frequency and time first, which does not change their average.
         pooled = layer_norm(TORCH_EPSILON, f"{encoder}.norm")(x).mean(axis=(1, 2))
         head = Projection(
             config.projection_dim, config.projection_hidden_act, name="audio_projection"
@@ -273,11 +374,3 @@ class Htsat(nn.Module):
         if config.enable_patch_layer_norm:
             x = layer_norm(TORCH_EPSILON, f"{encoder}.patch_embed.norm")(x)
         return x
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def embed(config: HtsatConfig, params: Mapping[str, Any], mel_BTF: jax.Array) -> jax.Array:
-    """Unit vectors (B, E) of `mel.features`; bind `config` with `functools.partial`."""
-    with jax.default_matmul_precision("float32"):
-        embedding_BE: Any = Htsat(config).apply({"params": params}, mel_BTF)
-    return embedding_BE

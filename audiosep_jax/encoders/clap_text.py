@@ -1,7 +1,7 @@
 """CLAP's text tower: RoBERTa, its pooler and the projection into the space shared with audio.
 
-Modules carry the Hugging Face names of `ClapModel`, dots included, so that the parameter tree and
-the state dict differ only in how the last part is called and how a matrix lies.
+Modules carry the Hugging Face names of `ClapModel`, dots included. The parameter tree therefore
+differs from the state dict only in the names of the leaves and in the layout of matrices.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from audiosep_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class ClapTextConfig:
-    """Sizes under Hugging Face's names; the defaults are those of its `ClapTextConfig`."""
+    """Sizes, with the names and the defaults of Hugging Face's `ClapTextConfig`."""
 
     vocab_size: int = 50265
     hidden_size: int = 768
@@ -47,34 +47,39 @@ class ClapTextConfig:
         check_heads("text_config", self.hidden_size, self.num_attention_heads)
         activation(self.hidden_act), activation(self.projection_hidden_act)
 
+    @property
+    def max_tokens(self) -> int:
+        """Longest sentence: positions count from `pad_token_id + 1`."""
+        return self.max_position_embeddings - self.pad_token_id - 1
+
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "ClapTextConfig":
-        """From the `config.json` of a whole `ClapModel` or of its text tower alone."""
+        """Make it from the `config.json` of a whole `ClapModel` or of its text tower alone."""
         return config_from_dict(cls, tower_section(config, "text_config"), "text_config")
 
 
 def tower_section(config: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    """One tower's part of a CLAP config; the shared projection is the outer config's to say."""
+    """Return the section of one tower in a CLAP config, with the outer config's projection."""
     if section not in config:
         return config
-    # As in ClapConfig: the outer values win over the section's own, even by default.
+    # As in ClapConfig, the outer values replace the section's own, even where they are defaults.
     shared = {"projection_dim": 512, "projection_hidden_act": "relu"}
     return {**(config[section] or {}), **{key: config.get(key, shared[key]) for key in shared}}
 
 
-# LAION's own file holds roberta-base, whose epsilon is not the one that Hugging Face's
-# conversion writes into its config; the rest is the same.
+# LAION's own file holds roberta-base. Its epsilon differs from the one in the config of Hugging
+# Face's conversion; all other values are the same.
 LAION_TEXT_CONFIG = ClapTextConfig(layer_norm_eps=1e-5)
 
 
 def position_ids(input_ids_NL: jax.Array, pad_token_id: int) -> jax.Array:
-    """RoBERTa's positions: tokens count up from `pad_token_id + 1`, padding stays at that id."""
+    """RoBERTa's positions: `pad_token_id + 1, + 2, ...` for tokens, `pad_token_id` for padding."""
     is_token_NL = (input_ids_NL != pad_token_id).astype(jnp.int32)
     return jnp.cumsum(is_token_NL, axis=1) * is_token_NL + pad_token_id
 
 
 class RobertaLayer(nn.Module):
-    """Attention and MLP, each normalised after its residual sum."""
+    """Attention and MLP, with a layer norm after each residual sum."""
 
     config: ClapTextConfig
 
@@ -113,10 +118,9 @@ class ClapText(nn.Module):
         return unit_norm(head(jnp.tanh(pooled)))
 
     def _embed_tokens(self, input_ids_NL: jax.Array) -> jax.Array:
-        config = self.config
-        longest = config.max_position_embeddings - config.pad_token_id - 1
-        if input_ids_NL.shape[1] > longest:
-            raise InputError(f"{input_ids_NL.shape[1]} tokens; this text tower takes {longest}")
+        config, num_tokens = self.config, input_ids_NL.shape[1]
+        if num_tokens > config.max_tokens:
+            raise InputError(f"{num_tokens} tokens; this text tower takes {config.max_tokens}")
 
         def table(rows: int, kind: str) -> nn.Embed:
             name = f"text_model.embeddings.{kind}_embeddings"
@@ -127,18 +131,3 @@ class ClapText(nn.Module):
         positions_NL = position_ids(input_ids_NL, config.pad_token_id)
         x = x + table(config.max_position_embeddings, "position")(positions_NL)
         return layer_norm(config.layer_norm_eps, "text_model.embeddings.LayerNorm")(x)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def embed(
-    config: ClapTextConfig,
-    params: Mapping[str, Any],
-    input_ids_NL: jax.Array,
-    attention_mask_NL: jax.Array,
-) -> jax.Array:
-    """Unit vectors (N, E) of tokenised sentences; bind `config` with `functools.partial`."""
-    # Accelerators shorten float32 products unless told otherwise; embeddings are made once.
-    with jax.default_matmul_precision("float32"):
-        variables = {"params": params}
-        embedding_NE: Any = ClapText(config).apply(variables, input_ids_NL, attention_mask_NL)
-    return embedding_NE

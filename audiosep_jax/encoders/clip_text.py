@@ -23,14 +23,14 @@ from audiosep_jax.encoders.layers import (
 )
 from audiosep_jax.errors import InputError
 
-# Configs written before transformers 4.31 say 2 whatever the vocabulary; their models pool at
-# the highest id, which is the end of text in the original vocabulary.
+# Configs written before transformers 4.31 hold 2, whatever the vocabulary. Their models pool at the
+# highest id, which is the end of text in the original vocabulary.
 LEGACY_EOS_TOKEN_ID = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipTextConfig:
-    """Sizes under Hugging Face's names; the defaults are those of its `CLIPTextConfig`."""
+    """Sizes, with the names and the defaults of Hugging Face's `CLIPTextConfig`."""
 
     vocab_size: int = 49408
     hidden_size: int = 512
@@ -47,11 +47,16 @@ class ClipTextConfig:
         check_heads("text_config", self.hidden_size, self.num_attention_heads)
         activation(self.hidden_act)
 
+    @property
+    def max_tokens(self) -> int:
+        """Longest sentence."""
+        return self.max_position_embeddings
+
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "ClipTextConfig":
-        """From the `config.json` of a whole `CLIPModel` or of its text tower alone."""
+        """Make it from the `config.json` of a whole `CLIPModel` or of its text tower alone."""
         if config.get("text_config_dict") is not None:
-            # An older spelling that, where present, replaces `text_config` altogether.
+            # An older spelling, which replaces `text_config` as a whole if it is present.
             values = dict(config["text_config_dict"])
         elif "text_config" in config:
             values = dict(config["text_config"] or {})
@@ -63,14 +68,14 @@ class ClipTextConfig:
 
 
 def end_of_text(input_ids_NL: jax.Array, eos_token_id: int) -> jax.Array:
-    """Position (N,) of the first end-of-text token, in both conventions of `eos_token_id`."""
+    """Find the first end-of-text token (N,), by either convention of `eos_token_id`."""
     if eos_token_id == LEGACY_EOS_TOKEN_ID:
         return jnp.argmax(input_ids_NL, axis=1)
     return jnp.argmax(input_ids_NL == eos_token_id, axis=1)
 
 
 class ClipLayer(nn.Module):
-    """Attention and MLP, each normalised before and added to its input."""
+    """Attention and MLP, with a layer norm before each and a residual sum after it."""
 
     config: ClipTextConfig
 
@@ -121,18 +126,3 @@ class ClipText(nn.Module):
             longest, config.hidden_size, name="text_model.embeddings.position_embedding"
         )
         return token_table(input_ids_NL) + position_table(jnp.arange(num_tokens))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def embed(
-    config: ClipTextConfig,
-    params: Mapping[str, Any],
-    input_ids_NL: jax.Array,
-    attention_mask_NL: jax.Array,
-) -> jax.Array:
-    """Unit vectors (N, E) of tokenised sentences; bind `config` with `functools.partial`."""
-    # Accelerators shorten float32 products unless told otherwise; embeddings are made once.
-    with jax.default_matmul_precision("float32"):
-        variables = {"params": params}
-        embedding_NE: Any = ClipText(config).apply(variables, input_ids_NL, attention_mask_NL)
-    return embedding_NE

@@ -1,6 +1,6 @@
-"""What every text encoder looks like, and which one a config means."""
+"""The protocol of encoders, and the config of the text encoder."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -8,10 +8,8 @@ import numpy as np
 from audiosep_jax.errors import InputError
 from audiosep_jax.settings import Count, Share, section, setting
 
-# Which files are taken where `text.model` names none.
+# Files of the encoder if `text.model` is empty.
 DEFAULT_MODELS = {"clap": "laion/larger_clap_general", "clip": "openai/clip-vit-base-patch32"}
-MODEL_OPTION = "--config.text.model=DIR"
-
 
 Query = TypeVar("Query", contravariant=True)
 
@@ -32,15 +30,14 @@ TextEncoder: TypeAlias = Encoder[str]
 
 @section
 class TextConfig:
-    """Which encoder turns captions and queries into conditions."""
+    """Settings under `text.`: the encoder that turns captions and queries into conditions."""
 
     encoder: Literal["hashed", "clap", "clip"] = "hashed"
     # Hub id or folder; for clap also an AudioSep checkpoint that holds its CLAP.
     model: str = setting(default="", per_process=True)
-    batch_size: Count = setting(
-        default=256, per_process=True
-    )  # sentences that the tower embeds at once
-    # Share of batches whose condition is the caption's; the others get the clean target's own.
+    # Sentences that the tower embeds at once.
+    batch_size: Count = setting(default=256, per_process=True)
+    # Share of batches with the caption as the query; the others have the clean target itself.
     use_text_ratio: Share = 1.0
 
     def __post_init__(self) -> None:
@@ -56,29 +53,15 @@ class TextConfig:
 
     @property
     def source(self) -> str:
-        """Where the files of the model come from; empty for hashed."""
+        """Hub id, folder or file of the model; empty for hashed."""
         return self.model or DEFAULT_MODELS.get(self.encoder, "")
 
 
-def embed_captions(encoder: TextEncoder, captions: Iterable[str]) -> dict[str, np.ndarray]:
-    """Every distinct caption with its `(E,)` embedding; `text.table` keeps them on disk besides."""
-    distinct = sorted(set(captions))
-    return dict(zip(distinct, encoder(distinct), strict=True))
-
-
 def check_dimensions(conditions: Mapping[str, np.ndarray], condition_features: int) -> None:
-    """InputError where the encoder's vectors are not of the length that the model takes."""
+    """Raise InputError if the encoder's vectors are not of the length that the model takes."""
     for condition_E in conditions.values():
         if len(condition_E) != condition_features:
             raise InputError(
                 f"the text encoder gives {len(condition_E)} numbers a caption, but "
                 f"model.condition_features={condition_features}; make them equal"
             )
-
-
-def embed_queries(encoder: TextEncoder, queries: Sequence[str]) -> np.ndarray:
-    """`(N, E)` embeddings of what a user asked for; InputError where a query is empty."""
-    for query in queries:
-        if not query.strip():
-            raise InputError("a query is empty: describe the sound to separate")
-    return encoder(queries)

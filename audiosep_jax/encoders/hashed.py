@@ -1,4 +1,4 @@
-"""A text encoder without a download: words and character n-grams, randomly projected."""
+"""A text encoder that needs no download: random projections of words and character n-grams."""
 
 import hashlib
 import re
@@ -14,16 +14,16 @@ _WORD = re.compile(r"\w+")
 
 
 class HashedEncoder:
-    """Bag of words and of character n-grams under a fixed projection of random signs.
+    """Bag of words and of character n-grams, projected by fixed random signs.
 
-    Wordings that share words or stems lie near each other; synonyms do not. The signs are bits of
-    SHAKE-256 and their sum is an integer, so vectors are equal to the bit everywhere.
+    Sentences with common words or stems have similar vectors; synonyms do not. The signs are bits
+    of SHAKE-256 and their sum is an integer, so the vectors are equal to the bit on all machines.
     """
 
     fingerprint = "hashed-1"
 
     def __call__(self, sentences: Sequence[str]) -> np.ndarray:
-        """`(N, 512)` float32, each row of length 1."""
+        """Return `(N, 512)` float32, each row of length 1."""
         rows = [_embed(sentence) for sentence in sentences]
         return np.array(rows, np.float32).reshape(-1, DIMENSIONS)
 
@@ -32,12 +32,12 @@ def _embed(sentence: str) -> np.ndarray:
     total = np.zeros(DIMENSIONS, np.int64)
     for feature, weight in _features(sentence):
         total += weight * _signs(feature)
-    # An all-zero sum would take an even number of features to cancel in all 512 places.
+    # The sum is zero only if the features cancel in all 512 places.
     return (total / np.sqrt(np.sum(total**2))).astype(np.float32)
 
 
 def _features(sentence: str) -> Iterator[tuple[str, int]]:
-    """Words, and n-grams of each word between its boundary marks, with their weights."""
+    """Yield words, and the n-grams of each word between boundary marks, with their weights."""
     for word in _WORD.findall(sentence.lower()) or [sentence.strip()]:
         yield word, WORD_WEIGHT
         marked = f"<{word}>"
@@ -47,8 +47,8 @@ def _features(sentence: str) -> Iterator[tuple[str, int]]:
 
 
 def _signs(feature: str) -> np.ndarray:
-    """512 fixed signs, -1 or 1, as int64."""
-    # A command line that is not UTF-8 reaches us with lone surrogates, which encode() refuses.
+    """Return 512 fixed signs, -1 or 1, as int64."""
+    # Python decodes a command line that is not UTF-8 to lone surrogates, which encode() refuses.
     data = feature.encode("utf-8", "surrogatepass")
     digest = hashlib.shake_256(data).digest(DIMENSIONS // 8)
     return 2 * np.unpackbits(np.frombuffer(digest, np.uint8)).astype(np.int64) - 1

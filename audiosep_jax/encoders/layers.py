@@ -1,6 +1,7 @@
-"""What the frozen transformers share: configuration, attention, activations, projection."""
+"""Parts that the frozen transformers share: configuration, attention, activations, projection."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,12 +15,12 @@ Config = TypeVar("Config")
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
-    """x sigmoid(1.702 x), the activation that CLIP was trained with."""
+    """Return x sigmoid(1.702 x), the activation that CLIP was trained with."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 def exact_gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution function of x, not its tanh approximation."""
+    """Return x times the normal distribution function of x, without the tanh approximation."""
     return jax.nn.gelu(x, approximate=False)
 
 
@@ -27,14 +28,23 @@ ACTIVATIONS = {"gelu": exact_gelu, "quick_gelu": quick_gelu, "relu": jax.nn.relu
 
 
 def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """The activation that a Hugging Face config calls `name`."""
+    """Return the activation that a Hugging Face config calls `name`."""
     if name not in ACTIVATIONS:
         raise InputError(f"activation {name!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 def config_from_dict(cls: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """Dataclass `cls` from those entries of a `config.json` that it knows; absent ones default."""
+    """Make a `cls` from the entries of a `config.json` that it has fields for.
+
+    Args:
+        cls: a dataclass whose fields all have defaults, which missing and null entries keep.
+        values: the entries; others are ignored.
+        where: name of the section, for messages.
+
+    Raises:
+        InputError: an entry is of another type than its field.
+    """
     known = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         value = values.get(field.name)
@@ -50,18 +60,18 @@ def config_from_dict(cls: type[Config], values: Mapping[str, Any], where: str) -
 
 
 def check_heads(where: str, hidden_size: int, num_heads: int) -> None:
-    """Refuses a width that the heads do not divide."""
+    """Raise InputError if the number of heads does not divide the width."""
     if num_heads < 1 or hidden_size % num_heads:
         raise InputError(f"{where}: {num_heads} heads do not divide hidden size {hidden_size}")
 
 
 def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
-    """Layer norm with the two-pass variance, which a mean far from zero does not spoil."""
+    """Layer norm with the two-pass variance, which stays exact when the mean is far from zero."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, name=name)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """Half precision becomes float32; float32 and float64 stay."""
+    """Convert half precision to float32; keep float32 and float64."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -84,19 +94,19 @@ def attend(
 
 
 def hidden_where(keep: jax.Array) -> jax.Array:
-    """Attention bias: 0 where `keep`, so low elsewhere that the softmax gives exactly 0."""
-    # Not -inf: a row with nothing to keep would become NaN.
+    """Attention bias: 0 where `keep`, elsewhere so low that the softmax gives exactly 0."""
+    # With -inf, the softmax of a row that keeps nothing would be NaN.
     return jnp.where(keep, 0.0, jnp.finfo(jnp.float32).min / 2)
 
 
 def unit_norm(x_NE: jax.Array) -> jax.Array:
-    """Rows divided by their length; at least float32. A zero row stays zero."""
+    """Divide each row by its length, in float32 at least. A zero row stays zero."""
     x_NE = at_least_float32(x_NE)
     return x_NE / jnp.maximum(jnp.linalg.norm(x_NE, axis=-1, keepdims=True), 1e-12)
 
 
 class Projection(nn.Module):
-    """CLAP's head from a tower's width to the shared space: linear, activation, linear."""
+    """CLAP's head, from a tower's width to the shared space: linear, activation, linear."""
 
     projection_dim: int
     act: str
@@ -105,3 +115,13 @@ class Projection(nn.Module):
     def __call__(self, x_NC: jax.Array) -> jax.Array:
         x = activation(self.act)(nn.Dense(self.projection_dim, name="linear1")(x_NC))
         return nn.Dense(self.projection_dim, name="linear2")(x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def embed(tower: nn.Module, params: Mapping[str, Any], *inputs: jax.Array) -> jax.Array:
+    """Run a tower on its inputs: unit vectors (N, E)."""
+    # By default, accelerators round float32 products to bfloat16 or TF32. An embedding is computed
+    # once and used often, so it is worth the full precision.
+    with jax.default_matmul_precision("float32"):
+        embedding_NE: Any = tower.apply({"params": params}, *inputs)
+    return embedding_NE

@@ -1,7 +1,7 @@
-"""State dicts of CLAP and CLIP, in Hugging Face's or LAION's names, to the towers' parameters.
+"""Parameters of the towers from state dicts of CLAP and CLIP, in Hugging Face's or LAION's names.
 
-Our module names are Hugging Face's, so what a tower needs is read off the tower itself; LAION's
-names are first turned into Hugging Face's.
+Our modules carry Hugging Face's names, so the tower itself says which tensors it needs. LAION's
+names are translated into Hugging Face's first.
 """
 
 import re
@@ -19,12 +19,12 @@ from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
 from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
 from audiosep_jax.errors import InputError
 
-# Where an AudioSep checkpoint keeps its CLAP; the rest of such a file is the separator.
+# Prefix of CLAP's tensors in an AudioSep checkpoint, which holds the separator as well.
 AUDIOSEP_PREFIX = "query_encoder.model."
-# Leaves that flax calls otherwise than PyTorch.
+# Flax's names of leaves, and PyTorch's.
 LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
-# LAION name -> Hugging Face name, first match wins, applied to the start of the name.
+# From LAION's to Hugging Face's names: the first pattern that matches the start of a name counts.
 LAION_TEXT_RENAMES = (
     (r"text_branch\.", "text_model."),
     (r"text_projection\.0\.", "text_projection.linear1."),
@@ -45,7 +45,7 @@ LAION_AUDIO_RENAMES = (
     (r"audio_projection\.2\.", "audio_projection.linear2."),
 )
 
-# Buffers that hold no learnt value: we compute them.
+# Buffers, which hold no learnt values: they are computed here.
 BUFFERS = (
     r"text_model\.embeddings\.(position_ids|token_type_ids)$",
     r".*\.relative_position_index$",
@@ -53,7 +53,7 @@ BUFFERS = (
     r".*\.num_batches_tracked$",
     r"audio_model\.audio_encoder\.(spectrogram_extractor|logmel_extractor)\.",
 )
-# Learnt, but of the contrastive training or of HTSAT's classifier: no embedding depends on them.
+# Learnt parts of the contrastive loss and of HTSAT's classifier; no embedding depends on them.
 OTHER_HEADS = (
     r"logit_scale",
     r"(text|audio)_transform\.",
@@ -67,14 +67,14 @@ State = Mapping[str, np.ndarray]
 
 
 def clap_text_params(config: ClapTextConfig, state: State) -> Params:
-    """Parameters of `clap.ClapText`; `state` may be all of CLAP or of an AudioSep checkpoint."""
+    """Make the parameters of `ClapText` from all of CLAP or of an AudioSep checkpoint."""
     tensors = _canonical(state, LAION_TEXT_RENAMES + LAION_AUDIO_RENAMES)
     tokens = jnp.zeros((1, 1), jnp.int32)
     return _fill(ClapText(config), (tokens, tokens), tensors, (*OTHER_HEADS, AUDIO_TOWER))
 
 
 def clap_audio_params(config: HtsatConfig, state: State) -> Params:
-    """Parameters of `htsat.Htsat`; `state` may be all of CLAP or of an AudioSep checkpoint."""
+    """Make the parameters of `Htsat` from all of CLAP or of an AudioSep checkpoint."""
     tensors = _canonical(state, LAION_TEXT_RENAMES + LAION_AUDIO_RENAMES)
     tensors = dict(_split_qkv(tensors))
     mel_BTF = jnp.zeros((1, 1, config.num_mel_bins))
@@ -82,24 +82,24 @@ def clap_audio_params(config: HtsatConfig, state: State) -> Params:
 
 
 def clip_text_params(config: ClipTextConfig, state: State) -> Params:
-    """Parameters of `clip.ClipText` from `CLIPTextModelWithProjection` or all of `CLIPModel`."""
+    """Make the parameters of `ClipText` from its own state dict or from all of `CLIPModel`."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     tensors = _canonical(state, ())
     return _fill(ClipText(config), (tokens, tokens), tensors, (*OTHER_HEADS, IMAGE_TOWER))
 
 
 def hf_name(path: tuple[str, ...]) -> str:
-    """Hugging Face's name of the parameter at `path` of our tree."""
+    """Return Hugging Face's name of the parameter at `path` of our tree."""
     *modules, leaf = path
     return ".".join([*modules, LEAF_NAMES.get(leaf, leaf)])
 
 
 def _canonical(state: State, renames: tuple[tuple[str, str], ...]) -> dict[str, np.ndarray]:
-    """The state under Hugging Face's names, without the prefix that a container added."""
+    """Translate names to Hugging Face's, without the prefix that a container added."""
     if any(name.startswith(AUDIOSEP_PREFIX) for name in state):
         inner = {name: name.removeprefix(AUDIOSEP_PREFIX) for name in state}
         inner = {name: short for name, short in inner.items() if short != name}
-    else:  # `module.` is what PyTorch's data parallelism leaves
+    else:  # PyTorch's data parallelism adds `module.`
         inner = {name: name.removeprefix("module.") for name in state}
     tensors: dict[str, np.ndarray] = {}
     for name, short in inner.items():
@@ -119,7 +119,7 @@ def _rename(name: str, renames: tuple[tuple[str, str], ...]) -> str:
 
 
 def _split_qkv(tensors: State) -> Iterator[tuple[str, np.ndarray]]:
-    """LAION stores query, key and value of the audio tower stacked; ours are three layers."""
+    """Split LAION's stacked query, key and value of the audio tower into three tensors."""
     for name, tensor in tensors.items():
         head, stacked, leaf = name.rpartition(".qkv.")
         if not stacked:
@@ -134,7 +134,7 @@ def _split_qkv(tensors: State) -> Iterator[tuple[str, np.ndarray]]:
 def _fill(
     module: nn.Module, example: tuple[jax.Array, ...], tensors: State, elsewhere: tuple[str, ...]
 ) -> Params:
-    """Every parameter of `module` from the tensor of its name; refuses what is left over."""
+    """Take each parameter of `module` from the tensor with its name; InputError for leftovers."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), *example)["params"]
     flat = flax.traverse_util.flatten_dict(shapes)
     params = {path: _take(tensors, path, wanted.shape) for path, wanted in flat.items()}
@@ -147,7 +147,7 @@ def _fill(
 
 
 def _take(tensors: State, path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-    """Tensor for `path` in flax's layout: matrices (in, out), convolutions (h, w, in, out)."""
+    """Return the tensor of `path` in Flax's layout: matrices (in, out), kernels (h, w, in, out)."""
     name = hf_name(path)
     if name not in tensors:
         raise InputError(f"{name}: the file lacks this tensor; is it the weights of this model?")

@@ -1,26 +1,93 @@
-"""CLAP's and CLIP's text towers as encoders, from published files and without PyTorch."""
+"""CLAP's and CLIP's towers as encoders, from published files and without PyTorch."""
 
 import dataclasses
 import functools
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from audiosep_jax.encoders import clap_text, clip_text, model_files
-from audiosep_jax.encoders import names as tower_names
-from audiosep_jax.encoders.encoder import DEFAULT_MODELS, MODEL_OPTION
-from audiosep_jax.encoders.model_files import ModelFiles
-from audiosep_jax.encoders.tokenize import TOKEN_LENGTHS, tokenize
+from audiosep_jax import files
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.encoders import clap_text, names
+from audiosep_jax.encoders.clap_audio import (
+    HTSAT_BASE,
+    Htsat,
+    HtsatConfig,
+    MelConfig,
+    features,
+    fit_clip,
+)
+from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
+from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
+from audiosep_jax.encoders.encoder import DEFAULT_MODELS
+from audiosep_jax.encoders.layers import embed
 from audiosep_jax.errors import InputError
 from audiosep_jax.weights import hub
+from audiosep_jax.weights.torch_files import read_state_dict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Part of every fingerprint: raise it when the same files come to give other embeddings.
 VERSION = 1
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer*.json")  # the second brings its config, if any
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer*.json")  # the second adds its config, if any
+PREPROCESSOR = "preprocessor_config.json"
 TEXT_NAMES = ("text_model.", "text_projection.")
+AUDIO_NAMES = ("audio_model.", "audio_projection.")
+# Sentences are padded to one of these lengths, so that few programs are compiled. The longest is
+# CLIP's context, and the length that CLAP was trained with.
+TOKEN_LENGTHS = (16, 32, 77)
+
+
+# ---------------------------------------------------------------------------- files
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFiles:
+    """Weights, and the folder with their sizes; the folder is None for a single checkpoint."""
+
+    weights: Path
+    folder: Path | None
+
+    def config(self, name: str = "config.json") -> dict[str, Any]:
+        """Read a JSON file of the folder."""
+        return files.read_json_object(self.folder / name) if self.folder else {}
+
+    def state(self, prefixes: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Read the tensors whose names start so; all of a checkpoint, which has other names."""
+        return read_state_dict(self.weights, prefixes=prefixes if self.folder else ("",))
+
+    def fingerprint(self, kind: str, *others: Path) -> str:
+        """Name of the function that a tower with these files computes."""
+        digest = hashlib.sha256(f"{VERSION}".encode())
+        for path in (self.weights, *others):
+            if path.is_file():  # a tokenizer needs no config
+                digest.update(hub.file_hash(path).encode())
+        return f"{kind}-{digest.hexdigest()[:32]}"
+
+
+def find_model(source: str, names: Sequence[str]) -> ModelFiles:
+    """Find the files of a hub id, a folder or a checkpoint; fetch them if they are on a hub.
+
+    Args:
+        source: what to look for.
+        names: files that must be in the folder beside its config and weights.
+    """
+    if os.path.isfile(source):
+        return ModelFiles(Path(source), None)
+    folder = hub.snapshot(source, ("config.json", *names, hub.OR.join(WEIGHTS)))
+    weights = next(folder / name for name in WEIGHTS if (folder / name).is_file())
+    return ModelFiles(weights, folder)
+
+
+# ---------------------------------------------------------------------------- sentences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +98,24 @@ class Tower:
     dimensions: int
     vocab_size: int
     max_tokens: int
-    pad_token_id: int | None = None  # None where padding may be any token
+    pad_token_id: int | None = None  # None if padding may be any token
 
     def lengths(self) -> tuple[int, ...]:
-        """Fixed numbers of tokens, of which the last is the most that the tower takes."""
+        """Numbers of tokens to pad to; the last is the most that the tower takes."""
         most = min(self.max_tokens, TOKEN_LENGTHS[-1])
         return (*(length for length in TOKEN_LENGTHS if length < most), most)
 
+    def embed_rows(self, ids_NL: np.ndarray, mask_NL: np.ndarray) -> jax.Array:
+        """Embed a batch, padded to one of a few shapes: the rows beyond N are to be ignored."""
+        longest = int(mask_NL.sum(axis=1).max())
+        num_tokens = next(length for length in self.lengths() if length >= longest)
+        extra = ((0, _power_of_two(len(ids_NL)) - len(ids_NL)), (0, 0))
+        ids_NL, mask_NL = ids_NL[:, :num_tokens], mask_NL[:, :num_tokens]
+        return self.embed(np.pad(ids_NL, extra, "edge"), np.pad(mask_NL, extra, "edge"))
+
 
 class TowerEncoder:
-    """A text tower with its tokenizer, both read when the first sentence comes."""
+    """A text tower with its tokenizer. Both are read when the first sentence comes."""
 
     def __init__(
         self, fingerprint: str, load: Callable[[], tuple[Any, Tower]], batch_size: int = 256
@@ -54,16 +129,17 @@ class TowerEncoder:
         return self._load()
 
     def __call__(self, sentences: Sequence[str]) -> np.ndarray:
-        """`(N, E)` float32, each row of length 1, in the order of the sentences."""
-        _check_text(sentences)
+        """Return `(N, E)` float32, each row of length 1, in the order of the sentences."""
+        for i, sentence in enumerate(sentences):
+            if isinstance(sentence, str) and any("\ud800" <= x <= "\udfff" for x in sentence):
+                raise InputError(f"sentence {i}, {sentence!r}, is not valid text")
         tokenizer, tower = self._loaded
         ids_NL, mask_NL = tokenize(tokenizer, sentences, tower.lengths())
         _check_tokens(tokenizer, tower, ids_NL)
-        counts_N = mask_NL.sum(axis=1)
-        # All batches are under way before the first is waited for.
+        # All batches are dispatched before the result of the first is waited for.
         pending = [
-            (rows, _embed_rows(tower, ids_NL[rows], mask_NL[rows], int(counts_N[rows[-1]])))
-            for rows in batches_by_length(counts_N, self.batch_size)
+            (rows, tower.embed_rows(ids_NL[rows], mask_NL[rows]))
+            for rows in batches_by_length(mask_NL.sum(axis=1), self.batch_size)
         ]
         embedding_NE = np.empty((len(ids_NL), tower.dimensions), np.float32)
         for rows, rows_NE in pending:
@@ -73,56 +149,43 @@ class TowerEncoder:
         return embedding_NE
 
 
-def clap_encoder(
-    source: str = DEFAULT_MODELS["clap"], *, batch_size: int = 256, option: str = MODEL_OPTION
-) -> TowerEncoder:
-    """CLAP's text encoder from a hub id, a folder, or a checkpoint with LAION's names in it."""
-    files = model_files.find_model(source, TOKENIZER_FILES, option=option)
-    if files.folder is None:
-        config, place = clap_text.LAION_TEXT_CONFIG, DEFAULT_MODELS["clap"]
-        tokenizer = hub.snapshot(place, ("config.json", *TOKENIZER_FILES), option=option)
+def clap_encoder(source: str = DEFAULT_MODELS["clap"], *, batch_size: int = 256) -> TowerEncoder:
+    """CLAP's text encoder, from a hub id, a folder, or a checkpoint with LAION's names in it."""
+    found = find_model(source, TOKENIZER_FILES)
+    if found.folder is None:
+        config = clap_text.LAION_TEXT_CONFIG
+        folder = hub.snapshot(DEFAULT_MODELS["clap"], ("config.json", *TOKENIZER_FILES))
     else:
-        config, tokenizer = clap_text.ClapTextConfig.from_dict(files.config()), files.folder
+        config, folder = ClapTextConfig.from_dict(found.config()), found.folder
 
     def load() -> tuple[Any, Tower]:
-        params = tower_names.clap_text_params(config, files.state(TEXT_NAMES))
-        tower = Tower(
-            functools.partial(clap_text.embed, config, _on_device(params)),
-            config.projection_dim,
-            config.vocab_size,
-            config.max_position_embeddings - config.pad_token_id - 1,
-            config.pad_token_id,
-        )
-        return load_tokenizer(tokenizer), tower
+        params = _on_device(names.clap_text_params(config, found.state(TEXT_NAMES)))
+        compute = functools.partial(embed, ClapText(config), params)
+        sizes = config.projection_dim, config.vocab_size, config.max_tokens, config.pad_token_id
+        return load_tokenizer(folder), Tower(compute, *sizes)
 
-    return TowerEncoder(_fingerprint("clap", files, tokenizer), load, batch_size)
+    return TowerEncoder(_text_fingerprint("clap", found, folder), load, batch_size)
 
 
-def clip_encoder(
-    source: str = DEFAULT_MODELS["clip"], *, batch_size: int = 256, option: str = MODEL_OPTION
-) -> TowerEncoder:
-    """CLIP's text encoder from a hub id or a folder."""
-    files = model_files.find_model(source, TOKENIZER_FILES, option=option)
-    if files.folder is None:
-        raise InputError(f"{source}: is a file; {option} takes a folder with CLIP's config.json")
-    config, tokenizer = clip_text.ClipTextConfig.from_dict(files.config()), files.folder
+def clip_encoder(source: str = DEFAULT_MODELS["clip"], *, batch_size: int = 256) -> TowerEncoder:
+    """CLIP's text encoder, from a hub id or a folder."""
+    found = find_model(source, TOKENIZER_FILES)
+    if found.folder is None:
+        raise InputError(f"{source}: is a file; CLIP needs a folder or hub id with config.json")
+    config, folder = ClipTextConfig.from_dict(found.config()), found.folder
 
     def load() -> tuple[Any, Tower]:
-        params = tower_names.clip_text_params(config, files.state(TEXT_NAMES))
-        tower = Tower(
-            functools.partial(clip_text.embed, config, _on_device(params)),
-            config.projection_dim,
-            config.vocab_size,
-            config.max_position_embeddings,
-        )
-        return load_tokenizer(tokenizer), tower
+        params = _on_device(names.clip_text_params(config, found.state(TEXT_NAMES)))
+        compute = functools.partial(embed, ClipText(config), params)
+        sizes = config.projection_dim, config.vocab_size, config.max_tokens
+        return load_tokenizer(folder), Tower(compute, *sizes)
 
-    return TowerEncoder(_fingerprint("clip", files, tokenizer), load, batch_size)
+    return TowerEncoder(_text_fingerprint("clip", found, folder), load, batch_size)
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer whose files lie in `folder`."""
-    # It takes seconds to import, and a run whose captions are all known needs none.
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer whose files are in `folder`."""
+    # It takes seconds to import, and a run whose captions are all in the table does not need it.
     from transformers import AutoTokenizer
 
     try:
@@ -132,42 +195,45 @@ def load_tokenizer(folder: Path) -> Any:
         raise InputError(f"{folder}: its tokenizer cannot be read ({reason})") from error
 
 
+def tokenize(
+    tokenizer: "PreTrainedTokenizerBase",
+    sentences: Sequence[str],
+    lengths: tuple[int, ...] = TOKEN_LENGTHS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn sentences into ids and mask (N, L) int32, padded on the right.
+
+    L is the first of `lengths` that holds the longest sentence. A sentence longer than the last of
+    `lengths` is cut there and keeps its end-of-text token.
+    """
+    for i, sentence in enumerate(sentences):
+        if not isinstance(sentence, str):
+            raise InputError(f"sentence {i} is {sentence!r}; a query must be text")
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"tokenizer {tokenizer.name_or_path!r} has no padding token")
+    ids: list[list[int]] = []
+    if sentences:
+        # Not padded by the tokenizer: some pad on the left, some ignore a fixed length.
+        limit = {"truncation": True, "max_length": lengths[-1], "padding": False}
+        ids = tokenizer(list(sentences), **limit)["input_ids"]
+    longest = max(map(len, ids), default=0)
+    num_tokens = next(length for length in lengths if length >= longest)
+    input_ids_NL = np.full((len(ids), num_tokens), tokenizer.pad_token_id, np.int32)
+    attention_mask_NL = np.zeros_like(input_ids_NL)
+    for i, row in enumerate(ids):
+        input_ids_NL[i, : len(row)] = row
+        attention_mask_NL[i, : len(row)] = 1
+    return input_ids_NL, attention_mask_NL
+
+
 def batches_by_length(counts_N: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Rows of each batch, short sentences first, the longest of a batch last in it."""
+    """Yield the rows of each batch: sentences of similar length, the shortest first."""
     order_N = np.argsort(counts_N, kind="stable")
     for start in range(0, len(order_N), batch_size):
         yield order_N[start : start + batch_size]
 
 
-def _embed_rows(tower: Tower, ids_NL: np.ndarray, mask_NL: np.ndarray, longest: int) -> jax.Array:
-    """Embeddings in one of a few shapes, so with rows behind the last that are to be ignored."""
-    num_tokens = next(length for length in tower.lengths() if length >= longest)
-    num_rows = 1 << (len(ids_NL) - 1).bit_length()
-    extra = ((0, num_rows - len(ids_NL)), (0, 0))
-    ids_NL, mask_NL = ids_NL[:, :num_tokens], mask_NL[:, :num_tokens]
-    return tower.embed(np.pad(ids_NL, extra, "edge"), np.pad(mask_NL, extra, "edge"))
-
-
-def _fingerprint(kind: str, files: ModelFiles, tokenizer: Path) -> str:
-    """Of everything that an embedding depends on."""
-    paths = [files.weights, tokenizer / "tokenizer.json", tokenizer / "tokenizer_config.json"]
-    paths += [files.folder / "config.json"] if files.folder else []
-    paths = [path for path in paths if path.is_file()]  # a tokenizer needs no config
-    return model_files.fingerprint(kind, VERSION, paths)
-
-
-def _on_device(params: Any) -> Any:
-    return jax.device_put(model_files.to_float32(params), jax.local_devices()[0])
-
-
-def _check_text(sentences: Sequence[str]) -> None:
-    for i, sentence in enumerate(sentences):
-        if isinstance(sentence, str) and any("\ud800" <= x <= "\udfff" for x in sentence):
-            raise InputError(f"sentence {i}, {sentence!r}, is not valid text")
-
-
 def _check_tokens(tokenizer: Any, tower: Tower, ids_NL: np.ndarray) -> None:
-    """A tokenizer of another model would give embeddings of nothing, and no error."""
+    """Raise InputError for the tokenizer of another model, whose ids mean other words."""
     place = tokenizer.name_or_path
     if tower.pad_token_id not in (None, tokenizer.pad_token_id):
         pads = f"{tokenizer.pad_token_id}, the tower with {tower.pad_token_id}"
@@ -176,3 +242,84 @@ def _check_tokens(tokenizer: Any, tower: Tower, ids_NL: np.ndarray) -> None:
         raise InputError(
             f"{place}: the tokenizer gives token {ids_NL.max()}, the tower knows {tower.vocab_size}"
         )
+
+
+def _text_fingerprint(kind: str, found: ModelFiles, tokenizer: Path) -> str:
+    others = [tokenizer / "tokenizer.json", tokenizer / "tokenizer_config.json"]
+    others += [found.folder / "config.json"] if found.folder else []
+    return found.fingerprint(kind, *others)
+
+
+# ---------------------------------------------------------------------------- sounds
+
+
+class AudioEncoder:
+    """CLAP's audio tower, from the same files as its text tower, read when the first sound comes.
+
+    encoder = AudioEncoder("laion/larger_clap_general")
+    condition_NE = encoder([(speech_S, 44100), (rain_S, 16000)])
+    """
+
+    def __init__(self, source: str = DEFAULT_MODELS["clap"], *, batch_size: int = 32) -> None:
+        """Find the files of a hub id, a folder, or a checkpoint with LAION's names in it."""
+        self._files = find_model(source, (PREPROCESSOR,))
+        self.batch_size = batch_size
+        folder, others = self._files.folder, []
+        self.tower, self.mel = HTSAT_BASE, MelConfig()
+        if folder is not None:
+            self.tower = HtsatConfig.from_dict(self._files.config())
+            self.mel = MelConfig.from_dict(self._files.config(PREPROCESSOR))
+            others = [folder / "config.json", folder / PREPROCESSOR]
+        self.fingerprint = self._files.fingerprint("clap-audio", *others)
+
+    def __call__(self, sounds: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
+        """Return `(N, E)` float32 unit vectors of mono sounds `(S,)`, each with its rate in Hz.
+
+        Of a sound longer than 10 s the middle is embedded; a shorter one is repeated.
+        """
+        embedding_NE = np.empty((len(sounds), self.tower.projection_dim), np.float32)
+        for start in range(0, len(sounds), self.batch_size):
+            batch = sounds[start : start + self.batch_size]
+            wave_BS = np.stack([self.fit(audio_S, rate_hz) for audio_S, rate_hz in batch])
+            extra = ((0, _power_of_two(len(batch)) - len(batch)), (0, 0))  # few shapes to compile
+            rows_NE = self.embed_waves(self.params, jnp.asarray(np.pad(wave_BS, extra)))
+            embedding_NE[start : start + len(batch)] = np.asarray(rows_NE)[: len(batch)]
+        return embedding_NE
+
+    def embed_audio(self, audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+        """Return `(N, E)` float32 unit vectors of one mono clip `(S,)` or of `(N, S)`."""
+        return self([(audio_S, sample_rate_hz) for audio_S in np.atleast_2d(audio)])
+
+    def fit(self, audio_S: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+        """Resample one sound and fit it to the tower's clip: float32 `(self.mel.clip_samples,)`.
+
+        It needs no accelerator and may run in any thread.
+        """
+        audio_S = np.asarray(audio_S)
+        if audio_S.ndim != 1 or audio_S.size == 0 or not np.isfinite(audio_S).all():
+            raise InputError(
+                f"a clip of shape {audio_S.shape} must be (samples,), not empty, and finite"
+            )
+        audio_BS = audio_S.astype(np.float32, copy=False)[None]
+        wave_BS = audio_files.resample(audio_BS, sample_rate_hz, self.mel.sampling_rate)
+        return fit_clip(self.mel, wave_BS)[0]
+
+    def embed_waves(self, params: Any, wave_BS: jax.Array) -> jax.Array:
+        """Embed clips made by `fit`: `(B, E)`. A pure function, for use within `jit` or `pmap`."""
+        return embed(Htsat(self.tower), params, features(self.mel, wave_BS))
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """Parameters of the tower, on the first local device."""
+        return _on_device(names.clap_audio_params(self.tower, self._files.state(AUDIO_NAMES)))
+
+
+def _on_device(params: Any) -> Any:
+    """Copy parameters out of their file, to the first local device, in float32."""
+    # np.array copies: on a CPU, device_put alone would keep a reference to the mapped file.
+    params = jax.tree.map(lambda x: np.array(x, np.float32), params)
+    return jax.device_put(params, jax.local_devices()[0])
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()

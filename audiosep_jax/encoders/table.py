@@ -1,14 +1,12 @@
-"""Embeddings of captions kept on disk, so that no sentence is embedded twice by one encoder.
+"""Embeddings of captions on disk, so that an encoder embeds each sentence only once.
 
-A folder for each encoder holds files of at most CHUNK_CAPTIONS captions with their embeddings.
-Every caption is looked up by itself: data sets share what they have in common.
+Each encoder has a folder, whose files hold at most CHUNK_CAPTIONS captions with their embeddings.
+Captions are looked up one by one, so that data sets share the captions they have in common.
 """
 
 import hashlib
 import json
-import os
 import sys
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -17,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from audiosep_jax.encoders.encoder import TextEncoder, embed_captions
+from audiosep_jax.encoders.encoder import TextEncoder
 from audiosep_jax.encoders.hashed import HashedEncoder
 from audiosep_jax.errors import InputError
+from audiosep_jax.files import CACHE_VARIABLE, cache_folder, cannot_write, replacing
 
-# What a killed computation may lose.
-CHUNK_CAPTIONS = 512
+CHUNK_CAPTIONS = 512  # captions per file: the most work that a kill can lose
 _SUFFIX = ".npz"
 _BROKEN = (
     *(EOFError, LookupError, MemoryError, NotImplementedError, OSError, RuntimeError),
@@ -33,38 +31,31 @@ _BROKEN = (
 def caption_table(
     encoder: TextEncoder, captions: Iterable[str], folder: Path | None = None
 ) -> dict[str, np.ndarray]:
-    """Every distinct caption with its `(E,)` embedding; only those not in the store are computed.
+    """Map every distinct caption to its `(E,)` embedding; compute those that are not stored.
 
     Args:
         encoder: embeds what is missing, with a progress bar.
         captions: sentences in any order, repeated or not.
-        folder: of all stores; by default `captions` in the cache.
+        folder: parent of the encoders' folders; by default `captions` in the cache.
 
     Raises:
-        InputError: the store cannot be written.
+        InputError: the folder cannot be written.
     """
     distinct = set(captions)
     if isinstance(encoder, HashedEncoder):  # computes as fast as a disk reads
-        return embed_captions(encoder, distinct)
-    store = (folder or _default_folder()) / encoder.fingerprint
+        ordered = sorted(distinct)
+        return dict(zip(ordered, encoder(ordered), strict=True))
+    store = (folder or cache_folder("captions")) / encoder.fingerprint
     table = read_store(store, distinct)
-    # Sentences of about one length share a chunk, so that little of a batch is padding.
+    # Sentences of similar length share a chunk, so that little of a batch is padding.
     missing = sorted(distinct - table.keys(), key=lambda caption: (len(caption), caption))
     if missing:
         table |= _compute(encoder, missing, store)
     return table
 
 
-def _default_folder() -> Path:
-    from audiosep_jax.weights import (
-        hub,  # it takes seconds to import, and hashed captions need none of it
-    )
-
-    return hub.cache_folder() / "captions"
-
-
 def read_store(store: Path, wanted: set[str]) -> dict[str, np.ndarray]:
-    """The wanted captions that the store has; a damaged file is removed, never trusted."""
+    """Read the wanted captions that are stored; remove damaged files."""
     table: dict[str, np.ndarray] = {}
     for path in sorted(store.glob(f"*{_SUFFIX}")):
         try:
@@ -82,47 +73,41 @@ def read_store(store: Path, wanted: set[str]) -> dict[str, np.ndarray]:
 
 def _compute(encoder: TextEncoder, captions: Sequence[str], store: Path) -> dict[str, np.ndarray]:
     table: dict[str, np.ndarray] = {}
-    _write(store, None)  # a place that cannot be written to is found out before the work
+    try:  # before the work: the encoder may take minutes to the first chunk
+        store.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _elsewhere(cannot_write(store, error)) from error
     with tqdm(total=len(captions), desc="embedding captions", unit="") as bar:
         for start in range(0, len(captions), CHUNK_CAPTIONS):
             chunk = captions[start : start + CHUNK_CAPTIONS]
             embedding_NE = encoder(chunk)
-            _write(store, (chunk, embedding_NE))
+            _write(store, chunk, embedding_NE)
             table |= dict(zip(chunk, embedding_NE, strict=True))
             bar.update(len(chunk))
     return table
 
 
-def _write(store: Path, chunk: tuple[Sequence[str], np.ndarray] | None) -> None:
-    """Makes the store and, under a name that follows from its captions, a chunk in it."""
+def _write(store: Path, captions: Sequence[str], embedding_NE: np.ndarray) -> None:
+    """Write a chunk, under a name that follows from its captions."""
+    text = json.dumps(list(captions)).encode()
     try:
-        store.mkdir(parents=True, exist_ok=True)
-        partial = store / f"{uuid.uuid4().hex}.partial"  # hosts may share the folder
-        try:
-            with partial.open("wb") as file:
-                if chunk is None:
-                    return
-                text = json.dumps(list(chunk[0])).encode()
-                np.savez(file, captions=np.frombuffer(text, np.uint8), embedding_NE=chunk[1])
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, store / (hashlib.sha256(text).hexdigest()[:32] + _SUFFIX))
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{store}: cannot be written ({error.strerror}); "
-            "the environment variable AUDIOSEP_JAX_CACHE names another folder"
-        ) from error
+        with replacing(store / (hashlib.sha256(text).hexdigest()[:32] + _SUFFIX)) as partial:
+            np.savez(partial, captions=np.frombuffer(text, np.uint8), embedding_NE=embedding_NE)
+    except InputError as error:
+        raise _elsewhere(error) from error
+
+
+def _elsewhere(error: InputError) -> InputError:
+    return InputError(f"{error}; the environment variable {CACHE_VARIABLE} names another folder")
 
 
 def _read_chunk(path: Path) -> tuple[list[str], np.ndarray]:
-    """What was written; ValueError and the like where the file is not whole."""
-    with np.load(path, allow_pickle=False) as arrays:  # the zip's checksums are compared
+    """Read the captions and embeddings of a file; one of _BROKEN if it is not whole."""
+    with np.load(path, allow_pickle=False) as arrays:  # this compares the checksums of the zip
         captions = json.loads(arrays["captions"].tobytes())
         embedding_NE = arrays["embedding_NE"]
     if embedding_NE.dtype != np.float32 or embedding_NE.ndim != 2:
-        raise ValueError("is no table of embeddings")
+        raise ValueError("is not a table of embeddings")
     if len(captions) != len(embedding_NE) or not all(isinstance(x, str) for x in captions):
         raise ValueError("has not as many captions as embeddings")
     return captions, embedding_NE

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from audiosep_jax.encoders import make_encoder
-from audiosep_jax.encoders.audio_encoder import AudioEncoder
 from audiosep_jax.encoders.encoder import TextConfig
+from audiosep_jax.encoders.pretrained import AudioEncoder
 from audiosep_jax.metrics import clap_score
 
 
@@ -23,7 +23,7 @@ class ClapScore:
         distinct = list(dict.fromkeys(queries))
         vectors = make_encoder(text)(distinct)
         self._text: Mapping[str, np.ndarray] = dict(zip(distinct, vectors, strict=True))
-        self._encoder = AudioEncoder(text.source, option=option)
+        self._encoder = AudioEncoder(text.source)
 
     def __call__(
         self,

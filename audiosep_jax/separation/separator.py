@@ -16,8 +16,8 @@ import numpy as np
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
-from audiosep_jax.encoders import make_encoder
-from audiosep_jax.encoders.encoder import TextConfig, TextEncoder, embed_queries
+from audiosep_jax.encoders import KINDS, make_encoder
+from audiosep_jax.encoders.encoder import TextConfig, TextEncoder
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.separation.files import Clip, Observer, SeparatedFile, write_estimates
@@ -33,7 +33,7 @@ from audiosep_jax.training import trained
 from audiosep_jax.training.model_card import model_card
 
 if TYPE_CHECKING:
-    from audiosep_jax.encoders.audio_encoder import AudioEncoder
+    from audiosep_jax.encoders.pretrained import AudioEncoder
 
 TEXT_OPTION = "text_model=DIR"
 
@@ -146,9 +146,9 @@ class Separator:
 
     @functools.cached_property
     def _audio_encoder(self) -> "AudioEncoder":
-        from audiosep_jax.encoders.audio_encoder import AudioEncoder
+        from audiosep_jax.encoders.pretrained import AudioEncoder
 
-        return AudioEncoder(self.text.source, option=self.text_option)
+        return AudioEncoder(self.text.source)
 
     def save_pretrained(self, folder: str | Path, *, name: str = "") -> None:
         """Writes weights, config and model card, in which it is called `name`, to a folder."""
@@ -380,9 +380,7 @@ def _embed(encoder: TextEncoder, queries: Sequence[str]) -> np.ndarray:
     for sentence in sentences:
         if not isinstance(sentence, str):
             raise InputError(f"a query must be a sentence, not {type(sentence).__name__}")
-        if any("\ud800" <= letter <= "\udfff" for letter in sentence):
-            raise InputError(f"the query {sentence!r} is not valid text")
-    return embed_queries(encoder, sentences)
+    return encoder([query for sentence in sentences for query in KINDS["text"].read(sentence)])
 
 
 def _checked_audio(audio: np.ndarray) -> np.ndarray:

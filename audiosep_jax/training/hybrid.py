@@ -19,7 +19,7 @@ def make_audio_encoder(config: TextConfig) -> EmbedsAudio | None:
     """The audio encoder beside the text encoder; None where every query is a sentence."""
     if config.use_text_ratio == 1:
         return None
-    from audiosep_jax.encoders.audio_encoder import AudioEncoder
+    from audiosep_jax.encoders.pretrained import AudioEncoder
 
     return AudioEncoder(config.source)
 

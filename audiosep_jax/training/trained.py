@@ -77,7 +77,7 @@ def read(source: str | Path, *, option: str) -> Trained:
 
     name = PUBLISHED_SPACE if str(source) == PUBLISHED else str(source)
     files = (hub.OR.join(WEIGHT_FILES),)
-    folder = hub.snapshot(name, files, optional=(CONFIG,), option=option)
+    folder = hub.snapshot(name, files, optional=(CONFIG,))
     return _read_weights(folder, convert=True, option=option)
 
 

@@ -26,6 +26,15 @@ def test_a_sentence_is_the_text_encoders():
     assert condition_NE.shape == (1, 512)
 
 
+@pytest.mark.parametrize(
+    ("sentence", "message"),
+    [("", "query is empty"), (" \n", "query is empty"), ("\ud800", "is not valid text")],
+)
+def test_a_sentence_that_says_nothing_is_refused(sentence, message):
+    with pytest.raises(InputError, match=message):
+        KINDS["text"].read(sentence)
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 def test_a_file_of_vectors_is_a_query_for_each_row(tmp_path, dtype):
     vector_NE = np.eye(2, 6, dtype=dtype)

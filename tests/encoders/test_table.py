@@ -85,7 +85,7 @@ def test_what_was_computed_before_a_kill_is_kept(tmp_path):
 
 def test_a_kill_while_writing_leaves_nothing_that_is_read(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(table.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             caption_table(CountingEncoder(), CAPTIONS, tmp_path)
     assert chunks(tmp_path) == []
@@ -147,6 +147,7 @@ def test_a_whole_file_of_something_else_is_not_trusted(tmp_path, arrays):
 
 def test_hashed_captions_need_no_store(tmp_path):
     assert_complete(caption_table(HashedEncoder(), CAPTIONS, tmp_path))
+    assert caption_table(HashedEncoder(), [], tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 
 

@@ -41,8 +41,7 @@ def fetch(folder, endpoint, source="some/model", wanted=WANTED, revision=None, *
     """(folder or None, error) of `hub.snapshot` in a process of its own, as the client needs."""
     code = (
         "from audiosep_jax.weights import hub; from audiosep_jax.errors import InputError\n"
-        f"try: print(hub.snapshot({source!r}, {wanted!r}, option='--model DIR', "
-        f"revision={revision!r}))\n"
+        f"try: print(hub.snapshot({source!r}, {wanted!r}, revision={revision!r}))\n"
         "except InputError as error: print('error:', error)"
     )
     done = subprocess.run(
@@ -121,14 +120,14 @@ def test_spaces_revisions_and_alternatives(loopback, tmp_path):
 @pytest.mark.parametrize(
     ("source", "wanted", "changes", "words"),
     [
-        ("some/other", WANTED, {}, ["some/other: no such folder", "repository", "--model DIR"]),
-        ("some/model", ["*.gguf"], {}, ["some/model: has no *.gguf", "--model DIR"]),
-        ("some/model", WANTED, {"HF_HUB_OFFLINE": "1"}, ["HF_HUB_OFFLINE is set", "--model DIR"]),
+        ("some/other", WANTED, {}, ["some/other: no such folder", "repository"]),
+        ("some/model", ["*.gguf"], {}, ["some/model: has no *.gguf at http"]),
+        ("some/model", WANTED, {"HF_HUB_OFFLINE": "1"}, ["HF_HUB_OFFLINE is set"]),
         (
             "some/model",
             WANTED,
             {"HF_ENDPOINT": "http://127.0.0.1:9"},
-            ["127.0.0.1:9", "--model DIR"],
+            ["127.0.0.1:9"],
         ),
     ],
 )
@@ -147,17 +146,29 @@ def test_what_cannot_be_had_is_told_in_one_line(loopback, tmp_path, source, want
 def test_a_local_folder_is_taken_as_it_is(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.bin").write_bytes(b"a")
-    assert hub.snapshot(str(tmp_path), ["sub/*.bin"], option="--model DIR") == tmp_path
-    with pytest.raises(InputError, match=r"has no config\.json; --model DIR takes another"):
-        hub.snapshot(str(tmp_path), ["config.json"], option="--model DIR")
+    assert hub.snapshot(str(tmp_path), ["sub/*.bin"]) == tmp_path
+    with pytest.raises(InputError, match=r"has no config\.json$"):
+        hub.snapshot(str(tmp_path), ["config.json"])
 
 
 @pytest.mark.parametrize(
     "source", ["/no/such/folder", "name", "a/b/c", "../x", "a b/c", "", "spaces/x"]
 )
 def test_what_is_neither_a_folder_nor_a_hub_id(source):
-    with pytest.raises(InputError, match="no such folder, and no hub id"):
-        hub.snapshot(source, ["x"], option="--model DIR")
+    with pytest.raises(InputError, match="no such folder, and not a hub id"):
+        hub.snapshot(source, ["x"])
+
+
+@pytest.mark.parametrize("source", ["runs/demoo", "demoo", "runs/deep/demoo"])
+def test_a_mistyped_folder_is_told_the_nearest_one(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    right = Path(source[:-1])
+    for folder in (right, right.with_name("clap")):
+        folder.mkdir(parents=True)
+    with pytest.raises(InputError, match=f"^{source}: .*; did you mean {right}\\?$"):
+        hub.snapshot(source, ["x"])
 
 
 def test_a_conversion_is_made_once_per_content(tmp_path, monkeypatch):

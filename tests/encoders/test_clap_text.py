@@ -16,6 +16,7 @@ from golden_towers import (
 )
 
 from audiosep_jax.encoders import clap_text, layers
+from audiosep_jax.encoders.layers import embed
 from audiosep_jax.encoders.names import clap_text_params
 from audiosep_jax.errors import InputError
 
@@ -41,7 +42,7 @@ def test_golden_embeddings(name, weights, prefix, config, items, num_tokens):
     params = clap_text_params(config, golden_state(weights, prefix))
     ids = golden["input_ids"][:items, :num_tokens].astype(np.int32)
     mask = golden["attention_mask"][:items, :num_tokens].astype(np.int32)
-    embedding = clap_text.embed(config, params, ids, mask)
+    embedding = embed(clap_text.ClapText(config), params, ids, mask)
     assert embedding.dtype == np.float32
     # Asked for are 1e-5 and 1e-6; reached are 4e-7 and 2e-12.
     expected = golden["embedding"][:items]
@@ -52,17 +53,17 @@ def test_golden_embeddings(name, weights, prefix, config, items, num_tokens):
 def test_padding_does_not_reach_the_embedding(num_tokens):
     ids, mask = random_tokens(0, num_tokens, (3, 9, 5), pad_id=1)
     longest_ids, longest_mask = random_tokens(0, 77, (3, 9, 5), pad_id=1)
-    embedding = clap_text.embed(TINY, tiny_params(), ids, mask)
-    expected = clap_text.embed(TINY, tiny_params(), longest_ids, longest_mask)
+    embedding = embed(clap_text.ClapText(TINY), tiny_params(), ids, mask)
+    expected = embed(clap_text.ClapText(TINY), tiny_params(), longest_ids, longest_mask)
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-6)
 
 
 def test_an_item_depends_on_the_order_of_its_tokens_and_on_no_other_item():
     ids, mask = random_tokens(1, 16, (12, 4), pad_id=1)
-    embedding = clap_text.embed(TINY, tiny_params(), ids, mask)
+    embedding = embed(clap_text.ClapText(TINY), tiny_params(), ids, mask)
     swapped = ids.copy()
     swapped[0, [3, 4]] = ids[0, [4, 3]]
-    moved = clap_text.embed(TINY, tiny_params(), swapped, mask) - embedding
+    moved = embed(clap_text.ClapText(TINY), tiny_params(), swapped, mask) - embedding
     assert float(jnp.abs(moved[0]).max()) > 1e-4
     assert float(jnp.abs(moved[1]).max()) < 1e-6
 
@@ -76,15 +77,15 @@ def test_positions_count_tokens_and_leave_padding_at_its_own_id():
 
 def test_precision_follows_the_parameters():
     ids, mask = random_tokens(2, 16, (12, 4), pad_id=1)
-    single = clap_text.embed(TINY, tiny_params(), ids, mask)
+    single = embed(clap_text.ClapText(TINY), tiny_params(), ids, mask)
     with jax.enable_x64(True):
         params = jax.tree.map(lambda x: np.asarray(x, np.float64), tiny_params())
-        double = clap_text.embed(TINY, params, ids, mask)
+        double = embed(clap_text.ClapText(TINY), params, ids, mask)
         assert double.dtype == np.float64
         np.testing.assert_allclose(jnp.linalg.norm(double, axis=1), 1.0, rtol=0, atol=1e-14)
     np.testing.assert_allclose(single, double, rtol=0, atol=1e-6)
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), tiny_params())
-    half = clap_text.embed(TINY, params, ids, mask)
+    half = embed(clap_text.ClapText(TINY), params, ids, mask)
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, single, rtol=0, atol=0.05)
     assert float(jnp.abs(half - single).max()) > 1e-4  # computed in bfloat16, not only stored

@@ -1,4 +1,4 @@
-"""The hashed encoder's exact values and its table of captions."""
+"""The hashed encoder's exact values."""
 
 import hashlib
 import os
@@ -10,8 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from audiosep_jax.encoders import make_encoder
-from audiosep_jax.encoders.encoder import TextConfig, embed_captions, embed_queries
+from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.encoders.hashed import HashedEncoder
 from audiosep_jax.errors import InputError
 
@@ -94,23 +93,6 @@ def test_any_sentence_gives_a_unit_vector(sentence):
 
 def test_no_sentences():
     assert HashedEncoder()([]).shape == (0, 512)
-    assert embed_captions(HashedEncoder(), []) == {}
-
-
-def test_table_has_every_caption_once():
-    captions = ["rain", "a dog", "rain", "bells"]
-    table = embed_captions(make_encoder(TextConfig()), iter(captions))
-    assert sorted(table) == ["a dog", "bells", "rain"]
-    for caption, vector_E in table.items():
-        np.testing.assert_array_equal(vector_E, HashedEncoder()([caption])[0])
-
-
-def test_queries():
-    queries = ["rain", "a dog"]
-    np.testing.assert_array_equal(embed_queries(HashedEncoder(), queries), HashedEncoder()(queries))
-    for empty in ("", " \n"):
-        with pytest.raises(InputError, match="query is empty"):
-            embed_queries(HashedEncoder(), ["rain", empty])
 
 
 def test_unknown_encoder_is_refused():

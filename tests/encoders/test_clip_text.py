@@ -15,6 +15,7 @@ from golden_towers import (
 )
 
 from audiosep_jax.encoders import clip_text
+from audiosep_jax.encoders.layers import embed
 from audiosep_jax.encoders.names import clip_text_params
 from audiosep_jax.errors import InputError
 
@@ -32,7 +33,7 @@ def test_golden_embeddings():
     golden, config = np.load(GOLDEN / "clip_text.npz"), clip_text.ClipTextConfig()
     params = clip_text_params(config, golden_state("clip_text_hf", "clip."))
     ids, mask = golden["input_ids"].astype(np.int32), golden["attention_mask"].astype(np.int32)
-    embedding = clip_text.embed(config, params, ids, mask)
+    embedding = embed(clip_text.ClipText(config), params, ids, mask)
     assert embedding.dtype == np.float32
     # Asked for are 1e-5 and 1e-6; reached are 3e-7 and 1e-12.
     assert_same_embedding(embedding, golden["embedding"], element=2e-6, cosine=1e-10)
@@ -42,8 +43,10 @@ def test_golden_embeddings():
 @pytest.mark.parametrize("eos_token_id", [48, clip_text.LEGACY_EOS_TOKEN_ID])
 def test_padding_does_not_reach_the_embedding(eos_token_id, pad_id):
     config = clip_text.ClipTextConfig.from_dict({**TINY_CLIP, "eos_token_id": eos_token_id})
-    embedding = clip_text.embed(config, tiny_params(), *random_tokens(0, 16, (3, 9), pad_id))
-    expected = clip_text.embed(TINY, tiny_params(), *random_tokens(0, 77, (3, 9), pad_id))
+    embedding = embed(
+        clip_text.ClipText(config), tiny_params(), *random_tokens(0, 16, (3, 9), pad_id)
+    )
+    expected = embed(clip_text.ClipText(TINY), tiny_params(), *random_tokens(0, 77, (3, 9), pad_id))
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=1e-6)
 
 
@@ -51,10 +54,10 @@ def test_the_mask_hides_a_token_before_the_end():
     ids, mask = random_tokens(0, 16, (9, 3), 0)
     other = ids.copy()
     other[0, 4] += 1
-    embeddings = [clip_text.embed(TINY, tiny_params(), x, mask)[0] for x in (ids, other)]
+    embeddings = [embed(clip_text.ClipText(TINY), tiny_params(), x, mask)[0] for x in (ids, other)]
     assert float(jnp.abs(embeddings[0] - embeddings[1]).max()) > 1e-4
     mask[0, 4] = 0
-    embeddings = [clip_text.embed(TINY, tiny_params(), x, mask)[0] for x in (ids, other)]
+    embeddings = [embed(clip_text.ClipText(TINY), tiny_params(), x, mask)[0] for x in (ids, other)]
     np.testing.assert_allclose(embeddings[0], embeddings[1], rtol=0, atol=1e-6)
 
 
@@ -62,7 +65,7 @@ def test_nothing_after_the_end_of_text_matters_even_unmasked():
     ids, mask = random_tokens(0, 16, (9, 9), 0)
     ids[1] = ids[0]
     ids[1, 9:] = np.arange(10, 17)
-    embedding = clip_text.embed(TINY, tiny_params(), ids, np.ones_like(mask))
+    embedding = embed(clip_text.ClipText(TINY), tiny_params(), ids, np.ones_like(mask))
     np.testing.assert_allclose(embedding[0], embedding[1], rtol=0, atol=1e-6)
 
 
@@ -91,4 +94,4 @@ def test_config_reads_every_spelling():
 def test_too_many_tokens_are_refused():
     ids, mask = random_tokens(0, 78, (9,), 0)
     with pytest.raises(InputError, match="78 tokens; this text tower takes 77"):
-        clip_text.embed(TINY, tiny_params(), ids, mask)
+        embed(clip_text.ClipText(TINY), tiny_params(), ids, mask)
