@@ -2,7 +2,7 @@
 
     python benchmarks/demo_load.py --readers 20 --seconds 60 --rounds 4
 
-Starts `python -m audiosep_jax.demo` with a small untrained network (or --checkpoint), lets every
+Starts `audiosep demo` with a small untrained network (or --checkpoint), lets every
 reader upload a recording of its own, separate it and fetch the sounds, again and again, over the
 HTTP that the page's script speaks. An answer counts where its parts add up to the recording that
 this reader sent. Memory is the server's resident set: when it is warm, the most of a round, and
@@ -40,11 +40,14 @@ SETTLE_SECONDS = 5
 class Reader:
     """One open page, as its script talks to the server; `close` is what closing it does."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, heartbeat: bool = True) -> None:
         self.url, self.session = url.rstrip("/") + "/", uuid.uuid4().hex
+        cookies = urllib.request.HTTPCookieProcessor()
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), cookies)
         self._page = http.client.HTTPConnection(self.url.split("/")[2], timeout=60)
-        self._page.request("GET", f"/gradio_api/heartbeat/{self.session}")
-        assert self._page.getresponse().status == 200
+        if heartbeat:
+            self._page.request("GET", f"/gradio_api/heartbeat/{self.session}")
+            assert self._page.getresponse().status == 200
 
     def close(self) -> None:
         self._page.close()
@@ -59,9 +62,13 @@ class Reader:
         kind = {"Content-Type": f"multipart/form-data; boundary={edge}"}
         return str(json.loads(self.get("gradio_api/upload", body, kind))[0])
 
-    def separate(self, path: str, text: str) -> tuple[str, Any]:
-        """`complete` and [the page's HTML, the line about it], or `error` and its message."""
-        recording = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    def separate(self, recording: Any, text: str, *, wrap: bool = True) -> tuple[str, Any]:
+        """`complete` and [the page's HTML, the status line], or `error` and its message.
+
+        `recording` is the path of an upload or, with wrap=False, the value of the page's input.
+        """
+        if wrap:
+            recording = {"path": recording, "meta": {"_type": "gradio.FileData"}}
         request = {"data": [recording, text], "session_hash": self.session}
         call, kind = "gradio_api/call/separate", {"Content-Type": "application/json"}
         event_id = json.loads(self.get(call, json.dumps(request).encode(), kind))["event_id"]
@@ -71,7 +78,7 @@ class Reader:
 
     def get(self, address: str, body: bytes | None = None, headers: Any = None) -> bytes:
         request = urllib.request.Request(self.url + address, body, headers or {})
-        with urllib.request.urlopen(request, timeout=120) as response:
+        with self.opener.open(request, timeout=120) as response:
             return bytes(response.read())
 
 
@@ -169,7 +176,7 @@ def serve(checkpoint: Path, folder: Path, concurrency: int) -> Iterator[tuple[st
     """(address, process id) of the command, with `folder` for its temporary files."""
     options = f"--port 0 --max_megabytes {MAX_MEGABYTES} --concurrency {concurrency}".split()
     process = subprocess.Popen(
-        [sys.executable, "-m", "audiosep_jax.demo", "--checkpoint", str(checkpoint), *options],
+        [sys.executable, "-m", "audiosep_jax", "demo", "--checkpoint", str(checkpoint), *options],
         env={**os.environ, "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
         text=True,

@@ -1,1 +1,1 @@
-"""The web page: `python -m audiosep_jax.demo`; needs the extra `demo`."""
+"""The web page: `audiosep demo`. It needs the extra `demo`."""

@@ -1,35 +1,33 @@
-"""The page itself, in Gradio: what is on it, and what its buttons do."""
+"""The page in Gradio: its components, and the functions of its buttons."""
 
 import dataclasses
-import functools
 import html
 import logging
-from collections.abc import Callable
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio_client.utils import is_http_url_like
 
-from audiosep_jax.demo import memory, work
-from audiosep_jax.demo.shelf import Cancelled, Shelf
+from audiosep_jax.demo import work
+from audiosep_jax.demo.storage import Answers, Cancelled
+from audiosep_jax.demo.uploads import API, Uploads, visitor_of
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.separator import Separator
 
-KEEP_SECONDS = 3600  # answers and uploads of readers who are still there
+KEEP_SECONDS = 3600  # uploads, and answers of pages that stay open
 SWEEP_SECONDS = 60
 MAX_WAITING = 100
-RESULTS = "results"  # where the server hands out what is on the shelf
 TITLE = "Separate what you describe"
 log = logging.getLogger(__name__)
 
-# Of the system: no font is fetched.
+# Fonts of the system, so that none is fetched.
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 CODE_FONTS = ("ui-monospace", "Consolas", "Menlo", "monospace")
 CSS = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
 h1 { font-size: 1.6rem; margin: 0.5rem 0 0; }
-.told { opacity: 0.8; margin: 0.25rem 0 0; }
+.note { opacity: 0.8; margin: 0.25rem 0 0; }
 .sounds { list-style: none; margin: 0; padding: 0; }
 .sounds li {
   display: grid; grid-template-columns: 1fr auto; gap: 0.35rem 1rem; align-items: center;
@@ -49,21 +47,19 @@ h1 { font-size: 1.6rem; margin: 0.5rem 0 0; }
 }
 """
 EMPTY = '<p class="empty">The sounds will be here, to listen to and to save.</p>'
-PLACEHOLDER = "a dog barking\nrain on a roof"
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, and how many are worked on at once."""
+    """Limits of one request, and the number of requests that run at once."""
 
     max_seconds: float = 300.0
     max_megabytes: float = 100.0
     concurrency: int = 1
 
 
-def build(separator: Separator, shelf: Shelf, limits: Limits) -> gr.Blocks:
-    """The page as Gradio's blocks, for `server.app`."""
-    actions = Actions(separator, shelf, limits)
+def build(separator: Separator, uploads: Uploads, answers: Answers, limits: Limits) -> gr.Blocks:
+    """Make the page, ready for `launch`."""
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEEP_SECONDS)
     ) as blocks:
@@ -73,37 +69,27 @@ def build(separator: Separator, shelf: Shelf, limits: Limits) -> gr.Blocks:
                 recording, text, run, cancel, status = _form()
             with gr.Column(scale=3, min_width=300):
                 answer = gr.HTML(EMPTY, elem_id="answer")
-        # Uploads only: an address would be fetched by the server, of any size.
-        recording.async_move_resource_to_block_cache = functools.partial(  # type: ignore[method-assign]
-            _uploaded, recording.async_move_resource_to_block_cache
-        )
+        actions = Actions(separator, uploads, answers, limits, answer.temp_files)
         running = run.click(
             actions.separate,
             [recording, text],
             [answer, status],
             show_progress_on=status,
-            concurrency_limit=limits.concurrency,
             api_name="separate",
         )
-        # Gradio takes a waiting request out of the queue, the shelf stops one that runs.
+        # Gradio removes a waiting request from the queue; `actions.cancel` stops one that runs.
         cancel.click(actions.cancel, None, status, cancels=[running], queue=False)
         blocks.unload(actions.leave)
-    blocks.queue(max_size=MAX_WAITING)
+    blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=limits.concurrency)
     return blocks
-
-
-def theme() -> gr.Theme:
-    """Plain, and of the system's fonts."""
-    return gr.themes.Default(
-        primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=CODE_FONTS
-    )
 
 
 def _head(limits: Limits) -> str:
     return (
-        f"<h1>{TITLE}</h1><p class='told'>A recording and a sentence in, the described sound out. "
-        f"At most {limits.max_seconds:g} seconds and {limits.max_megabytes:g} MB. Everything stays "
-        "on this server; results are removed when you leave the page, or after an hour.</p>"
+        f"<h1>{TITLE}</h1><p class='note'>Give a recording and describe a sound in it to hear that "
+        f"sound alone. At most {limits.max_seconds:g} seconds and {limits.max_megabytes:g} MB. "
+        "Everything stays on this server; results are removed when you leave the page, or after "
+        "an hour.</p>"
     )
 
 
@@ -118,7 +104,7 @@ def _form() -> tuple[gr.Audio, gr.Textbox, gr.Button, gr.Button, gr.HTML]:
     text = gr.Textbox(
         label="What to separate",
         info=f"One sentence a line, at most {work.MAX_SENTENCES}.",
-        placeholder=PLACEHOLDER,
+        placeholder="a dog barking\nrain on a roof",
         lines=3,
         max_lines=work.MAX_SENTENCES,
         elem_id="sentences",
@@ -126,109 +112,116 @@ def _form() -> tuple[gr.Audio, gr.Textbox, gr.Button, gr.Button, gr.HTML]:
     with gr.Row():
         run = gr.Button("Separate", variant="primary", elem_id="separate", min_width=120)
         cancel = gr.Button("Cancel", elem_id="cancel", min_width=120)
-    status = gr.HTML(told(""), elem_id="status", min_height=70)
+    status = gr.HTML(note(""), elem_id="status", min_height=70)
     return recording, text, run, cancel, status
 
 
-# ---------------------------------------------------------------------- what the buttons do
+# ---------------------------------------------------------------------- actions
 
 
 @dataclasses.dataclass(frozen=True)
 class Actions:
-    """What happens on the page. Methods, since Gradio reads their signatures."""
+    """Functions of the page's buttons. Gradio reads their signatures.
+
+    `expiring` holds paths of files that Gradio removes after KEEP_SECONDS.
+    """
 
     separator: Separator
-    shelf: Shelf
+    uploads: Uploads
+    answers: Answers
     limits: Limits
+    expiring: set[str]
 
     def separate(
         self,
         recording: str | None,
         text: str,
         request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008  (how Gradio asks for one)
+        progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio passes one in this way)
     ) -> tuple[Any, str]:
-        """The answer's HTML and a line about it; gr.Error in words that a reader understands."""
+        """Return the answer and a status line as HTML, or raise gr.Error with a readable line."""
+        visitor = visitor_of(request.cookies)
         if recording is None:
             raise _error("Drop a recording first, or record one")
-        path = Path(recording)
         try:
             queries = work.sentences(text)
-            if not path.is_file():
-                raise InputError("The recording was removed after an hour: drop it again")
-            with self.shelf.job(str(request.session_hash)) as job:
+            self.uploads.check(visitor, recording)
+            with self.answers.job(str(request.session_hash)) as job:
 
-                def tell(done_seconds: float, all_seconds: float) -> None:
+                def report(done_seconds: float, all_seconds: float) -> None:
                     job.check()
                     progress((round(done_seconds), round(all_seconds)), "Separating", unit="s")
 
-                answer = work.separate(
-                    self.separator, path, queries, job.folder, self.limits.max_seconds, tell
+                answer = work.separate_for_page(
+                    self.separator,
+                    Path(recording),
+                    queries,
+                    job.folder,
+                    self.limits.max_seconds,
+                    report,
                 )
-            return answer_html(answer, f"{RESULTS}/{job.token}"), told("Done.")
+                paths = [str(path) for path in job.folder.iterdir()]
+                self.expiring.update(paths)
+                self.uploads.add(visitor, paths)
+            return answer_html(answer), note("Done.")
         except Cancelled:
-            return gr.skip(), told("Cancelled.")
+            return gr.skip(), note("Cancelled.")
         except InputError as error:
-            # The folder of the upload is nothing that a reader knows.
-            raise _error(str(error).replace(recording, path.name)) from error
+            # The folder of an upload means nothing to its visitor.
+            raise _error(str(error).replace(recording, Path(recording).name)) from error
         except Exception as error:
             log.exception("a request failed")
-            raise _error("Something went wrong on the server; its log tells what") from error
-        finally:
-            memory.give_back()
+            raise _error("Something went wrong on the server; its log says what") from error
 
     def cancel(self, request: gr.Request) -> str:
-        """Stops what the reader's page has running, between two tiles."""
-        self.shelf.cancel(str(request.session_hash))
-        return told("Cancelled.")
+        """Stop the session's separation between two tiles, and return a status line."""
+        self.answers.cancel(str(request.session_hash))
+        return note("Cancelled.")
 
     def leave(self, request: gr.Request) -> None:
-        """The page was closed: stops its work and removes its answers."""
-        self.shelf.leave(str(request.session_hash))
-
-
-async def _uploaded(move: Callable[..., Any], path: str | Path | None) -> str | None:
-    if path is not None and is_http_url_like(str(path)):
-        raise _error("Only files can be separated, not addresses")
-    return await move(path)
+        """Stop the session's separation and remove its answer, since the page was closed."""
+        self.answers.leave(str(request.session_hash))
 
 
 def _error(line: str) -> gr.Error:
-    # Gradio shows the message as HTML; until it is closed.
+    # Gradio shows the message as HTML. It stays until it is closed.
     return gr.Error(html.escape(" ".join(line.split())), duration=None, print_exception=False)
 
 
 # ---------------------------------------------------------------------- HTML
 
 
-def told(line: str) -> str:
-    """A line that a screen reader says when it changes."""
-    return f'<p class="told" role="status">{html.escape(line)}</p>'
+def note(line: str) -> str:
+    """Return a line that screen readers speak when it changes."""
+    return f'<p class="note" role="status">{html.escape(line)}</p>'
 
 
-def answer_html(answer: work.Answer, address: str) -> str:
-    """A player and a link for each sound, and the picture of all."""
-    items = "".join(_item(n, sound, address) for n, sound in enumerate(answer.sounds))
-    titles = ", ".join(sound.title for sound in answer.sounds)
-    picture = (
-        f'<figure class="picture"><a href="{address}/{answer.picture}" target="_blank">'
-        f'<img src="{address}/{answer.picture}" alt="Spectrograms of: {_escape(titles)}"></a>'
-        "</figure>"
+def answer_html(answer: work.Answer) -> str:
+    """Return a player and a download link for each sound, and the picture."""
+    items = "".join(_item(n, sound) for n, sound in enumerate(answer.sounds))
+    titles = _escape(", ".join(sound.title for sound in answer.sounds))
+    address = _address(answer.picture)
+    return (
+        f'<ul class="sounds">{items}</ul><figure class="picture"><a href="{address}" '
+        f'target="_blank"><img src="{address}" alt="Spectrograms of: {titles}"></a></figure>'
     )
-    return f'<ul class="sounds">{items}</ul>{picture}'
 
 
-def _item(number: int, sound: work.Sound, address: str) -> str:
-    title, name = _escape(sound.title), f"sound-{number}"
-    source = f"{address}/{sound.file}"
+def _item(number: int, sound: work.Sound) -> str:
+    title, name, address = _escape(sound.title), f"sound-{number}", _address(sound.path)
     return (
         f'<li><h3 id="{name}">{title}</h3>'
-        f'<a href="{source}" download="{_escape(sound.save_as)}">Download'
+        f'<a href="{address}" download="{_escape(sound.path.name)}">Download'
         f'<span class="hidden-text"> {title}</span></a>'
-        f'<audio controls preload="metadata" src="{source}" aria-labelledby="{name}"></audio></li>'
+        f'<audio controls preload="metadata" src="{address}" aria-labelledby="{name}"></audio></li>'
     )
+
+
+def _address(path: Path) -> str:
+    """Return the relative address at which Gradio serves a file."""
+    return f"{API.strip('/')}/file={urllib.parse.quote(str(path))}"
 
 
 def _escape(text: str) -> str:
-    # Gradio fills HTML in as a template: braces and dollars are letters here.
+    # gr.HTML renders its value as a template, in which braces and dollar signs are code.
     return html.escape(text).replace("{", "&#123;").replace("$", "&#36;")

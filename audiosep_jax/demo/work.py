@@ -1,40 +1,43 @@
-"""One request of the page: a recording and sentences in, sound files and their picture out."""
+"""One request of the page: a recording and sentences in; sound files and spectrograms out."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 from audiosep_jax import plots
-from audiosep_jax.audio import files as audio_files
+from audiosep_jax.audio.files import AudioReader, AudioWriter
 from audiosep_jax.errors import InputError
+from audiosep_jax.separation.naming import output_names
 from audiosep_jax.separation.separator import Separator
 
 MAX_SENTENCES, MAX_CHARACTERS = 8, 300
 BLOCK_SAMPLES = 1 << 16
-TILE_SECONDS = 5.0  # so long a reader waits at most for Cancel to be heard
-PICTURE = "spectrograms.png"
-Progress = Callable[[float, float], None]  # seconds of the recording done, and of all of it
+TILE_SECONDS = 5.0  # a visitor waits at most for one tile after Cancel
+Progress = Callable[[float, float], None]  # seconds done, seconds of the recording
 
 
 @dataclasses.dataclass(frozen=True)
 class Sound:
-    """A WAV file of an answer: what to call it on the page, in its folder and when saved."""
+    """A WAV file of an answer, and its heading on the page."""
 
     title: str
-    file: str
-    save_as: str
+    path: Path
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What lies in a folder after `separate`: recording, targets, rest; and their spectrograms."""
+    """Recording, targets and residual, in this order, and the picture of their spectrograms."""
 
     sounds: tuple[Sound, ...]
-    picture: str = PICTURE
+    picture: Path
 
 
 def sentences(text: str) -> list[str]:
-    """The queries in a text of one a line, each once; InputError where none, or too many."""
+    """Queries of a text that has one on each line, without repetitions.
+
+    Raises:
+        InputError: there is none, there are too many, or one is too long.
+    """
     lines = [" ".join(line.split()) for line in text.splitlines()]
     found = [line for line in dict.fromkeys(lines) if line]
     if not found:
@@ -49,7 +52,7 @@ def sentences(text: str) -> list[str]:
     return found
 
 
-def separate(
+def separate_for_page(
     separator: Separator,
     recording: Path,
     queries: list[str],
@@ -57,63 +60,64 @@ def separate(
     max_seconds: float,
     progress: Progress,
 ) -> Answer:
-    """Writes the recording, what each query describes, and the rest into a folder, as WAV.
+    """Write the recording, the sound of each query and the residual to a folder, as float WAV.
+
+    Args:
+        folder: must exist.
+        progress: is called between tiles. An exception that it raises ends the separation.
 
     Raises:
-        InputError: the recording or a query is unusable, or it is longer than `max_seconds`.
-        Whatever `progress` raises, between two tiles.
+        InputError: the recording cannot be read or is longer than `max_seconds`, or a query is
+            unusable.
     """
     condition_NE = separator.embed_text(queries)
-    sounds = _sounds(recording.stem, queries)
-    mixture, *targets, rest = [folder / sound.file for sound in sounds]
-    all_seconds = _decode(recording, mixture, max_seconds)
+    titles = ["Recording", *queries, "Everything else"]
+    names = output_names(recording.stem, titles)
+    paths = [folder / f"{name}.wav" for name in names]
+    all_seconds = _decode(recording, paths[0], max_seconds)
     done_seconds = 0.0
 
-    def tell(seconds: float) -> None:
+    def add(seconds: float) -> None:
         nonlocal done_seconds
         done_seconds += seconds
         progress(done_seconds, all_seconds)
 
-    tell(0)
+    add(0)
     separator.separate_file(
-        mixture,
-        targets,
+        paths[0],
+        paths[1:-1],
         condition_NE,
-        residual=rest,
+        residual=paths[-1],
         output_format="WAV",
         subtype="FLOAT",
         tile_seconds=TILE_SECONDS,
-        progress=tell,
+        progress=add,
     )
-    _draw(folder, sounds)
-    return Answer(sounds)
+    sounds = tuple(Sound(title, path) for title, path in zip(titles, paths, strict=True))
+    _draw(sounds, folder / "spectrograms.png")
+    return Answer(sounds, folder / "spectrograms.png")
 
 
 def _decode(recording: Path, path: Path, max_seconds: float) -> float:
-    """Writes what any browser plays; the seconds there are."""
-    with audio_files.AudioReader(recording) as file:
+    """Write a WAV file, which every browser plays, and return its seconds."""
+    with AudioReader(recording) as file:
         seconds = file.num_samples / file.sample_rate_hz
         if seconds > max_seconds:
-            lasts = f"lasts {seconds:.0f} s; at most {max_seconds:g} s are taken"
-            raise InputError(f"{recording}: {lasts}")
-        with audio_files.AudioWriter(path, file.sample_rate_hz, file.num_channels) as out:
+            raise InputError(
+                f"{recording}: lasts {seconds:.0f} s; at most {max_seconds:g} s are accepted"
+            )
+        with AudioWriter(path, file.sample_rate_hz, file.num_channels) as out:
             for block_CS in file.blocks(BLOCK_SAMPLES):
                 out.write(block_CS)
     return seconds
 
 
-def _sounds(stem: str, queries: list[str]) -> tuple[Sound, ...]:
-    targets = [(query, f"target-{n}.wav") for n, query in enumerate(queries, 1)]
-    named = [("Recording", "recording.wav"), *targets, ("Everything else", "residual.wav")]
-    return tuple(Sound(title, file, f"{stem} - {title}.wav") for title, file in named)
-
-
-def _draw(folder: Path, sounds: tuple[Sound, ...]) -> None:
+def _draw(sounds: tuple[Sound, ...], path: Path) -> None:
     panels = []
     for sound in sounds:
-        with audio_files.AudioReader(folder / sound.file) as file:
+        with AudioReader(sound.path) as file:
             panel = plots.LogSpectrogram(file.sample_rate_hz, file.num_samples)
             for block_CS in file.blocks(BLOCK_SAMPLES):
                 panel.add(block_CS)
         panels.append((sound.title, panel))
-    plots.draw_figure(panels, folder / PICTURE)
+    plots.draw_figure(panels, path)

@@ -1,35 +1,38 @@
-"""The web page without a browser: what it takes, where its files go, what may pass."""
+"""The web page without a browser: requests, storage, access to files, and the command."""
 
-import asyncio
 import contextlib
+import http.client
+import io
+import json
 import os
-import platform
 import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from starlette.formparsers import MultiPartException
 from tiny_run import RATE_HZ, save_run
 
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.demo import __main__ as command
-from audiosep_jax.demo import memory, page, work
-from audiosep_jax.demo.guard import FORM_BYTES, Guard
-from audiosep_jax.demo.shelf import Cancelled, Shelf
-from audiosep_jax.demo.temporary import own_folder
+from audiosep_jax.demo import command, page, work
+from audiosep_jax.demo.server import Server
+from audiosep_jax.demo.storage import Answers, Cancelled, own_folder
+from audiosep_jax.demo.uploads import COOKIE, MAX_JSON_BYTES
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.separator import Separator
-from benchmarks.demo_load import Reader, memory_megabytes, sounds
+from benchmarks.demo_load import Reader, sounds
 
 ROOT = Path(__file__).resolve().parents[2]
+COMMAND = "import sys; from audiosep_jax.demo.command import main; sys.exit(main(sys.argv[1:]))"
+REFUSED = (403, "Only files that you have uploaded to this page in the last hour can be used")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,15 @@ def recording(path, seconds=0.1, seed=0, **options):
     return path
 
 
+def soon(condition):
+    """Wait until a condition holds."""
+    for _ in range(400):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited 20 s in vain")
+
+
 # ---------------------------------------------------------------------- one request
 
 
@@ -61,7 +73,7 @@ def test_sentences_are_lines_each_once():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "Say what to separate"),
         (" \n\t\n", "Say what to separate"),
@@ -69,131 +81,109 @@ def test_sentences_are_lines_each_once():
         ("x" * 301, "A sentence of 301 characters is too long: at most 300"),
     ],
 )
-def test_a_text_that_is_no_request_is_told(text, told):
-    with pytest.raises(InputError, match=told):
+def test_a_text_without_usable_sentences_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
         work.sentences(text)
 
 
-def test_a_recording_longer_than_allowed_is_told_and_not_decoded(tmp_path, separator):
+def test_a_recording_longer_than_allowed_is_not_decoded(tmp_path, separator):
     path, folder = recording(tmp_path / "street.flac", seconds=2), tmp_path / "answer"
-    with pytest.raises(InputError, match=r"street\.flac: lasts 2 s; at most 1\.5 s are taken$"):
-        work.separate(separator, path, ["rain"], folder, 1.5, lambda *_: None)
+    with pytest.raises(InputError, match=r"street\.flac: lasts 2 s; at most 1\.5 s are accepted$"):
+        work.separate_for_page(separator, path, ["rain"], folder, 1.5, lambda *_: None)
     assert not folder.exists()
 
 
 def test_an_answer_holds_what_the_library_returns(tmp_path, separator):
     path = recording(tmp_path / "in.wav", seconds=12, subtype="PCM_16")
-    queries, told = ["rain", "Recording"], []
-    answer = work.separate(separator, path, queries, tmp_path, 60, lambda *x: told.append(x))
-    assert [(sound.title, sound.save_as) for sound in answer.sounds] == [
+    queries, progress = ["rain", "Recording"], []
+    answer = work.separate_for_page(
+        separator, path, queries, tmp_path, 60, lambda *x: progress.append(x)
+    )
+    assert [(sound.title, sound.path.name) for sound in answer.sounds] == [
         ("Recording", "in - Recording.wav"),
         ("rain", "in - rain.wav"),
-        ("Recording", "in - Recording.wav"),
+        ("Recording", "in - Recording (2).wav"),
         ("Everything else", "in - Everything else.wav"),
     ]
     mixture_CS, rate_hz = audio_files.read(path)
     expected_NCS = separator.separate(mixture_CS, rate_hz, queries)
-    written = [audio_files.read(tmp_path / sound.file)[0] for sound in answer.sounds]
+    written = [audio_files.read(sound.path)[0] for sound in answer.sounds]
     np.testing.assert_array_equal(written[0], mixture_CS)
     np.testing.assert_allclose(written[1:3], expected_NCS, atol=1e-5)
     np.testing.assert_array_equal(written[1] + written[2] + written[3], mixture_CS)
-    assert (tmp_path / answer.picture).read_bytes().startswith(b"\x89PNG")
-    assert told[0] == (0, 12)
-    assert told[-1] == pytest.approx((12, 12))
+    assert answer.picture.read_bytes().startswith(b"\x89PNG")
+    assert progress[0] == (0, 12)
+    assert progress[-1] == pytest.approx((12, 12))
 
 
-def test_separating_ends_where_the_reader_no_longer_waits(tmp_path, separator):
+def test_a_cancelled_separation_ends_at_the_next_tile(tmp_path, separator):
     path = recording(tmp_path / "in.wav", seconds=12)
-    told = []
+    progress = []
 
-    def tell(done_seconds, all_seconds):
-        told.append(done_seconds)
+    def report(done_seconds, all_seconds):
+        progress.append(done_seconds)
         if done_seconds:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        work.separate(separator, path, ["rain", "wind"], tmp_path, 60, tell)
-    assert len(told) == 2
-    assert 0 < told[1] < 12
-    assert sorted(x.name for x in tmp_path.glob("*")) == ["in.wav", "recording.wav"]
+        work.separate_for_page(separator, path, ["rain", "wind"], tmp_path, 60, report)
+    assert len(progress) == 2
+    assert 0 < progress[1] < 12
+    assert sorted(x.name for x in tmp_path.glob("*")) == ["in - Recording.wav", "in.wav"]
 
 
-def test_a_sentence_is_letters_on_the_page():
-    told = '<b onclick="x()">${1} {{2}}</b> & "3"'
-    sound = work.Sound(told, "target-1.wav", f"in - {told}.wav")
-    html = page.answer_html(work.Answer((sound,)), "results/token")
+def test_a_sentence_is_shown_as_text():
+    sentence = '<b onclick="x()">${1} {{2}}</b> & "3"'
+    sound = work.Sound(sentence, Path("/answers/token/in - _b_ 100%.wav"))
+    html = page.answer_html(work.Answer((sound,), Path("/answers/token/spectrograms.png")))
     assert "&lt;b onclick=&quot;x()&quot;&gt;&#36;&#123;1}" in html
     assert not re.search(r"<b|\$|\{", html)
+    assert 'src="gradio_api/file=/answers/token/in%20-%20_b_%20100%25.wav"' in html
 
 
-# ---------------------------------------------------------------------- where files go
+# ---------------------------------------------------------------------- storage
 
 
-def finished(shelf, session):
-    with shelf.job(session) as job:
-        (job.folder / "a.wav").write_text(job.token)
-    return job
+def finished(answers, session):
+    with answers.job(session) as job:
+        (job.folder / "a.wav").write_text(job.folder.name)
+    return job.folder
 
 
 def test_an_answer_stays_until_the_next_of_its_session(tmp_path):
-    shelf = Shelf(tmp_path)
-    first, other = finished(shelf, "one"), finished(shelf, "two")
-    assert shelf.file(first.token, "a.wav").read_text() == first.token
-    second = finished(shelf, "one")
-    assert shelf.file(first.token, "a.wav") is None
-    assert not first.folder.exists()
-    assert shelf.file(second.token, "a.wav").read_text() == second.token
-    assert shelf.file(other.token, "a.wav").read_text() == other.token
-
-
-def test_only_files_of_the_answer_are_handed_out(tmp_path):
-    shelf = Shelf(tmp_path / "answers")
-    (tmp_path / "secret").write_text("x")
-    job = finished(shelf, "one")
-    for name in ("..", "../secret", "../../secret", str(tmp_path / "secret"), "", ".", "*"):
-        assert shelf.file(job.token, name) is None
-    with shelf.job("two") as running:
-        (running.folder / "a.wav").write_text("half")
-        assert shelf.file(running.token, "a.wav") is None
-
-
-def test_cancel_stops_the_sessions_job_and_no_other(tmp_path):
-    shelf = Shelf(tmp_path)
-    with contextlib.suppress(Cancelled), shelf.job("one") as mine:
-        with shelf.job("two") as other:
-            assert shelf.cancel("one")
-            other.check()
-        with pytest.raises(Cancelled):
-            mine.check()
-    assert not shelf.cancel("one")
-    assert [folder.name for folder in tmp_path.iterdir()] == [other.token]
-
-
-def test_who_leaves_in_the_middle_leaves_nothing(tmp_path):
-    shelf = Shelf(tmp_path)
-    before = finished(shelf, "one")
-    with pytest.raises(Cancelled), shelf.job("one") as job:
-        shelf.leave("one")
-    assert not before.folder.exists()
-    assert not job.folder.exists()
-
-
-def test_sweep_takes_old_answers_only(tmp_path):
-    now = [100.0]
-    shelf = Shelf(tmp_path, clock=lambda: now[0])
-    old = finished(shelf, "one")
-    now[0] = 150.0
-    new = finished(shelf, "two")
-    now[0] = 170.0
-    shelf.sweep(60.0)
-    assert (old.folder.exists(), new.folder.exists()) == (False, True)
-    shelf.clear()
+    answers = Answers(tmp_path)
+    first, other = finished(answers, "one"), finished(answers, "two")
+    with pytest.raises(RuntimeError), answers.job("one"):
+        raise RuntimeError
+    assert (first / "a.wav").read_text() == first.name
+    second = finished(answers, "one")
+    assert set(tmp_path.iterdir()) == {second, other}
+    answers.close()
     assert not list(tmp_path.iterdir())
 
 
-def test_what_killed_servers_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+def test_cancel_stops_the_job_of_one_session_only(tmp_path):
+    answers = Answers(tmp_path)
+    with contextlib.suppress(Cancelled), answers.job("one") as mine:
+        with answers.job("two") as other:
+            answers.cancel("one")
+            other.check()
+        with pytest.raises(Cancelled):
+            mine.check()
+    assert list(tmp_path.iterdir()) == [other.folder]
+
+
+def test_a_session_that_leaves_in_the_middle_leaves_nothing(tmp_path):
+    answers = Answers(tmp_path)
+    finished(answers, "one")
+    with pytest.raises(Cancelled), answers.job("one"):
+        answers.leave("one")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_killed_servers_are_removed_and_no_others(tmp_path, monkeypatch):
     program = (
-        "from audiosep_jax.demo.temporary import own_folder\n"
+        "from audiosep_jax.demo.storage import own_folder\n"
         "with own_folder() as folder: print(folder, flush=True); input()"
     )
     process = subprocess.Popen(
@@ -206,113 +196,345 @@ def test_what_killed_servers_left_is_removed_and_nothing_else(tmp_path, monkeypa
     )
     with process:
         killed = Path(process.stdout.readline().strip())
-        (killed / "uploads").mkdir()
+        (killed / "answers").mkdir()
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         with own_folder():
             assert killed.is_dir()  # in use
         process.kill()
     with own_folder() as running:
-        beginning, foreign = tmp_path / f"{killed.name}_new", tmp_path / "other"
-        beginning.mkdir()  # has no lock yet
-        (tmp_path / f"{killed.name}_link").symlink_to(foreign)
+        starting, foreign = tmp_path / f"{killed.name}_new", tmp_path / "other"
+        starting.mkdir()  # has no lock yet
         foreign.mkdir()
-        (foreign / "in-use").touch()
+        (foreign / "in-use.lock").touch()
+        (tmp_path / f"{killed.name}_link").symlink_to(foreign)
         with own_folder() as new:
             left = {path for path in tmp_path.iterdir() if not path.is_symlink()}
-            assert left == {running, beginning, foreign, new}
+            assert left == {running, starting, foreign, new}
+            assert (foreign / "in-use.lock").exists()
         assert not new.exists()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep little")
-def test_memory_that_is_not_used_goes_back_to_the_system():
-    # Blocks too small to be mapped one by one, and one behind them that stays.
-    blocks = [np.ones(6000) for _ in range(2000)]
-    del blocks[:-1]
-    kept = memory_megabytes(os.getpid())
-    memory.give_back()
-    assert kept - memory_megabytes(os.getpid()) > 80  # of 92
+# ---------------------------------------------------------------------- access to files
 
 
-# ---------------------------------------------------------------------- what may pass
+@pytest.fixture(scope="module")
+def server(separator, tmp_path_factory):
+    """The page, served in this process; `url` is its address."""
+    server = serve(separator, tmp_path_factory.mktemp("files"))
+    yield server
+    server.close()
 
 
-def pass_through(guard_bytes, chunks, headers=(), last="http.request"):
-    """(messages sent, bytes that were taken in) of a request whose body comes in chunks."""
-    sent, taken = [], []
-
-    async def app(scope, receive, send):
-        more = True
-        while more:
-            more = (await receive()).get("more_body", False)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-
-    left = [{"type": "http.request", "body": x, "more_body": True} for x in chunks]
-    left += [{"type": last, "body": b""}]
-
-    async def receive():
-        message = left.pop(0)
-        taken.append(len(message["body"]))
-        return message
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {"type": "http", "headers": list(headers)}
-    with contextlib.suppress(MultiPartException):
-        asyncio.run(Guard(app, guard_bytes)(scope, receive, send))
-    return sent, sum(taken)
+def serve(separator, folder, passwords=()):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = Server(separator, folder, "127.0.0.1", port, page.Limits(2, 0.2, 2), passwords)
+    server.url, server.folder = f"http://127.0.0.1:{port}", folder
+    return server
 
 
-def test_a_body_announced_as_too_large_is_refused_unread():
-    over = [(b"content-length", b"%d" % (1001 + FORM_BYTES))]
-    sent, taken = pass_through(1000, [bytes(1001 + FORM_BYTES)], over)
-    assert (sent[0]["status"], taken) == (413, 0)
-    assert (b"connection", b"close") in sent[0]["headers"]
-    fits = [(b"content-length", b"%d" % (1000 + FORM_BYTES))]
-    sent, taken = pass_through(1000, [bytes(1000 + FORM_BYTES)], fits)
-    assert (sent[0]["status"], taken) == (200, 1000 + FORM_BYTES)
+@pytest.fixture
+def visitor(server):
+    with contextlib.closing(Reader(server.url)) as reader:
+        yield reader
 
 
-def test_a_body_that_was_not_announced_is_read_to_the_limit():
-    sent, taken = pass_through(1000, [bytes(1000)] * 500)
-    assert not sent
-    assert taken == 1000 * -(-(1001 + FORM_BYTES) // 1000)
+def content(**options):
+    file = io.BytesIO()
+    recording(file, **{"format": "WAV", "subtype": "FLOAT", **options})
+    return file.getvalue()
 
 
-def test_a_body_that_breaks_off_raises_what_gradio_cleans_up_after():
-    sent, _ = pass_through(1000, [bytes(10)], last="http.disconnect")
-    assert not sent
-    sent, _ = pass_through(1000, [bytes(10)])
-    assert sent[0]["status"] == 200
-    assert any(b"default-src 'self'" in value for _, value in sent[0]["headers"])
+def post(visitor, route, body):
+    """Status and detail of the server's answer to a JSON body."""
+    try:
+        return 200, json.loads(
+            visitor.get(route, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        )
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())["detail"]
+
+
+def file_data(path, **fields):
+    return {"path": path, "meta": {"_type": "gradio.FileData"}, **fields}
+
+
+def joined(visitor, recording):
+    """Answer to `POST queue/join`, as the page's own script sends it."""
+    body = {"data": [recording, "rain"], "fn_index": 0, "session_hash": visitor.session}
+    return post(visitor, "gradio_api/queue/join", body)
+
+
+def test_a_visitor_gets_the_parts_of_their_own_upload(visitor):
+    mixture = content(seed=5)
+    event, answer = visitor.separate(visitor.upload("street.wav", mixture), "rain\nwind")
+    assert event == "complete"
+    mixture_S, *parts = sounds(visitor, answer[0])
+    np.testing.assert_array_equal(mixture_S, soundfile.read(io.BytesIO(mixture))[0])
+    np.testing.assert_allclose(sum(parts), mixture_S, atol=1e-6)
+
+
+def test_files_of_the_server_are_refused_before_anything_opens_them(server, tmp_path):
+    """A pipe or /dev/zero would block a server that opens it."""
+    outside = recording(tmp_path / "private.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    with contextlib.closing(Reader(server.url)) as attacker:
+        own = attacker.upload("own.wav", content(seed=6))
+        climbing = os.path.relpath(outside, Path(own).parent)
+        paths = [
+            str(outside),
+            f"{Path(own).parent}/{climbing}",
+            f"/proc/self/root{outside}",
+            f"/proc/{os.getpid()}/root{own}",
+            os.path.relpath(outside),
+            f"file://{outside}",
+            "/dev/zero",
+            "/dev/stdin",
+            str(tmp_path / "pipe.wav"),
+            str(server.folder),
+            f"{own}/../own.wav",
+            f"{Path(own).parent}/./own.wav",
+            "http://127.0.0.1:1/in.wav",
+            "https://example.com/in.wav",
+            "concat:/etc/passwd",
+            "",
+        ]
+        for path in paths:
+            assert joined(attacker, file_data(path)) == REFUSED, path
+            assert joined(attacker, file_data(path, is_stream=True)) == REFUSED, path
+            assert joined(attacker, {"path": path}) == REFUSED, path
+        assert attacker.separate(own, "rain")[0] == "complete"
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("gradio_api/call/separate", {"data": [file_data("/dev/zero"), "rain"]}),
+        ("gradio_api/call/v2/separate", {"recording": file_data("/dev/zero"), "text": "rain"}),
+        ("gradio_api/run/separate", {"data": [file_data("/dev/zero"), "rain"]}),
+        ("gradio_api/api/separate", {"data": [file_data("/dev/zero"), "rain"]}),
+        ("gradio_api/run/predict", {"data": [None, file_data("/dev/zero")], "fn_index": 0}),
+        ("gradio_api/queue/join", {"data": [[{"a": [file_data("/dev/zero")]}]], "fn_index": 0}),
+        ("gradio_api/queue/join", {"event_data": {"b": file_data("/dev/zero")}, "fn_index": 0}),
+    ],
+)
+def test_a_file_is_found_in_any_route_and_any_place(visitor, route, body):
+    assert post(visitor, route, body) == REFUSED
+
+
+def test_tricks_with_the_other_fields_of_a_file_open_nothing_else(visitor, tmp_path):
+    private = str(recording(tmp_path / "private.wav"))
+    own = visitor.upload("own.wav", content(seed=7))
+    for value in (private, [private], {"url": f"/file={private}"}, {"name": private}):
+        event, _ = visitor.separate(value, "rain", wrap=False)
+        assert event == "error"
+    fields = {"url": f"http://127.0.0.1:1{private}", "orig_name": f"../..{private}", "size": -1}
+    event, answer = visitor.separate(file_data(own, **fields), "rain", wrap=False)
+    assert event == "complete"
+    np.testing.assert_array_equal(
+        sounds(visitor, answer[0])[0], soundfile.read(io.BytesIO(content(seed=7)))[0]
+    )
+
+
+def test_the_upload_of_another_visitor_is_refused(server, visitor):
+    path = visitor.upload("mine.wav", content(seed=8))
+    event, answer = visitor.separate(path, "rain")
+    answer_path = re.findall(r'src="gradio_api/file=([^"]+\.wav)"', answer[0])[0]
+    with contextlib.closing(Reader(server.url)) as other:
+        other.upload("theirs.wav", content(seed=9))
+        for name in (path, urllib.parse.unquote(answer_path)):
+            assert joined(other, file_data(name)) == REFUSED
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                other.get("gradio_api/file=" + urllib.parse.quote(name))
+    assert event == "complete"
+    assert len(visitor.get("gradio_api/file=" + path)) == len(content())
+
+
+@pytest.mark.parametrize("kind", ["symlink", "hardlink", "pipe", "device", "folder", "parent"])
+def test_an_upload_that_became_something_else_is_refused(server, visitor, tmp_path, kind):
+    private = recording(tmp_path / "private.wav")
+    path = Path(visitor.upload("in.wav", content(seed=len(kind))))
+    path.unlink()
+    match kind:
+        case "symlink":
+            path.symlink_to(private)
+        case "hardlink":
+            path.hardlink_to(private)
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case "parent":
+            path.parent.rmdir()
+            path.parent.symlink_to(private.parent)
+            private.rename(private.with_name("in.wav"))
+    assert joined(visitor, file_data(str(path))) == REFUSED
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        visitor.get("gradio_api/file=" + str(path))
+    if kind == "folder":
+        path.rmdir()
+
+
+def test_the_name_of_an_upload_leads_nowhere(server, visitor):
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        visitor.upload("..", content(seed=10))
+    for name in ("../../../evil.wav", "a/../../b.wav", "..%2f..%2fc.wav", "/etc/d.wav", "x .. y"):
+        path = Path(visitor.upload(name, content(seed=10)))
+        assert path.parent.parent == server.folder
+        assert path.is_file()
+        assert visitor.separate(str(path), "rain")[0] == "complete"
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "film.mp4", "song.wav", "song.mp3", "list.txt"])
+@pytest.mark.parametrize("kind", ["ffconcat", "hls", "concat", "mpd", "sdp", "subtitles"])
+def test_a_list_of_files_in_disguise_is_refused(visitor, tmp_path, name, kind):
+    """ffmpeg would otherwise read the files, or the addresses, that an upload names."""
+    private = recording(tmp_path / "private.wav", 1.0)
+    text = {
+        "ffconcat": f"ffconcat version 1.0\nfile '{private}'\n",
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{private}\n#EXT-X-ENDLIST\n",
+        "concat": f"concat:{private}|{private}\n",
+        "mpd": f"<?xml version='1.0'?><MPD><Period><BaseURL>{private}</BaseURL></Period></MPD>",
+        "sdp": "v=0\nm=audio 9 RTP/AVP 0\nc=IN IP4 127.0.0.1\n",
+        "subtitles": f"[ScriptInfo]\nFile: {private}\n",
+    }[kind]
+    event, answer = visitor.separate(visitor.upload(name, text.encode()), "rain")
+    assert event == "error"
+    assert "cannot be read as audio" in answer["error"]
+    assert str(tmp_path) not in answer["error"]
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "gradio_api/file=/etc/passwd",
+        "gradio_api/file=/proc/self/root/etc/passwd",
+        "gradio_api/file=..%2F..%2Fetc%2Fpasswd",
+        "gradio_api/file=http://127.0.0.1:1/",
+        "gradio_api/file=https://example.com/",
+        "gradio_api/file=/dev/zero",
+        "gradio_api/file/etc/passwd",
+        "gradio_api//file=/etc/passwd",
+        "file=/etc/passwd",
+        "gradio_api/proxy=https://example.com/",
+        "gradio_api/file={folder}/in-use.lock",
+        "gradio_api/file={root}/pyproject.toml",
+    ],
+)
+def test_other_files_are_not_handed_out(server, visitor, route):
+    route = route.format(folder=server.folder, root=ROOT)
+    with pytest.raises(urllib.error.HTTPError, match=r"40[0-9]"):
+        visitor.get(route)
+
+
+def test_requests_that_the_page_does_not_make_are_refused(visitor):
+    """Gradio's /process_recording would run ffmpeg on any file."""
+    for route in ("process_recording", "component_server", "vibe-edit", "stream/x", "upload/"):
+        assert post(visitor, f"gradio_api/{route}", {})[0] == 403
+    long = {"data": [None, "x" * MAX_JSON_BYTES]}
+    status, detail = post(visitor, "gradio_api/call/separate", long)
+    assert (status, detail) == (403, f"The request is longer than {MAX_JSON_BYTES} bytes")
+
+
+def test_uploads_that_are_too_large_or_break_off_leave_nothing(server, visitor):
+    before = set(server.folder.rglob("*"))
+    with pytest.raises((urllib.error.HTTPError, ConnectionError, urllib.error.URLError)):
+        visitor.upload("big.wav", bytes(300_000))
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    connection.putrequest("POST", "/gradio_api/upload")
+    connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+    connection.putheader("Content-Length", "150000")
+    connection.endheaders()
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+    connection.send(head + bytes(100_000))
+    soon(lambda: set(server.folder.rglob("*")) != before)
+    connection.close()
+    soon(lambda: set(server.folder.rglob("*")) == before)
+
+
+def test_the_cookie_of_a_visitor_is_hidden_from_scripts(server):
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    connection.request("GET", "/")
+    cookie = connection.getresponse().getheader("set-cookie")
+    assert re.fullmatch(rf"{COOKIE}=[-\w]{{32}}; Path=/; HttpOnly; SameSite=Lax", cookie)
+
+
+def test_answers_of_an_open_page_are_removed_after_an_hour(server, visitor):
+    from gradio.route_utils import delete_files_created_by_app
+
+    path = visitor.upload("in.wav", content(seed=11))
+    assert visitor.separate(path, "rain")[0] == "complete"
+    assert list(server.folder.rglob("answers/*/*.wav"))
+    delete_files_created_by_app(server.blocks, page.KEEP_SECONDS)
+    assert list(server.folder.rglob("answers/*/*.wav"))
+    delete_files_created_by_app(server.blocks, -1)
+    assert not list(server.folder.rglob("*.wav")) + list(server.folder.rglob("*.png"))
+    assert visitor.separate(visitor.upload("in.wav", content(seed=12)), "rain")[0] == "complete"
+    assert joined(visitor, file_data(path)) == REFUSED
+
+
+def test_a_page_with_passwords_asks_for_them(separator, tmp_path):
+    server = serve(separator, tmp_path, [("ann", "secret"), ("bob", "s:e")])
+    try:
+        visitor = Reader(server.url, heartbeat=False)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            visitor.upload("in.wav", content())
+        assert post(visitor, "gradio_api/call/separate", {"data": [None, "rain"]})[0] == 401
+        for user, password, status in (("ann", "s:e", 400), ("bob", "s:e", 200)):
+            form = urllib.parse.urlencode({"username": user, "password": password}).encode()
+            with contextlib.ExitStack() as stack:
+                if status != 200:
+                    stack.enter_context(pytest.raises(urllib.error.HTTPError, match=str(status)))
+                assert json.loads(visitor.get("login", form)) == {"success": True}
+        assert visitor.separate(visitor.upload("in.wav", content()), "rain")[0] == "complete"
+    finally:
+        server.close()
 
 
 # ---------------------------------------------------------------------- the command
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--max_seconds", "0"], "--max_seconds 0.0: must be more than 0"),
         (["--max_megabytes", "nan"], "--max_megabytes nan: must be more than 0"),
         (["--concurrency", "-1"], "--concurrency -1: must be more than 0"),
-        (["--port", "70000"], "--port 70000: must lie in 0..65535"),
-        (["--host", "no.such.host.invalid"], "--host no.such.host.invalid"),
+        (["--port", "70000"], "--port 70000: must be in 0..65535"),
+        (["--host", "no.such.host.invalid", "--no_auth"], "--host no.such.host.invalid"),
         (["--port", "x"], "argument --port"),
         (["--wrong"], "unrecognized arguments: --wrong; --help shows an example"),
         (["--checkpoint", "no/such/run", "--port", "0"], "no/such/run"),
+        (["--host", "0.0.0.0"], "give --auth_file FILE"),
+        (["--host", "::"], "give --auth_file FILE"),
+        (["--host", ""], "give --auth_file FILE"),
+        (["--auth_file", "no/such/file"], "no/such/file: cannot be read"),
+        (["--auth_file", "no/such/file", "--no_auth"], "exclude each other"),
     ],
 )
-def test_mistakes_are_one_line(capsys, arguments, told):
+def test_mistakes_are_one_line(capsys, arguments, message):
     assert command.main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    assert told in err
+    assert message in err
 
 
-def test_a_taken_port_and_a_missing_gradio_are_told(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "holds no line user:password"), ("ann:secret\n\nbob\n", "line 3 is not user:password")],
+)
+def test_a_file_without_passwords_is_refused(capsys, tmp_path, text, message):
+    path = tmp_path / "users"
+    path.write_text(text)
+    assert command.main(["--host", "0.0.0.0", "--auth_file", str(path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_taken_port_and_a_missing_gradio_are_reported(capsys, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert command.main(["--port", port]) == 2
@@ -324,29 +546,21 @@ def test_a_taken_port_and_a_missing_gradio_are_told(capsys, monkeypatch):
 
 def test_mistakes_answer_before_anything_heavy_is_imported():
     program = (
-        "import sys; from audiosep_jax.demo.__main__ import main; main(['--concurrency', '0']);"
+        "import sys; from audiosep_jax.demo.command import main; main(['--concurrency', '0']);"
         "print(sorted({'gradio', 'jax', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n"
 
 
-@pytest.fixture(scope="module")
-def served(workdir, tmp_path_factory):
-    """(address, folder for temporary files, process) of the command, for the tests below."""
-    folder = tmp_path_factory.mktemp("tmp")
-    options = [
-        "--checkpoint",
-        workdir,
-        "--port",
-        "0",
-        "--max_megabytes",
-        "0.2",
-        "--max_seconds",
-        "2",
-    ]
+def test_the_command_serves_and_cleans_up(workdir, tmp_path):
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    users = tmp_path / "users"
+    users.write_text("ann:secret\n")
+    options = ["--checkpoint", workdir, "--port", "0", "--max_seconds", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "audiosep_jax.demo", *map(str, options)],
+        [sys.executable, "-c", COMMAND, *map(str, options)],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
@@ -354,50 +568,26 @@ def served(workdir, tmp_path_factory):
         text=True,
     )
     try:
-        yield process.stdout.readline().strip(), folder, process
+        visitor = Reader(process.stdout.readline().strip())
+        path = visitor.upload("in.wav", content())
+        event, answer = visitor.separate(path, "rain")
+        assert event == "complete"
+        assert len(sounds(visitor, answer[0])) == 3
+        # Errors are one line, without the server's folders.
+        event, told = visitor.separate(visitor.upload("not.wav", b"no sound"), "rain")
+        assert (event, told["error"]) == (
+            "error",
+            "not.wav: cannot be read as audio (Format not recognised)",
+        )
+        assert len(list(folder.rglob("answers/*"))) == 1
+        visitor.close()  # takes the answer along
+        soon(lambda: not list(folder.rglob("answers/*")))
+        open_page = Reader(visitor.url)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        open_page.close()
     finally:
         process.kill()
         process.communicate()
-
-
-def test_the_command_serves_and_cleans_up(served, tmp_path):
-    url, folder, process = served
-    reader = Reader(url)
-    content = recording(tmp_path / "in.wav", subtype="FLOAT").read_bytes()
-    path = reader.upload("in.wav", content)
-    event, (html, _) = reader.separate(path, "rain\nwind")
-    assert event == "complete"
-    recording_S, *parts = sounds(reader, html)
-    np.testing.assert_array_equal(recording_S, soundfile.read(tmp_path / "in.wav")[0])
-    np.testing.assert_allclose(sum(parts), recording_S, atol=1e-6)
-
-    # A mistake is told in a line, without the server's folders.
-    event, told = reader.separate(reader.upload("not.wav", b"no sound"), "rain")
-    assert (event, told["error"]) == (
-        "error",
-        "not.wav: cannot be read as audio (Format not recognised)",
-    )
-    event, told = reader.separate("http://127.0.0.1:1/in.wav", "rain")
-    assert (event, told["error"]) == ("error", "Only files can be separated, not addresses")
-
-    # Over the limit, announced or not: refused, and no part of it stays.
-    uploads = set(folder.rglob("uploads/*"))
-    with pytest.raises((urllib.error.HTTPError, ConnectionError, urllib.error.URLError)):
-        reader.upload("big.wav", bytes(300_000))
-    assert set(folder.rglob("uploads/*")) == uploads
-
-    # Whoever leaves takes the answer along; a signal takes the rest.
-    answers = list(folder.rglob("answers/*"))
-    assert len(answers) == 1
-    reader.close()
-    for _ in range(200):
-        if not list(folder.rglob("answers/*")):
-            break
-        asyncio.run(asyncio.sleep(0.05))
-    assert not list(folder.rglob("answers/*"))
-    open_page = Reader(url)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    open_page.close()
     assert (process.returncode, list(folder.iterdir())) == (0, [])
-    assert "Traceback" not in err
+    assert err == ""

@@ -1,0 +1,186 @@
+"""The command `audiosep demo`, which serves the web page."""
+
+import argparse
+import contextlib
+import importlib.util
+import ipaddress
+import math
+import os
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from audiosep_jax import files
+from audiosep_jax.cli import Parser, exit_code
+from audiosep_jax.demo.storage import own_folder
+from audiosep_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from audiosep_jax.separation.separator import Separator
+
+# JAX and Gradio are imported where they are used, so that help and mistakes answer at once.
+
+EXAMPLE = """example:
+  audiosep demo --checkpoint runs/demo
+serves a page at http://127.0.0.1:7860 on which recordings are dropped and sentences typed.
+Without --checkpoint the published weights are used, which are fetched once. The page itself
+fetches nothing. To let other machines use it, give --host 0.0.0.0 and --auth_file.
+Needs pip install 'audiosep-jax[demo]'."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until Ctrl-C or SIGTERM; return the exit code."""
+    with contextlib.suppress(KeyboardInterrupt):
+        return exit_code(lambda: _serve(_parser().parse_args(argv)))
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    # ------------------------------------------------------------------ checks, cheapest first
+    for option in ("max_seconds", "max_megabytes", "concurrency"):
+        value = vars(arguments)[option]
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"--{option} {value}: must be more than 0")
+    passwords = _passwords(arguments)
+    for package in ("gradio", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"the page needs {package}: pip install 'audiosep-jax[demo]'")
+    host, port, reserved = _reserve(arguments.host, arguments.port)
+    with reserved:
+        separator = _load(arguments.checkpoint, arguments.text_model)
+
+    # ------------------------------------------------------------------ serve, clean up
+    signal.signal(signal.SIGTERM, _interrupt)  # so that `kill` also removes the files
+    with own_folder() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio reads it when it is imported
+        from audiosep_jax.demo.page import Limits
+        from audiosep_jax.demo.server import Server
+
+        limits = Limits(arguments.max_seconds, arguments.max_megabytes, arguments.concurrency)
+        with contextlib.closing(Server(separator, folder, host, port, limits, passwords)):
+            print(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", flush=True)
+            threading.Event().wait()
+
+
+def _passwords(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    """Users and passwords; InputError if other machines could use the page without any."""
+    if arguments.auth_file is None:
+        if arguments.no_auth or _is_loopback(arguments.host):
+            return []
+        raise InputError(
+            f"--host {arguments.host}: other machines could use the page; give --auth_file FILE, "
+            "which has a line user:password for each user, or --no_auth to let everybody in"
+        )
+    if arguments.no_auth:
+        raise InputError("--auth_file and --no_auth exclude each other")
+    lines = [line.strip() for line in files.read_text(arguments.auth_file).splitlines()]
+    found = [(user, password) for user, _, password in (line.partition(":") for line in lines)]
+    for number, (line, pair) in enumerate(zip(lines, found, strict=True), 1):
+        if line and not all(pair):
+            raise InputError(f"{arguments.auth_file}: line {number} is not user:password")
+    found = [pair for pair in found if all(pair)]
+    if not found:
+        raise InputError(f"{arguments.auth_file}: holds no line user:password")
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _load(checkpoint: str, text_model: str) -> "Separator":
+    from absl import logging
+
+    from audiosep_jax.compilation_cache import use_compilation_cache
+    from audiosep_jax.separation.separator import Separator
+
+    use_compilation_cache()
+    logging.set_verbosity(logging.ERROR)  # hides Orbax's lines about loading
+    separator = Separator.from_pretrained(
+        checkpoint,
+        text_model=text_model,
+        option="--checkpoint DIR",
+        text_option="--text_model DIR",
+    )
+    separator.embed_text(["a sound"])  # fetches the text encoder before the first visitor comes
+    return separator
+
+
+def _reserve(host: str, port: int) -> tuple[str, int, socket.socket]:
+    """Address and port to serve on, and a socket that keeps the port until it is closed."""
+    if port not in range(1 << 16):
+        raise InputError(f"--port {port}: must be in 0..65535")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        reserved = socket.socket(family, socket.SOCK_STREAM)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(reserved)
+            # As servers do: connections of the last server that are closing do not count.
+            if os.name == "posix":
+                reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(address[:2])
+            stack.pop_all()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--host {host} --port {port}: cannot be served on ({reason})") from error
+    found_host, found_port = reserved.getsockname()[:2]
+    return found_host, found_port, reserved
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parser() -> Parser:
+    description = "Serve a web page that separates sounds, described in sentences, from recordings."
+    parser = Parser("audiosep demo", description, EXAMPLE)
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        default="audiosep",
+        metavar="WHAT",
+        help="workdir of train.py, of which the best checkpoint is used, or a checkpoint in it; "
+        "folder, file or hub id of weights, AudioSep's too (default: the published weights)",
+    )
+    add(
+        "--text_model",
+        default="",
+        metavar="DIR",
+        help="folder or hub id of the text encoder (default: that of training)",
+    )
+    add("--host", default="127.0.0.1", help="address to serve on (default: %(default)s)")
+    add("--port", type=int, default=7860, help="port; 0 for any free one (default: %(default)s)")
+    add(
+        "--auth_file",
+        metavar="FILE",
+        help="text file with a line user:password for each user; the page then asks for both. "
+        "Required if other machines can reach --host",
+    )
+    add("--no_auth", action="store_true", help="serve other machines without passwords")
+    add(
+        "--max_seconds",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="longest recording that is accepted (default: %(default)g)",
+    )
+    add(
+        "--max_megabytes",
+        type=float,
+        default=100.0,
+        metavar="MB",
+        help="largest upload that is accepted (default: %(default)g)",
+    )
+    add(
+        "--concurrency",
+        type=int,
+        default=1,
+        metavar="N",
+        help="requests that run at once; others wait in a queue (default: %(default)s)",
+    )
+    return parser

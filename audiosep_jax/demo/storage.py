@@ -1,0 +1,120 @@
+"""Storage of the page: a temporary folder for each server, and in it one for each answer."""
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+PREFIX = "audiosep_jax_demo_"
+_LOCK = "in-use.lock"
+
+
+@contextlib.contextmanager
+def own_folder() -> Iterator[Path]:
+    """Yield a new temporary folder for all files of a server; remove it at the end of the block.
+
+    A lock in the folder, which the system releases however the process ends, marks it as in use.
+    Folders of servers that were killed are removed here.
+    """
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_LOCK}"):
+        _remove_if_abandoned(path)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
+        lock = filelock.FileLock(folder / _LOCK)
+        lock.acquire()
+        if folder.exists():  # unless another server found it before it was locked
+            break
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def _remove_if_abandoned(lock_path: Path) -> None:
+    folder = lock_path.parent
+    if folder.is_symlink() or (hasattr(os, "getuid") and folder.stat().st_uid != os.getuid()):
+        return
+    with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(lock_path, timeout=0):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Cancelled(Exception):
+    """The visitor pressed Cancel or closed the page."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """One request and the folder of its files, whose name cannot be guessed."""
+
+    folder: Path
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Raise Cancelled if nobody waits for the answer any more."""
+        if self.stop.is_set():
+            raise Cancelled
+
+
+class Answers:
+    """Running jobs and the newest answer of each session. Safe for threads."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._lock = root, threading.Lock()
+        self._running: dict[str, set[Job]] = {}
+        self._finished: dict[str, Job] = {}
+
+    @contextlib.contextmanager
+    def job(self, session: str) -> Iterator[Job]:
+        """Yield a new folder, which replaces the session's answer when the block succeeds.
+
+        Raises:
+            Cancelled: the session was cancelled or left before the block ended.
+        """
+        job = Job(self._root / secrets.token_urlsafe(16))
+        unwanted: Job | None = job
+        with self._lock:
+            self._running.setdefault(session, set()).add(job)
+        try:
+            job.folder.mkdir(parents=True)
+            yield job
+            with self._lock:  # so that `leave` sees the job either running or finished
+                job.check()
+                unwanted = self._finished.get(session)
+                self._finished[session] = job
+        finally:
+            with self._lock:
+                self._running[session].discard(job)
+                if not self._running[session]:
+                    del self._running[session]
+            _remove(unwanted)
+
+    def cancel(self, session: str) -> None:
+        """Stop the jobs of a session."""
+        with self._lock:
+            for job in self._running.get(session, ()):
+                job.stop.set()
+
+    def leave(self, session: str) -> None:
+        """Stop the jobs of a session and remove its answer."""
+        self.cancel(session)
+        with self._lock:
+            job = self._finished.pop(session, None)
+        _remove(job)
+
+    def close(self) -> None:
+        """Stop all jobs and remove all answers."""
+        for session in {*self._running, *self._finished}:
+            self.leave(session)
+
+
+def _remove(job: Job | None) -> None:
+    if job is not None:
+        shutil.rmtree(job.folder, ignore_errors=True)
