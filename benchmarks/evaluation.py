@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py --num_clips 2000
 
 Mixtures of clips of noise on disk go through ResUNet30 with random weights, once as
-`audiosep_jax.evaluate` does it (read, mixed, separated, scored, written) and, before, between and
+`audiosep evaluate` does it (read, mixed, separated, scored, written) and, before, between and
 after the parts of the run, through the bare forward pass of one batch that lies in memory: a
 machine that is faster now and slower then is so for both. The target is a ratio of 1.15.
 """
@@ -25,7 +25,6 @@ from audiosep_jax.audio import files as audio_files
 from audiosep_jax.compilation_cache import use_compilation_cache
 from audiosep_jax.evaluation.baselines import body_of
 from audiosep_jax.evaluation.lists import Item
-from audiosep_jax.evaluation.rows import RowsFile, file_name
 from audiosep_jax.evaluation.runner import Estimator, RunConfig, score_items
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.separation.separator import Separator
@@ -34,19 +33,18 @@ from audiosep_jax.training.steps import parallel_eval_step, place_state, split_b
 NUM_FILES = 16
 
 
-class Clock(RowsFile):
-    """Notes when each row came, and how much memory the process had then."""
+class Clock(RowLog):
+    """Log that notes when each row came, and the memory of the process then."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, {})
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, {})
         self.seconds: list[float] = []
         self.megabytes: list[float] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
         super().add(row)
-        if "row" in row:
-            self.seconds.append(time.perf_counter())
-            self.megabytes.append(resident_megabytes())
+        self.seconds.append(time.perf_counter())
+        self.megabytes.append(resident_megabytes())
 
 
 def resident_megabytes() -> float:
@@ -143,7 +141,7 @@ def main() -> None:
         folder = Path(name)
         items = write_items(folder, arguments.num_clips, arguments.seconds, model.sample_rate_hz)
         config = RunConfig(arguments.batch_size)
-        with Clock(folder / file_name((0, 1))) as clock:
+        with Clock(folder) as clock:
             for part in np.array_split(np.arange(len(items)), arguments.parts):
                 some = [items[n] for n in part]
                 score_items(some, estimator, model.sample_rate_hz, clock, {}, config)

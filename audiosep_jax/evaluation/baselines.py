@@ -1,6 +1,6 @@
-"""What a separation is to be compared with: no separation at all, and the best that a mask can do.
+"""Estimators to compare the network with: no separation, and masks computed from the target.
 
-Each is a body for `steps.parallel_eval_step`, as the network is: variables and a batch with
+Each is a body for `steps.parallel_eval_step`, like the network: it maps variables and a batch with
 `mixture`, `target` and `condition` to estimates `(B, S)`.
 """
 
@@ -19,8 +19,8 @@ from audiosep_jax.model import make_model
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import istft, stft
 
-BASELINES = ("mixture", "silence", "irm", "icm", "random_query")
-WITHOUT_MODEL = ("mixture", "silence")  # need no checkpoint; the masks take their STFT from it
+WITHOUT_STFT = ("mixture", "silence")
+WITH_NETWORK = ("", "random_query")  # "" is no baseline: the separation itself
 _TINY = 1e-20
 
 Body = Callable[[Any, Mapping[str, jax.Array]], jax.Array]
@@ -28,8 +28,8 @@ Body = Callable[[Any, Mapping[str, jax.Array]], jax.Array]
 
 @functools.lru_cache(maxsize=4)
 def body_of(baseline: str, model: ModelConfig) -> Body:
-    """What makes the estimates: the network where the baseline is "" or `random_query`."""
-    if baseline in ("", "random_query"):
+    """Body of a baseline of `protocols.BASELINES`, or of the network if `baseline` is ""."""
+    if baseline in WITH_NETWORK:
         network = make_model(model)
 
         def separate(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -51,7 +51,7 @@ def masked(
     mixture_BS: jax.Array,
     target_BS: jax.Array,
 ) -> jax.Array:
-    """Estimates `(B, S)` of a mask that is made in knowledge of the target, at the model's STFT."""
+    """Estimates `(B, S)` of a mask that is computed from the target, at the model's STFT."""
     window, hop = model.window_samples, model.hop_samples
     mixture_BTF, target_BTF = (stft(x, window, hop) for x in (mixture_BS, target_BS))
     estimate_BTF = mask(target_BTF, mixture_BTF - target_BTF) * mixture_BTF
@@ -65,7 +65,7 @@ def ideal_ratio_mask(target_BTF: jax.Array, noise_BTF: jax.Array) -> jax.Array:
 
 
 def ideal_complex_mask(target_BTF: jax.Array, noise_BTF: jax.Array) -> jax.Array:
-    """S / (S + N), its magnitude held to at most 1: all that the network's mask can express."""
+    """S / (S + N) with its magnitude limited to 1, as the network's mask is."""
     mixture_BTF = target_BTF + noise_BTF
     power_BTF = jnp.maximum(jnp.abs(mixture_BTF) ** 2, _TINY)
     mask_BTF = target_BTF * jnp.conj(mixture_BTF) / power_BTF
@@ -73,28 +73,29 @@ def ideal_complex_mask(target_BTF: jax.Array, noise_BTF: jax.Array) -> jax.Array
 
 
 def random_queries(items: Sequence[Item], seed: int = 0) -> list[str]:
-    """For each item a query of the list that asks for neither its target nor its noise.
+    """Draw for each item a query of the list that describes neither its target nor its noise.
 
-    What a noise sounds like is known where the same file is a target elsewhere in the list.
+    The sound of a noise is known if the same file is a target elsewhere in the list.
+
+    Raises:
+        InputError: the list has no such query for one of the items.
     """
     captions: dict[str, set[str]] = {}
-    spoken: dict[str, str] = {}
+    spelling: dict[str, str] = {}  # of each distinct query
     for item in items:
         for clip in item.clips[:1]:
             captions.setdefault(clip, set()).add(caption_key(item.query))
-        spoken.setdefault(caption_key(item.query), item.query)
-    distinct = sorted(spoken)
+        spelling.setdefault(caption_key(item.query), item.query)
+    distinct = sorted(spelling)
     rng = np.random.default_rng(np.random.SeedSequence(seed))
-    found = []
+    drawn = []
     for item in items:
         known = {caption_key(item.query), caption_key(item.noise_query)}
         known = known.union(*(captions.get(clip, ()) for clip in item.clips))
         if known.issuperset(distinct):
-            raise InputError(
-                f"--baseline random_query: the list has no query for other sounds than {item.id}'s"
-            )
+            raise InputError(f"the list has no query for other sounds than those of {item.id}")
         key = distinct[int(rng.integers(len(distinct)))]
         while key in known:
             key = distinct[int(rng.integers(len(distinct)))]
-        found.append(spoken[key])
-    return found
+        drawn.append(spelling[key])
+    return drawn

@@ -1,64 +1,244 @@
-"""Puts several evaluations of the same mixtures side by side; `--help` shows an example."""
+"""Compare evaluations of the same mixtures: paired differences, as JSON, as a page and a figure.
+
+`main` is the command `audiosep compare`.
+"""
 
 import argparse
-import sys
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from audiosep_jax.cli import Parser, exit_code
 from audiosep_jax.errors import InputError
 
-EXAMPLE = """example, of two checkpoints:
-  python -m audiosep_jax.evaluation.compare results/clap results/clip --output results/clap-clip
-and of three wordings of the queries, the study of the paper:
+if TYPE_CHECKING:
+    import numpy as np
+
+    from audiosep_jax.evaluation.results import Row
+
+# numpy and matplotlib are imported where they are used: help and mistakes are fast.
+
+EXAMPLE = """example, two checkpoints:
+  audiosep compare results/clap results/clip --output results/clap-clip
+and three wordings of the queries, as the paper compares them:
   for column in label caption reworded; do
-    python -m audiosep_jax.evaluate --checkpoint audiosep --protocol mixtures \\
+    audiosep evaluate --checkpoint audiosep --protocol mixtures \\
         --metadata mine.csv --audio data --query_column $column --output results/$column
   done
-  python -m audiosep_jax.evaluation.compare results/label results/caption results/reworded \\
-      --output results/wordings
-writes comparison.json, comparison.md and comparison.png; differences are to the first."""
+  audiosep compare results/label results/caption results/reworded --output results/wordings
+writes comparison.json, comparison.md and comparison.png. Differences are to the first result."""
+
+JSON_NAME, MARKDOWN_NAME, FIGURE_NAME = "comparison.json", "comparison.md", "comparison.png"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Results that `audiosep evaluate` wrote to a folder."""
+
+    name: str
+    content: Mapping[str, Any]  # results.json
+    rows: "Sequence[Row]"  # scored rows of results.csv, in the order of the list
+
+
+# ---------------------------------------------------------------------- command
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code: 0, or 2 with one line on stderr and nothing written."""
+    """Run the command; return 0, or 2 after one line on stderr, with nothing written."""
     return exit_code(lambda: _compare(_parser().parse_args(argv)))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    folders, names = arguments.results, arguments.names or []
-    if names and len(names) != len(folders):
+    folders, names = arguments.results, arguments.names or [""] * len(arguments.results)
+    if len(names) != len(folders):
         raise InputError(f"--names gives {len(names)} names for {len(folders)} results")
     output = arguments.output
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output}: is not a folder")
-    from audiosep_jax.evaluation import comparison, figures, results
+    evaluations = [read_evaluation(*pair) for pair in zip(folders, names, strict=True)]
+    content = compare(evaluations)
+    from audiosep_jax import files
 
-    evaluations = [
-        comparison.read_evaluation(folder, name)
-        for folder, name in zip(folders, names or [""] * len(folders), strict=True)
-    ]
-    content = comparison.compare(evaluations)
     drawn = []
     if not arguments.no_figures:
-        figures.differences(evaluations, output / "comparison.png")
-        drawn = ["comparison.png"]
-    results.write_json(output / comparison.JSON_NAME, content)
-    results.write_whole(output / comparison.MARKDOWN_NAME, comparison.markdown(content, drawn))
-    for name in (comparison.JSON_NAME, comparison.MARKDOWN_NAME, *drawn):
+        from audiosep_jax.evaluation import figures
+
+        figures.differences({x.name: _values(x, "sdri") for x in evaluations}, output / FIGURE_NAME)
+        drawn = [FIGURE_NAME]
+    files.write_json(output / JSON_NAME, content)
+    files.write_text(output / MARKDOWN_NAME, markdown(content, drawn))
+    for name in (JSON_NAME, MARKDOWN_NAME, *drawn):
         print(output / name)
 
 
 def _parser() -> Parser:
-    description = "Put several evaluations of the same mixtures side by side."
-    parser = Parser("python -m audiosep_jax.evaluation.compare", description, EXAMPLE)
+    description = "Compare several evaluations of the same mixtures."
+    parser = Parser("audiosep compare", description, EXAMPLE)
     add = parser.add_argument
     add("results", type=Path, nargs="+", metavar="RESULTS", help="folder that evaluate wrote")
-    add("--names", nargs="+", metavar="NAME", help="what to call them (default: the folders)")
+    add("--names", nargs="+", metavar="NAME", help="names of the results (default: the folders')")
     add("--output", type=Path, required=True, metavar="DIR", help="folder for the comparison")
-    add("--no_figures", action="store_true", help="no picture, for which matplotlib is needed")
+    add("--no_figures", action="store_true", help="draw no figure, which needs matplotlib")
     return parser
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+# ---------------------------------------------------------------------- numbers
+
+
+def read_evaluation(folder: Path, name: str = "") -> Evaluation:
+    """Results in a folder; InputError if there are none."""
+    from audiosep_jax import files
+    from audiosep_jax.evaluation import results
+
+    if not (folder / results.JSON_NAME).is_file():
+        raise InputError(f"{folder}: holds no results; run audiosep evaluate first")
+    content = files.read_json_object(folder / results.JSON_NAME)
+    cells = [row for _, row in files.read_csv(folder / results.CSV_NAME, results.FACTS)]
+    try:
+        rows = [_typed(row, results.FACTS) for row in cells if not row["reason"]]
+    except ValueError as error:
+        raise InputError(f"{folder / results.CSV_NAME}: a score is no number ({error})") from error
+    return Evaluation(name or folder.name, content, rows)
+
+
+def compare(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """Content of comparison.json.
+
+    For each score that all evaluations have: the mean of each, and the mean of the differences to
+    the first one with its 95 % interval, from bootstrap draws of the mixtures. `spread` is how far
+    the evaluations of one mixture are apart, in dB of SDRi, on average.
+
+    Raises:
+        InputError: there are fewer than two evaluations, or their mixtures differ.
+    """
+    from audiosep_jax.evaluation import results
+
+    _check(evaluations)
+    first = evaluations[0]
+    aggregation = first.content["aggregation"]
+    groups = results.groups_of(first.rows, aggregation)
+    draws_DN = results.bootstrap([row["clip"] for row in first.rows], groups)
+    shared = [
+        x for x in first.content["scores"] if all(x in y.content["scores"] for y in evaluations)
+    ]
+    scores: dict[str, dict[str, Any]] = {}
+    for name in shared:
+        base_N = _values(first, name)
+        mean, mean_D = (results.aggregate(base_N, groups, aggregation, w) for w in (None, draws_DN))
+        scores[name] = {first.name: {"mean": float(mean[0])}}
+        for other in evaluations[1:]:
+            value_N = _values(other, name)
+            value = results.aggregate(value_N, groups, aggregation)
+            # Differences of aggregated values: a median of differences is something else.
+            drawn_D = results.aggregate(value_N, groups, aggregation, draws_DN) - mean_D
+            low, high = results.interval_of(drawn_D)
+            scores[name][other.name] = {
+                "mean": float(value[0]),
+                "difference": float(value[0] - mean[0]),
+                "low": None if low != low else low,  # NaN
+                "high": None if high != high else high,
+                "better": float((value_N > base_N).mean()),
+            }
+    return {
+        "protocol": first.content["protocol"],
+        "title": first.content["title"],
+        "count": len(first.rows),
+        "aggregation": aggregation,
+        "evaluations": [_about(evaluation) for evaluation in evaluations],
+        "scores": scores,
+        "spread": _spread(evaluations),
+    }
+
+
+def _check(evaluations: Sequence[Evaluation]) -> None:
+    if len(evaluations) < 2:
+        raise InputError("a comparison needs at least two results")
+    names = [evaluation.name for evaluation in evaluations]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two results are called {name}; name them with --names")
+    first = evaluations[0]
+    for other in evaluations:
+        if other.content["missing"]:
+            raise InputError(f"{other.name}: some of its mixtures were not scored")
+        same = [row["fingerprint"] for row in other.rows] == [x["fingerprint"] for x in first.rows]
+        if not same or other.content["sample_rate_hz"] != first.content["sample_rate_hz"]:
+            raise InputError(f"{other.name}: its mixtures are not those of {first.name}")
+
+
+def _about(evaluation: Evaluation) -> dict[str, Any]:
+    content = evaluation.content
+    checkpoint = content["checkpoint"]
+    return {
+        "name": evaluation.name,
+        "checkpoint": checkpoint and f"{checkpoint['source']} ({checkpoint['fingerprint']})",
+        "baseline": content["baseline"],
+        "query": content["query"] or content["query_column"] or content["query_kind"],
+        "notes": content["notes"],
+        "command": content["command"],
+    }
+
+
+def _spread(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    import numpy as np
+
+    sdri_KN = np.stack([_values(evaluation, "sdri") for evaluation in evaluations])
+    return {
+        "range_db": float(np.mean(np.ptp(sdri_KN, axis=0))),
+        "deviation_db": float(np.mean(np.std(sdri_KN, axis=0))),
+    }
+
+
+def _values(evaluation: Evaluation, score: str) -> "np.ndarray":
+    import numpy as np
+
+    return np.array([row[score] for row in evaluation.rows])
+
+
+def _typed(row: Mapping[str, str], facts: Sequence[str]) -> "Row":
+    """A line of results.csv: scores as numbers, facts as they are."""
+    return {
+        name: value if name in facts else float(value) if value else float("nan")
+        for name, value in row.items()
+    }
+
+
+# ---------------------------------------------------------------------- page
+
+
+def markdown(content: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
+    """Text of comparison.md; `figures` are the names of files beside it."""
+    from audiosep_jax.evaluation import report
+
+    names = [x["name"] for x in content["evaluations"]]
+    parts = [
+        f"# {content['title']}: {', '.join(names)}",
+        f"{content['count']:,} mixtures, the same for all. Differences are to {names[0]}, with "
+        "95 % intervals from bootstrap draws of the mixtures.",
+    ]
+    for score, by_name in content["scores"].items():
+        rows = [[name, *_differences(by_name[name])] for name in names]
+        header = ["", report.name_of(score), "difference", "95 % interval", "better in"]
+        parts += [f"## {report.name_of(score)}", report.table(header, rows)]
+    spread = content["spread"]
+    parts.append(
+        f"The SDRi values of one mixture are {spread['range_db']:.2f} dB apart on average "
+        f"(largest minus smallest; standard deviation {spread['deviation_db']:.2f} dB)."
+    )
+    parts += [f"![{name}]({name})" for name in figures]
+    rows = [
+        [x["name"], x["query"], x["checkpoint"], f"`{x['command']}`"]
+        for x in content["evaluations"]
+    ]
+    header = ["", "query", "checkpoint", "command"]
+    parts += ["## What was compared", report.table(header, rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _differences(score: Mapping[str, Any]) -> list[Any]:
+    if "difference" not in score:
+        return [score["mean"], None, None, None]
+    low, high = score["low"], score["high"]
+    between = None if low is None else f"{low:+.2f} to {high:+.2f}"
+    return [score["mean"], f"{score['difference']:+.2f}", between, f"{score['better']:.0%}"]

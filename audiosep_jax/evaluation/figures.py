@@ -1,25 +1,31 @@
-"""Pictures of an evaluation: scores by class, by input SNR, their histogram, and single clips."""
+"""Figures of an evaluation: scores by class, by input SNR, their histogram, and single clips."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audiosep_jax.evaluation.comparison import Evaluation
-from audiosep_jax.evaluation.rows import Row
+from audiosep_jax.evaluation.lists import Item
+from audiosep_jax.evaluation.results import Row
 from audiosep_jax.plots import new_figure, spectrogram_figure
 
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#707070"  # told apart by colour-blind readers
+if TYPE_CHECKING:
+    from audiosep_jax.evaluation.runner import Estimate, Estimator
+
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#707070"  # distinct for colour-blind readers
 COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MAX_BARS = 40
-NUM_EXAMPLES = 10  # of the best, the median and the worst, each
+NUM_EXAMPLES = 10  # best, median and worst ones each
+KEPT_BYTES = 256 * 2**20  # of estimates that wait for their pictures
 _SNR_STEP_DB = 2.5
 _EXAMPLES = "examples"
 
 
 def draw(content: Mapping[str, Any], rows: Sequence[Row], folder: Path) -> list[str]:
-    """Draws what the rows have to show; names of the files in `folder`."""
+    """Draw the figures for which the rows have data; return the names of the files in `folder`."""
     scored = [row for row in rows if "reason" not in row]
     part = len(scored) < len(rows)
     title = f"{len(scored):,} of {len(rows):,} mixtures" if part else ""
@@ -35,7 +41,7 @@ def draw(content: Mapping[str, Any], rows: Sequence[Row], folder: Path) -> list[
 
 
 def histogram(rows: Sequence[Row], path: Path, title: str = "") -> None:
-    """How often which SDRi, with mean and median."""
+    """Histogram of SDRi, with mean and median."""
     sdri_N = np.array([row["sdri"] for row in rows])
     with new_figure(path, 7, 3.6) as figure:
         axis = figure.subplots()
@@ -50,7 +56,7 @@ def histogram(rows: Sequence[Row], path: Path, title: str = "") -> None:
 
 
 def by_class(classes: Mapping[str, Mapping[str, float]], path: Path, title: str = "") -> None:
-    """A bar for each class, best above; of many the best and the worst."""
+    """Bar chart of SDRi by class, best first; the best and the worst if there are many."""
     order = sorted(classes, key=lambda label: (-classes[label]["sdri"], label))
     if len(order) > MAX_BARS:
         order = [*order[: MAX_BARS // 2], *order[-MAX_BARS // 2 :]]
@@ -86,26 +92,89 @@ def by_snr(rows: Sequence[Row], path: Path, title: str = "") -> None:
         axis.legend(frameon=False)
 
 
-def differences(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """Distribution of each mixture's SDRi minus the first evaluation's."""
-    base_N = np.array([row["sdri"] for row in evaluations[0].rows])
+def differences(sdri: Mapping[str, np.ndarray], path: Path) -> None:
+    """Distribution of each mixture's SDRi minus that of the first evaluation, by name."""
+    (base, base_N), *others = sdri.items()
+    gains = {name: sdri_N - base_N for name, sdri_N in others}
     with new_figure(path, 7, 3.8) as figure:
         axis = figure.subplots()
-        gains = {
-            x.name: np.array([row["sdri"] for row in x.rows]) - base_N for x in evaluations[1:]
-        }
         edges = _edges(np.concatenate(list(gains.values())))
         for number, (name, gain_N) in enumerate(gains.items()):
             colour = COLOURS[number % len(COLOURS)]
             label = f"{_short(name)}: {gain_N.mean():+.2f} dB"
             axis.hist(gain_N, bins=edges, histtype="step", color=colour, linewidth=1.5, label=label)
         axis.axvline(0, color="black", linewidth=0.8)
-        _label(axis, f"SDRi minus that of {_short(evaluations[0].name)} (dB)", "mixtures")
+        _label(axis, f"SDRi minus that of {_short(base)} (dB)", "mixtures")
         axis.legend(frameon=False)
 
 
+# ---------------------------------------------------------------------- examples
+
+
+class Examples:
+    """Spectrograms of the best, median and worst mixtures.
+
+    Estimates are kept while the list is scored, up to `KEPT_BYTES`. Only examples whose estimate
+    was not kept, as in a run that was continued, are separated again.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Estimate] = {}
+        self._bytes = 0
+
+    def keep(self, estimate: "Estimate", row: Row) -> None:
+        """Keep an estimate if there is memory for it."""
+        size = 4 * estimate.estimate_S.nbytes  # with mixture, target and wrong estimate
+        if self._bytes + size <= KEPT_BYTES:
+            self._kept[row["row"]] = estimate
+            self._bytes += size
+
+    def draw(
+        self,
+        rows: Sequence[Row],
+        items: Sequence[Item],
+        estimator: "Estimator",
+        sample_rate_hz: int,
+        output: Path,
+    ) -> list[str]:
+        """Draw the examples; return the names of the pictures below `output`."""
+        names = {
+            row["row"]: (f"{_EXAMPLES}/{kind}-{rank:02d}.png", row)
+            for kind, found in example_rows(rows).items()
+            for rank, row in enumerate(found, start=1)
+        }
+        lengths = {
+            number: row["num_samples"]
+            for number, (_, row) in names.items()
+            if number not in self._kept
+        }
+        found = [self._kept[number] for number in names if number in self._kept]
+        for estimate in [*found, *_separated(items, lengths, estimator, sample_rate_hz)]:
+            name, row = names[estimate.item.row]
+            draw_example(row, estimate, sample_rate_hz, output / name)
+        return [name for name, _ in names.values()]
+
+
+def _separated(
+    items: Sequence[Item],
+    lengths: Mapping[int, int],
+    estimator: "Estimator",
+    sample_rate_hz: int,
+) -> "list[Estimate]":
+    """Estimates of the items whose lengths are given, except those whose files were removed."""
+    from audiosep_jax.evaluation import runner
+
+    items = [dataclasses.replace(x, wrong_query="") for x in items]
+    config = runner.RunConfig()
+    shapes = runner.shapes_of(estimator, sample_rate_hz)
+    batches = runner.plan(items, lengths, runner.batch_rows(config.batch_size), shapes)
+    with ThreadPoolExecutor(config.num_threads) as pool:
+        found = runner.estimate_batches(batches, estimator, sample_rate_hz, config, pool)
+        return [x for batch in found for x in batch if isinstance(x, runner.Estimate)]
+
+
 def example_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The mixtures of best, median and worst SDRi, none twice."""
+    """Rows with the best, median and worst SDRi, each row at most once."""
     order = sorted(
         (row for row in rows if "reason" not in row), key=lambda x: (-x["sdri"], x["row"])
     )
@@ -124,30 +193,18 @@ def example_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return chosen
 
 
-def example_name(kind: str, rank: int) -> str:
-    """Where in the results folder the picture of an example is."""
-    return f"{_EXAMPLES}/{kind}-{rank:02d}.png"
-
-
-def draw_example(
-    row: Row,
-    mixture_S: np.ndarray,
-    target_S: np.ndarray,
-    estimate_S: np.ndarray,
-    sample_rate_hz: int,
-    path: Path,
-) -> None:
-    """Mixture, target and estimate of one row."""
+def draw_example(row: Row, estimate: "Estimate", sample_rate_hz: int, path: Path) -> None:
+    """Draw the spectrograms of mixture, target and estimate."""
     panels = {
-        f"mixture, SDR {row['mixture_sdr']:.1f} dB": mixture_S,
-        f"target, asked for by: {row['query']}": target_S,
-        f"estimate, SDR {row['sdr']:.1f} dB": estimate_S,
+        f"mixture, SDR {row['mixture_sdr']:.1f} dB": estimate.mixture.mixture_S,
+        f"target, query: {row['query']}": estimate.mixture.target_S,
+        f"estimate, SDR {row['sdr']:.1f} dB": estimate.estimate_S,
     }
     spectrogram_figure(panels, sample_rate_hz, path)
 
 
 def _snr_bins(rows: Sequence[Row]) -> dict[float, np.ndarray]:
-    """Indices of the rows in each step of the mixture's SDR, by the middle of the step."""
+    """Indices of the rows in each bin of the mixture's SDR, by the centre of the bin."""
     steps_N = np.round(np.array([row["mixture_sdr"] for row in rows]) / _SNR_STEP_DB)
     return {
         float(step * _SNR_STEP_DB): np.flatnonzero(steps_N == step)
@@ -156,7 +213,7 @@ def _snr_bins(rows: Sequence[Row]) -> dict[float, np.ndarray]:
 
 
 def _edges(values_N: np.ndarray) -> np.ndarray:
-    """Steps of half or whole decibels, or of ten where values lie that far apart."""
+    """Bin edges in steps of 0.5 to 10 dB that keep the number of bins below about 60."""
     low, high = float(values_N.min()), float(values_N.max())
     step = next(x for x in (0.5, 1, 2, 5, 10, 1e9) if (high - low) / x <= 60)
     return np.arange(np.floor(low / step) * step, high + 2 * step, step)

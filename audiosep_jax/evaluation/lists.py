@@ -1,75 +1,81 @@
-"""From a list of mixtures in a CSV file to the files and the query of each."""
+"""Lists of mixtures in CSV files: which files and which query make each mixture."""
 
-import csv
 import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from audiosep_jax import files
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.protocols import Protocol
 
 Layout = Literal["auto", "rendered", "pairs"]
-Row = Mapping[str, str]
-MAX_SNR_DB = 200.0  # far beyond it the power of what is scaled leaves float32
+MAX_SNR_DB = 200.0  # far beyond it the power of the scaled noise leaves the range of float32
+NUMBERED = ("segment-{id}.wav", "mixture-{id}.wav")  # rendered files of lists without a layout
+OPTIONAL_COLUMNS = (
+    *("query", "noise", "mixture", "snr", "id", "class", "noise_query"),
+    *("target_start", "noise_start", "seconds"),
+)
+
+
+class Row(NamedTuple):
+    """Cells of one line of a list by column; `line` counts from 1, as an editor does."""
+
+    line: int
+    cells: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One mixture of a list: which files make it, and what is asked of it."""
+    """One mixture of a list: the files that make it, and the query for it."""
 
-    row: int  # place in the list, from 0
+    row: int  # position in the list, from 0
     id: str
     query: str
-    label: str  # class; the query where the list has none
+    label: str  # class; the query if the list has none
     target: Path
-    mixture: Path | None  # a file, or None where it is made of target and noises
+    mixture: Path | None  # a file, or None if target and noises have to be mixed
     noises: tuple[Path, ...] = ()
-    snr_db: float | None = None  # of what is made; None adds the noise as it is
+    snr_db: float | None = None  # of the mixing; None adds the noise as it is
     target_start_seconds: float = 0.0
     noise_start_seconds: float = 0.0
     seconds: float | None = None  # None: all of the target
-    clips: tuple[str, ...] = ()  # what the list calls the target and the noises, where it does
-    noise_query: str = ""  # asks for the noise, where the list says so
+    clips: tuple[str, ...] = ()  # names of target and noises in the list
+    noise_query: str = ""  # describes the noise, if the list says so
+    line: int = 0  # of the list
+    rendered: tuple[str, str] = ("", "")  # target and mixture in a folder of rendered mixtures
+    wrong_query: str = ""  # describes neither target nor noise
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All that have to be there."""
+        """All files that must exist."""
         return (self.target, *((self.mixture,) if self.mixture else self.noises))
 
 
 def read_list(protocol: Protocol, metadata: Path | None, audio: Path) -> list[Row]:
-    """The rows of a list, or of the folder that stands for it; InputError names what is wrong."""
+    """Rows of a list, or of the files in `audio` for a protocol without a list.
+
+    Raises:
+        InputError: the list cannot be read, is empty, or lacks a column; or a line has another
+            number of cells than the header.
+    """
     if metadata is None:
-        if not protocol.folder:
-            raise InputError(f"--metadata is needed: the CSV file that lists {protocol.name}")
-        names = sorted(path.name for path in (audio / protocol.folder).glob("*.wav"))
-        if not names:
-            raise InputError(f"{audio / protocol.folder}: holds no .wav file")
-        return [{"file": name} for name in names]
-    try:
-        with metadata.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)  # a quote left open would take in all the rest
-            numbered = [(reader.line_num, row) for row in reader if row]
-    except (OSError, ValueError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{metadata}: cannot be read as CSV ({reason})") from error
-    if len(numbered) < 2:
+        return _rows_of_folder(protocol, audio)
+    lines = files.read_csv_lines(metadata)
+    if len(lines) < 2:
         raise InputError(f"{metadata}: lists no mixture")
-    header, numbered = numbered[0][1], numbered[1:]
-    names = _distinct([name.strip() for name in header])
-    if protocol.by_position and len(names) == len(protocol.columns):
-        names = list(protocol.columns)
+    names = _columns(protocol, lines[0].cells)
     missing = [name for name in protocol.columns if name not in names]
     if missing:
         wanted = f"{protocol.name} needs {', '.join(protocol.columns)}"
-        raise InputError(f"{metadata}: has no column {missing[0]!r}; {wanted}")
-    for line, row in numbered:
-        if len(row) != len(names):
-            raise InputError(f"{metadata}: line {line} has {len(row)} fields, not {len(names)}")
-    return [dict(zip(names, row, strict=True)) for _, row in numbered]
+        found = f"its first line has {', '.join(names)[:80]}"
+        raise InputError(f"{metadata}: has no column {missing[0]!r}; {wanted}; {found}")
+    for number, cells in lines[1:]:
+        if len(cells) != len(names):
+            raise InputError(f"{metadata}: line {number} has {len(cells)} fields, not {len(names)}")
+    return [Row(number, dict(zip(names, cells, strict=True))) for number, cells in lines[1:]]
 
 
 def items_of(
@@ -83,61 +89,51 @@ def items_of(
     query: str = "",
     snr_db: float | None = None,
 ) -> list[Item]:
-    """The mixtures of a list.
+    """Mixtures of a list.
 
     Args:
         audio: folder of the targets, and of rendered mixtures.
         noise: folder of the noises.
-        layout: `auto` takes rendered mixtures where any of them is there.
-        query_column: of the query, where not the protocol's.
-        query: one sentence for all, instead.
-        snr_db: of pairs whose list gives no SNR; None is 0, and of own mixtures the noise as it is.
+        layout: `auto` takes rendered mixtures if any of them exists.
+        query_column: column of the query, if not the protocol's.
+        query: one sentence for all mixtures, instead of a column.
+        snr_db: SNR of pairs whose list has none. None means 0, and for own mixtures that the
+            noise is added as it is.
     """
     column = query_column or protocol.query
-    if not query and column not in rows[0]:
+    if not query and column not in rows[0].cells:
         raise InputError(f"the list has no column {column!r} of queries")
     rendered = protocol.rendered if layout != "pairs" else None
     if (layout == "rendered" and rendered is None) or (layout == "pairs" and not protocol.pair):
-        raise InputError(f"--layout {layout}: {protocol.name} has none")
+        kind = "rendered mixtures" if layout == "rendered" else "clips to be mixed"
+        raise InputError(f"layout={layout}: the lists of {protocol.name} name no {kind}")
+    sentences = [query or row.cells[column] for row in rows]
+    for row, sentence in zip(rows, sentences, strict=True):
+        if not sentence.strip():
+            raise _mistake(row, "no query")
+    numbered = list(enumerate(zip(rows, sentences, strict=True)))
     if protocol.name == "mixtures":
-        sentences = [query or row[column] for row in rows]
-        return [_own(n, row, audio, noise, sentences[n], snr_db) for n, row in enumerate(rows)]
+        return [_own(n, row, audio, noise, text, snr_db) for n, (row, text) in numbered]
     if layout == "auto" and rendered and protocol.pair:
-        there = any((audio / path_of(rendered[1], row)).is_file() for row in rows)
-        rendered = rendered if there else None
-    items = []
-    for number, row in enumerate(rows):
-        sentence = query or row[column]
-        paths = [path_of(template, row) for template in rendered or protocol.pair]
-        snr = _snr(row, protocol.snr, number) if protocol.snr else snr_db or 0.0
-        items.append(
-            Item(
-                row=number,
-                id=_id(protocol, row, number),
-                query=_checked(sentence, number),
-                label=row[protocol.label] if protocol.label else sentence,
-                target=audio / paths[0],
-                mixture=audio / paths[1] if rendered else None,
-                noises=() if rendered else tuple(noise / path for path in paths[1:]),
-                snr_db=None if rendered else snr,
-                clips=_clips(protocol, row),
-                noise_query=row[protocol.noise_query] if protocol.noise_query else "",
-            )
-        )
-    return items
+        exists = any((audio / path_of(rendered[1], row.cells)).is_file() for row in rows)
+        rendered = rendered if exists else None
+    return [
+        _published(protocol, n, row, audio, noise, text, snr_db, rendered)
+        for n, (row, text) in numbered
+    ]
 
 
-def path_of(template: str, row: Row) -> str:
-    """The path that a template gives for a row."""
-    # Positions instead of names: a column may be called "noise_wav1 (2)".
-    names = sorted(row, key=len, reverse=True)
+def path_of(template: str, cells: Mapping[str, str]) -> str:
+    """Path that a template gives for the cells of a row."""
+    # Positions instead of names, because a column may be called "noise_wav1 (2)".
+    names = sorted(cells, key=len, reverse=True)
     for position, name in enumerate(names):
         template = template.replace("{" + name, "{" + str(position))
-    return template.format(*(PurePosixPath(row[name]) for name in names))
+    return template.format(*(PurePosixPath(cells[name]) for name in names))
 
 
 def list_fingerprint(items: Sequence[Item]) -> str:
-    """Hash of what the list asks for, wherever its files lie."""
+    """Hash of the names, queries and mixing of a list; the folders of its files do not matter."""
     digest = hashlib.sha256()
     for item in items:
         names = [path.name for path in item.files]
@@ -147,53 +143,106 @@ def list_fingerprint(items: Sequence[Item]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _clips(protocol: Protocol, row: Row) -> tuple[str, ...]:
-    """What the list calls the target and the noises."""
+def _rows_of_folder(protocol: Protocol, audio: Path) -> list[Row]:
+    if not protocol.folder:
+        raise InputError(f"metadata=None: {protocol.name} needs the CSV file that lists it")
+    names = sorted(path.name for path in (audio / protocol.folder).glob("*.wav"))
+    if not names:
+        raise InputError(f"{audio / protocol.folder}: holds no .wav file")
+    return [Row(0, {"file": name}) for name in names]
+
+
+def _columns(protocol: Protocol, header: Sequence[str]) -> list[str]:
+    """Names of the columns; the case of those that are known does not matter.
+
+    A repeated name is numbered: Clotho's list has `noise_wav1` twice.
+    """
+    known = {name.casefold(): name for name in (*OPTIONAL_COLUMNS, *protocol.columns)}
+    names = [known.get(name.casefold(), name) for name in header]
+    if protocol.by_position and len(names) == len(protocol.columns):
+        return list(protocol.columns)
+    return [
+        f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name
+        for i, name in enumerate(names)
+    ]
+
+
+def _published(
+    protocol: Protocol,
+    number: int,
+    row: Row,
+    audio: Path,
+    noise: Path,
+    sentence: str,
+    snr_db: float | None,
+    rendered: tuple[str, str] | None,
+) -> Item:
+    """Item of a row of a published list."""
+    cells = row.cells
+    paths = [path_of(template, cells) for template in rendered or protocol.pair]
+    name = path_of(protocol.id, cells) or str(number)
     if protocol.clips:
-        return tuple(row[protocol.clips].split("+++"))
-    return tuple(path_of(template, row) for template in protocol.pair)
+        clips = tuple(cells[protocol.clips].split("+++"))
+    else:
+        clips = tuple(path_of(template, cells) for template in protocol.pair)
+    snr = _snr(row, protocol.snr) if protocol.snr else snr_db or 0.0
+    templates = protocol.rendered
+    return Item(
+        row=number,
+        id=name,
+        query=sentence,
+        label=cells[protocol.label] if protocol.label else sentence,
+        target=audio / paths[0],
+        mixture=audio / paths[1] if rendered else None,
+        noises=() if rendered else tuple(noise / path for path in paths[1:]),
+        snr_db=None if rendered else snr,
+        clips=clips,
+        noise_query=cells[protocol.noise_query] if protocol.noise_query else "",
+        line=row.line,
+        rendered=(path_of(templates[0], cells), path_of(templates[1], cells))
+        if templates
+        else _numbered(name),
+    )
 
 
 def _own(
     number: int, row: Row, audio: Path, noise: Path, sentence: str, snr_db: float | None
 ) -> Item:
-    """A row of a user's own list: target, and noise or mixture."""
-    named = {name: row.get(name, "").strip() for name in ("target", "noise", "mixture")}
-    if not named["target"] or bool(named["noise"]) == bool(named["mixture"]):
-        raise InputError(f"row {number + 2} of the list needs a target, and a noise or a mixture")
-    seconds = _number(row, "seconds", number)
+    """Item of a row of a user's own list: a target, and a noise or a mixture."""
+    cells = {name: cell.strip() for name, cell in row.cells.items()}
+    target, noise_name, mixture = (cells.get(x, "") for x in ("target", "noise", "mixture"))
+    if not target or bool(noise_name) == bool(mixture):
+        raise InputError(f"line {row.line} of the list needs a target, and a noise or a mixture")
+    seconds = _number(row, "seconds")
     if seconds is not None and seconds <= 0:
-        raise InputError(f"row {number + 2} of the list has seconds={seconds:g}, not above 0")
+        raise _mistake(row, f"seconds={seconds:g}, not above 0")
+    name = cells.get("id") or str(number)
     return Item(
         row=number,
-        id=row.get("id", "").strip() or str(number),
-        query=_checked(sentence, number),
-        label=row.get("class", "").strip() or sentence,
-        target=audio / named["target"],
-        mixture=audio / named["mixture"] if named["mixture"] else None,
-        noises=(noise / named["noise"],) if named["noise"] else (),
-        snr_db=_snr(row, "snr", number, snr_db) if named["noise"] else None,
-        target_start_seconds=_start(row, "target_start", number),
-        noise_start_seconds=_start(row, "noise_start", number),
+        id=name,
+        query=sentence,
+        label=cells.get("class") or sentence,
+        target=audio / target,
+        mixture=audio / mixture if mixture else None,
+        noises=(noise / noise_name,) if noise_name else (),
+        snr_db=_snr(row, "snr", snr_db) if noise_name else None,
+        target_start_seconds=_start(row, "target_start"),
+        noise_start_seconds=_start(row, "noise_start"),
         seconds=seconds,
-        clips=tuple(named[name] for name in ("target", "noise") if named[name]),
-        noise_query=row.get("noise_query", ""),
+        clips=(target, noise_name) if noise_name else (target,),
+        noise_query=cells.get("noise_query", ""),
+        line=row.line,
+        rendered=_numbered(name),
     )
 
 
-def _id(protocol: Protocol, row: Row, number: int) -> str:
-    return path_of(protocol.id, row) or str(number)
+def _numbered(name: str) -> tuple[str, str]:
+    return NUMBERED[0].format(id=name), NUMBERED[1].format(id=name)
 
 
-def _checked(sentence: str, number: int) -> str:
-    if not sentence.strip():
-        raise InputError(f"row {number + 2} of the list has no query")
-    return sentence
-
-
-def _number(row: Row, column: str, number: int) -> float | None:
-    """The row's number in a column; None where the column is not there or empty."""
-    text = row.get(column, "").strip()
+def _number(row: Row, column: str) -> float | None:
+    """Number in a column; None if the column does not exist or the cell is empty."""
+    text = row.cells.get(column, "").strip()
     if not text:
         return None
     try:
@@ -201,28 +250,23 @@ def _number(row: Row, column: str, number: int) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"row {number + 2} of the list has {column}={text!r}, not a number")
+        raise _mistake(row, f"{column}={text!r}, not a number")
     return value
 
 
-def _snr(row: Row, column: str, number: int, default: float | None = None) -> float | None:
-    value = _number(row, column, number)
+def _snr(row: Row, column: str, default: float | None = None) -> float | None:
+    value = _number(row, column)
     if value is not None and abs(value) > MAX_SNR_DB:
-        limits = f"-{MAX_SNR_DB:g}..{MAX_SNR_DB:g} dB"
-        raise InputError(f"row {number + 2} of the list has {column}={value:g}, not in {limits}")
+        raise _mistake(row, f"{column}={value:g}, not in -{MAX_SNR_DB:g}..{MAX_SNR_DB:g} dB")
     return default if value is None else value
 
 
-def _start(row: Row, column: str, number: int) -> float:
-    value = _number(row, column, number) or 0.0
+def _start(row: Row, column: str) -> float:
+    value = _number(row, column) or 0.0
     if value < 0:
-        raise InputError(f"row {number + 2} of the list has {column}={value:g}, below 0")
+        raise _mistake(row, f"{column}={value:g}, below 0")
     return value
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, a second of one name numbered: Clotho's list has `noise_wav1` twice."""
-    return [
-        f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name
-        for i, name in enumerate(names)
-    ]
+def _mistake(row: Row, what: str) -> InputError:
+    return InputError(f"line {row.line} of the list has {what}")

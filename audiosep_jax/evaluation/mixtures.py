@@ -1,37 +1,41 @@
-"""The mixtures of a list as sound: read or mixed, written in the published layout, and lists made.
+"""Mixtures of a list as samples: read or mixed, rendered to files; and lists of random pairs.
 
-Mixing is a function of the files and the list alone, so it gives the same samples wherever and in
-whatever order it is done.
+Mixing depends on the files and the list alone, so every process gives the same samples, in any
+order.
 """
 
-import csv
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from audiosep_jax import files
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data import sources
 from audiosep_jax.data.mixing import caption_key, energy, mix_at_snr
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.lists import Item, Row, path_of
-from audiosep_jax.evaluation.protocols import Protocol
+from audiosep_jax.evaluation.lists import Item
+from audiosep_jax.metrics import POWER_FLOOR
 
-NUMBERED = ("segment-{id}.wav", "mixture-{id}.wav")
 PAIR_COLUMNS = ("id", "query", "class", "target", "noise", "noise_query", "snr")
 RENDERED_COLUMNS = ("id", "query", "class", "target", "mixture", "noise_query")
 LIST_NAME = "mixtures.csv"
 
 
+class SilentError(AudioError):
+    """The target or the noise of a mixture is silent, so no score of it has a meaning."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
-    """One mixture at the rate of scoring, and the fingerprint of the files it came from."""
+    """Samples of one mixture at the sample rate of scoring, and the hash of its files."""
 
     mixture_S: np.ndarray
     target_S: np.ndarray
@@ -39,7 +43,11 @@ class Mixture:
 
 
 def planned_samples(item: Item, sample_rate_hz: int) -> int:
-    """How long the mixture will be, by the headers of its files; AudioError where one is short."""
+    """Length of the mixture according to the headers of its files.
+
+    Raises:
+        AudioError: a file is missing, not audio, or too short.
+    """
     target = _planned(item.target, item.target_start_seconds, item.seconds, sample_rate_hz)
     if item.mixture is None:
         for path in item.noises:
@@ -50,7 +58,12 @@ def planned_samples(item: Item, sample_rate_hz: int) -> int:
 
 
 def load(item: Item, sample_rate_hz: int) -> Mixture:
-    """The mixture and the target in it, float32; AudioError names the file that will not do."""
+    """Read or mix one mixture, float32.
+
+    Raises:
+        AudioError: a file cannot be used; the message names it.
+        SilentError: the clips cannot be mixed at an SNR, because one of them is silent.
+    """
 
     def read(path: Path, start_seconds: float, seconds: float | None) -> np.ndarray:
         audio_CS, rate_hz = audio_files.read(path)
@@ -69,8 +82,21 @@ def load(item: Item, sample_rate_hz: int) -> Mixture:
     return Mixture(mixture_S, target_S, fingerprint_of(item))
 
 
+def check_sounds(item: Item, made: Mixture) -> None:
+    """Raise SilentError if the target, or what the mixture adds to it, is silent.
+
+    Silent means a mean square of at most 1e-10, the floor of SDR: an improvement over such a
+    mixture measures the floor, not the separation.
+    """
+    if energy(made.target_S) <= POWER_FLOOR:
+        raise SilentError(f"{item.target}: the target is silent")
+    if energy(made.mixture_S - made.target_S) <= POWER_FLOOR:
+        path = item.mixture or item.noises[0]
+        raise SilentError(f"{path}: the noise is silent, the mixture equals its target")
+
+
 def fingerprint_of(item: Item) -> str:
-    """Hash of an item's files and of how they are mixed; OSError where one cannot be read."""
+    """Hash of an item's files and of how they are mixed; OSError if one cannot be read."""
     digest = hashlib.blake2b(repr((item.snr_db, item.seconds)).encode(), digest_size=8)
     digest.update(repr((item.target_start_seconds, item.noise_start_seconds)).encode())
     for path in item.files:
@@ -78,23 +104,46 @@ def fingerprint_of(item: Item) -> str:
     return digest.hexdigest()
 
 
+def check_unchanged(items: Sequence[Item], done: Mapping[int, Mapping[str, Any]]) -> None:
+    """Raise InputError if files of mixtures that are done have other content now."""
+    for item in items:
+        if item.row not in done:
+            continue
+        try:
+            changed = fingerprint_of(item) != done[item.row]["fingerprint"]
+        except OSError:  # removed since; its scores count
+            continue
+        if changed:
+            raise InputError(
+                f"{item.target}, or what it is mixed with, has changed since it was scored; "
+                "choose another output folder, or overwrite it"
+            )
+
+
+def missing_files(items: Sequence[Item]) -> list[Path]:
+    """Files of the items that do not exist, each once."""
+    paths = dict.fromkeys(path for item in items for path in item.files)
+    return [path for path in paths if not path.is_file()]
+
+
 def render(
-    protocol: Protocol,
     items: Sequence[Item],
-    rows: Sequence[Row],
     output: Path,
     sample_rate_hz: int,
     *,
     num_threads: int,
     shard: tuple[int, int] = (0, 1),
+    write_list: bool = False,
 ) -> None:
-    """Writes target and mixture of every item in the published layout, the same bytes every time.
+    """Write target and mixture of every item in the published layout, the same bytes every time.
 
-    Own lists get a list of their own, `mixtures.csv`. `shard` (i, n) writes each n-th from i on.
+    Args:
+        shard: (i, n) writes every n-th item, starting from item i.
+        write_list: write `mixtures.csv`, a list of the rendered files, as well.
     """
-    paths = [_rendered_paths(protocol, item, rows[item.row], output) for item in items]
+    paths = [_rendered_paths(item, output) for item in items]
     if len({path for pair in paths for path in pair}) < 2 * len(items):
-        raise InputError(f"{output}: two mixtures of the list would have one name; see their ids")
+        raise InputError(f"{output}: two mixtures of the list have the same id and file name")
 
     def write(position: int) -> None:
         made = load(items[position], sample_rate_hz)
@@ -105,8 +154,9 @@ def render(
     with ThreadPoolExecutor(num_threads) as pool, tqdm(total=len(mine), unit="mixture") as bar:
         for _ in pool.map(write, mine):
             bar.update()
-    if protocol.name == "mixtures" and shard[0] == 0:
-        _write_rendered_list(items, output)
+    if write_list and shard[0] == 0:
+        rows = [[x.id, x.query, x.label, *x.rendered, x.noise_query] for x in items]
+        files.write_csv(output / LIST_NAME, RENDERED_COLUMNS, rows)
 
 
 def make_pairs(
@@ -118,13 +168,13 @@ def make_pairs(
     snrs_db: Sequence[float],
     seed: int,
 ) -> None:
-    """Writes a list of `num_pairs` random mixtures of two clips with different captions.
+    """Write a list of `num_pairs` random mixtures of two clips with different captions.
 
-    Every clip is a target equally often, give or take one; SNRs go round. The list depends on the
-    clips' names and captions and on the seed alone, and may be read with `--protocol mixtures`.
+    Every clip is a target equally often, to within one; the SNRs are used in turn. The list depends
+    on the names and captions of the clips and on the seed alone. The protocol `mixtures` reads it.
     """
     if len({caption_key(clip.captions[0]) for clip in clips}) < 2:
-        raise InputError("a mixture needs two different captions; the clips have one")
+        raise InputError("a mixture needs two different captions; all clips have the same one")
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     rounds = -(-num_pairs // len(clips))
     order = np.concatenate([rng.permutation(len(clips)) for _ in range(rounds)])[:num_pairs]
@@ -139,11 +189,14 @@ def make_pairs(
         names = [Path(os.path.relpath(clip.path, root)).as_posix() for clip in (target, noise)]
         snr_db = snrs_db[number % len(snrs_db)]
         lines.append([number, query, query, *names, noise.captions[0], f"{snr_db:g}"])
-    _write_csv(path, PAIR_COLUMNS, lines)
+    files.write_csv(path, PAIR_COLUMNS, lines)
 
 
 def clips_of(place: Path, folds: Sequence[int]) -> list[sources.Clip]:
-    """Clips of a manifest, of a folder laid out as ESC-50, or of a folder of class folders."""
+    """Clips of a manifest, of a folder with the layout of ESC-50, or of a folder of class folders.
+
+    `folds` selects folds of ESC-50; empty means all five.
+    """
     if place.is_file():
         return sources.manifest_clips(place)
     if (place / "meta" / "esc50.csv").is_file():
@@ -154,14 +207,14 @@ def clips_of(place: Path, folds: Sequence[int]) -> list[sources.Clip]:
 def _mixed(
     item: Item, target_S: np.ndarray, noises: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(mixture, target): several noises are made equally loud and added first."""
-    # A noise that ends early starts again.
+    """(mixture, target). Several noises are scaled to equal power and added first."""
+    # A noise that is shorter than the target is repeated.
     parts = [np.resize(noise_S, len(target_S)) for noise_S in noises]
-    if item.snr_db is None:  # as they are, even above full scale
+    if item.snr_db is None:  # added unscaled, even above full scale
         return np.asarray(target_S + sum(parts)), target_S
     for path, audio_S in zip(item.files, (target_S, *parts), strict=True):
         if energy(audio_S) == 0:
-            raise AudioError(f"{path}: is silent, so that there is no SNR to mix it at")
+            raise SilentError(f"{path}: is silent, so it cannot be mixed at an SNR")
     if len(parts) > 1:
         parts = [part_S / np.float32(np.sqrt(energy(part_S))) for part_S in parts]
     noise_S = np.asarray(np.sum(parts, axis=0, dtype=np.float32))
@@ -178,7 +231,7 @@ def _planned(path: Path, start_seconds: float, seconds: float | None, sample_rat
 def _span(
     path: Path, num_samples: int, rate_hz: int, start_seconds: float, seconds: float | None
 ) -> tuple[int, int]:
-    """First sample and the one behind the last of what is taken of a file."""
+    """Samples (first, last + 1) of a file that belong to the mixture."""
     first = round(start_seconds * rate_hz)
     last = num_samples if seconds is None else first + max(1, round(seconds * rate_hz))
     if last > num_samples or first >= num_samples:
@@ -188,7 +241,7 @@ def _span(
 
 
 def _common_length(item: Item, target: int, mixture: int) -> int:
-    """The shorter; one sample between them may come from rounding at another rate, not more."""
+    """The shorter length. Resampling may round them one sample apart; more is an error."""
     if abs(target - mixture) > 1:
         short, other = (item.mixture, item.target)[:: 1 if mixture < target else -1]
         samples = f"{min(target, mixture)} samples, {max(target, mixture)} are needed"
@@ -196,35 +249,11 @@ def _common_length(item: Item, target: int, mixture: int) -> int:
     return min(target, mixture)
 
 
-def _rendered_paths(protocol: Protocol, item: Item, row: Row, output: Path) -> tuple[Path, Path]:
-    if protocol.name == "mixtures" or protocol.rendered is None:
-        names = [name.format(id=item.id) for name in NUMBERED]
-    else:
-        names = [path_of(template, row) for template in protocol.rendered]
-    for name in names:
+def _rendered_paths(item: Item, output: Path) -> tuple[Path, Path]:
+    for name in item.rendered:
         if not Path(os.path.normpath(output / name)).is_relative_to(os.path.normpath(output)):
-            raise InputError(f"row {item.row + 2} of the list would be written outside {output}")
-    return output / names[0], output / names[1]
-
-
-def _write_rendered_list(items: Sequence[Item], output: Path) -> None:
-    names = [[name.format(id=item.id) for name in NUMBERED] for item in items]
-    lines = [
-        [item.id, item.query, item.label, *pair, item.noise_query]
-        for item, pair in zip(items, names, strict=True)
-    ]
-    _write_csv(output / LIST_NAME, RENDERED_COLUMNS, lines)
-
-
-def _write_csv(path: Path, header: Sequence[str], lines: Sequence[Sequence[object]]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([header, *lines])
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+            raise InputError(f"line {item.line} of the list would be written outside {output}")
+    return output / item.rendered[0], output / item.rendered[1]
 
 
 def _share_caption(first: sources.Clip, second: sources.Clip) -> bool:

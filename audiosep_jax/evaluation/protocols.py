@@ -1,51 +1,88 @@
-"""The benchmarks of the paper and of DCASE 2024, one row of a table each, and how each is read.
+"""Benchmarks and baselines that can be evaluated: one table each.
 
-A protocol says which files a list names, in which words the query is put, at which rate is scored
-and how the scores of mixtures become one number. Everything else is the same for all of them.
+A protocol states which files a list names, which query is used, at which sample rate the estimates
+are scored, how the scores of all mixtures become one number, and what others report. A new
+benchmark is one entry of `PROTOCOLS`; the help texts are made of the tables. This module imports
+nothing heavy, since help texts must be fast.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 Aggregation = Literal["mean", "mean of class means", "mean of class medians"]
+Scores = Mapping[str, float]
+
 SDR_DEFINITION = (
     "SDR = 10 log10(mean(ref^2) / mean((est - ref)^2)), both floored at 1e-10; "
     "SDRi = SDR(estimate) - SDR(mixture); SI-SDR without mean removal, not an improvement"
 )
 
+BASELINES = {
+    "mixture": "the mixture itself: SDRi 0",
+    "silence": "zeros: SDR 0",
+    "irm": "ideal ratio mask, computed from the target",
+    "icm": "ideal complex mask, computed from the target: the upper bound of the network's mask",
+    "random_query": "the network with the query of another sound",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How one benchmark is read and scored.
+    """Layout, queries and scoring of one benchmark.
 
-    `rendered` and `pair` are templates of paths, in which `{column}` stands for a column of the
-    list: (target, mixture) of rendered mixtures, and (target, noise, ...) of clips to be mixed.
+    `rendered` and `pair` are templates of paths, in which `{column}` is replaced by a column of the
+    list: (target, mixture) of mixtures that exist as files, and (target, noise, ...) of clips that
+    have to be mixed.
     """
 
     name: str
     title: str
     count: int | None  # mixtures in the whole benchmark
-    aggregation: Aggregation
     query_kind: str
-    sample_rate_hz: int | None  # of scoring; None is the model's
-    columns: tuple[str, ...]
-    id: str
-    query: str
+    columns: tuple[str, ...]  # required in the list
+    id: str  # template of a mixture's name
+    query: str  # column of the query
     label: str  # column of the class
     rendered: tuple[str, str] | None
     pair: tuple[str, ...] = ()
-    snr: str = ""  # column; empty where the published list does not say
+    aggregation: Aggregation = "mean"
+    sample_rate_hz: int | None = 32000  # of scoring; None stands for the model's
+    snr: str = ""  # column of the SNR; empty if the published list has none
     headline: tuple[str, ...] = ("sdri", "si_sdr")
-    folder: str = ""  # lists its files where there is no list
+    folder: str = ""  # whose files are listed if there is no list
     default_query: str = ""
-    speech: bool = False  # PESQ, STOI and segmental SNR belong to it
-    noise_query: str = ""  # column of what asks for the noise
-    clips: str = ""  # column that names target and noise, joined by "+++", where not the paths do
-    by_position: bool = False  # its reader goes by the order of the columns, not by their names
+    speech: bool = False  # score PESQ, STOI and segmental SNR
+    noise_query: str = ""  # column of the query that describes the noise
+    clips: str = ""  # column with the names of target and noise, joined by "+++"
+    by_position: bool = False  # columns are found by their order, not by their names
+    published: Mapping[str, Scores] = dataclasses.field(default_factory=dict)  # dB by system
 
 
-_NUMBERED = ("segment-{idx}.wav", "mixture-{idx}.wav")
-_IDX = ("idx", "caption", "src_wav", "noise_wav")
+def _audiosep(sdri: float, si_sdr: float) -> dict[str, Scores]:
+    """Scores of the released checkpoint in "Separate Anything You Describe" (Liu et al.)."""
+    return {"AudioSep": {"sdri": sdri, "si_sdr": si_sdr}}
+
+
+def _numbered(name: str, title: str, count: int, published: Any, **changes: Any) -> Protocol:
+    """Benchmark of AudioSep whose rendered mixtures are numbered by the column `idx`."""
+    fields: dict[str, Any] = {
+        "query_kind": "text label",
+        "columns": ("idx", "caption", "src_wav", "noise_wav"),
+        "label": "caption",
+        "pair": ("{src_wav}", "{noise_wav}"),
+    }
+    return Protocol(
+        name=name,
+        title=title,
+        count=count,
+        published=published,
+        id="{idx}",
+        query="caption",
+        rendered=("segment-{idx}.wav", "mixture-{idx}.wav"),
+        **fields | changes,
+    )
+
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -56,20 +93,18 @@ PROTOCOLS: dict[str, Protocol] = {
             count=5270,  # 527 classes, 10 each
             aggregation="mean of class medians",
             query_kind="text label",
-            sample_rate_hz=32000,
-            columns=_IDX,
+            columns=("idx", "caption", "src_wav", "noise_wav"),
             id="{src_wav.stem}",
             query="caption",
             label="caption",
             rendered=("class_id={idx}/{src_wav.name}", "class_id={idx}/{noise_wav.name}"),
+            published=_audiosep(7.74, 6.90),
         ),
         Protocol(
             name="vggsound",
             title="VGGSound",
             count=1000,
-            aggregation="mean",
             query_kind="text label",
-            sample_rate_hz=32000,
             columns=("file_id", "mix_wav", "s0_wav", "s0_text", "s1_wav", "s1_text"),
             id="{file_id}",
             query="s0_text",
@@ -77,69 +112,40 @@ PROTOCOLS: dict[str, Protocol] = {
             rendered=("{s0_wav}", "{mix_wav}"),
             pair=("{s0_wav}", "{s1_wav}"),
             noise_query="s1_text",
-            clips="file_id",  # 100 targets, each in ten of them
+            clips="file_id",  # 100 targets, each in ten mixtures
+            published=_audiosep(9.14, 9.04),
         ),
-        Protocol(
-            name="audiocaps",
-            title="AudioCaps",
-            count=4820,  # 964 clips, 5 captions each
-            aggregation="mean",
+        _numbered(
+            "audiocaps",
+            "AudioCaps",
+            4820,  # 964 clips, 5 captions each
+            _audiosep(8.22, 7.19),
             query_kind="caption",
-            sample_rate_hz=32000,
             columns=("idx", "caption", "labels", "src_wav", "noise_wav"),
-            id="{idx}",
-            query="caption",
             label="",
-            rendered=_NUMBERED,
-            pair=("{src_wav}", "{noise_wav}"),
         ),
-        Protocol(
-            name="clotho",
-            title="Clotho",
-            count=5225,  # 1,045 clips, 5 captions each
-            aggregation="mean",
+        _numbered(
+            "clotho",
+            "Clotho",
+            5225,  # 1,045 clips, 5 captions each
+            _audiosep(6.85, 5.24),
             query_kind="caption",
-            sample_rate_hz=32000,
             columns=("idx", "caption", "src_wav", "noise_wav1", "noise_wav1 (2)"),
-            id="{idx}",
-            query="caption",
             label="",
-            rendered=_NUMBERED,
             pair=("{src_wav}", "{noise_wav1}", "{noise_wav1 (2)}"),
         ),
-        Protocol(
-            name="music",
-            title="MUSIC",
-            count=5004,  # 10 instruments
+        _numbered(
+            "music",
+            "MUSIC",
+            5004,  # 10 instruments
+            _audiosep(10.51, 9.43),
             aggregation="mean of class means",
-            query_kind="text label",
-            sample_rate_hz=32000,
-            columns=_IDX,
-            id="{idx}",
-            query="caption",
-            label="caption",
-            rendered=_NUMBERED,
-            pair=("{src_wav}", "{noise_wav}"),
         ),
-        Protocol(
-            name="esc50",
-            title="ESC-50",
-            count=2000,
-            aggregation="mean",
-            query_kind="text label",
-            sample_rate_hz=32000,
-            columns=_IDX,
-            id="{idx}",
-            query="caption",
-            label="caption",
-            rendered=_NUMBERED,
-            pair=("{src_wav}", "{noise_wav}"),
-        ),
+        _numbered("esc50", "ESC-50", 2000, _audiosep(10.04, 8.81)),
         Protocol(
             name="dcase2024",
             title="DCASE 2024 Task 9, validation",
             count=3000,
-            aggregation="mean",
             query_kind="caption",
             sample_rate_hz=16000,
             columns=("source", "noise", "snr", "caption"),
@@ -151,12 +157,12 @@ PROTOCOLS: dict[str, Protocol] = {
             snr="snr",
             headline=("sdr", "sdri", "si_sdr"),
             by_position=True,
+            published={"DCASE 2024 baseline": {"sdr": 5.71, "sdri": 5.67, "si_sdr": 3.86}},
         ),
         Protocol(
             name="voicebank_demand",
             title="Voicebank-DEMAND",
             count=824,
-            aggregation="mean",
             query_kind="one sentence of ours",
             sample_rate_hz=16000,
             columns=("file",),
@@ -173,7 +179,6 @@ PROTOCOLS: dict[str, Protocol] = {
             name="mixtures",
             title="own mixtures",
             count=None,
-            aggregation="mean",
             query_kind="sentence of the list",
             sample_rate_hz=None,
             columns=("target",),
@@ -185,4 +190,12 @@ PROTOCOLS: dict[str, Protocol] = {
             snr="snr",
         ),
     )
+}
+
+# The six benchmarks of the AudioSep paper. LASS-Net and DP-LASS report means over them only.
+SIX = tuple(name for name, protocol in PROTOCOLS.items() if "AudioSep" in protocol.published)
+MEANS_OF_SIX: dict[str, Scores] = {
+    "LASS-Net": {"sdri": 1.99, "si_sdr": -4.47},
+    "AudioSep": {"sdri": 8.75, "si_sdr": 7.77},
+    "DP-LASS": {"sdri": 9.76, "si_sdr": 9.06},
 }

@@ -1,35 +1,26 @@
-"""results.md: the numbers of an evaluation as a page, beside what others report."""
+"""results.md: the scores of an evaluation as a page, beside those that others report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from audiosep_jax.evaluation.published_scores import BY_BENCHMARK, MEANS_OF_SIX, SIX
+from audiosep_jax.evaluation.protocols import MEANS_OF_SIX, PROTOCOLS, SIX
+from audiosep_jax.evaluation.results import HEADINGS
 
-NAMES = {
-    "sdr": "SDR, dB",
-    "sdri": "SDRi, dB",
-    "si_sdr": "SI-SDR, dB",
-    "si_sdri": "SI-SDRi, dB",
-    "mixture_sdr": "SDR of the mixture, dB",
-    "mixture_si_sdr": "SI-SDR of the mixture, dB",
-    "pesq": "PESQ",
-    "stoi": "STOI",
-    "segmental_snr": "segmental SNR, dB",
-    "clap_score": "CLAPScore",
-}
-MAX_CLASSES = 60  # of more, the best and the worst are shown
-_MAX_MISSING = 50
+MAX_CLASSES = 60  # if there are more, the best and the worst are shown
+_CLASS_SCORES = ("sdri", "si_sdri", "query_gap", "si_sdr", "sdr")
+_MAX_UNSCORED = 50
 
 
 def markdown(content: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
-    """The page of one results.json; `figures` are file names beside it."""
+    """Page of one results.json; `figures` are the names of files beside it."""
     parts = [
         f"# {content['title']}",
         *_warnings(content),
         _scores(content),
         *_published(content),
         *_classes(content),
-        *_missing(content),
+        *_unscored("Not scored", content["missing"]),
+        *_unscored("Silent, left out of the means", content["silent"]),
         *(f"![{name}]({name})" for name in figures),
         _how(content),
     ]
@@ -37,13 +28,13 @@ def markdown(content: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown; numbers with two digits, None as a dash."""
+    """Table in Markdown, with two decimals in numbers and a dash for None."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(cell, line)) + " |" for line in lines)
 
 
 def cell(value: Any) -> str:
-    """A value as it stands in a table."""
+    """Text of a value in a table."""
     if value is None:
         return "-"
     text = f"{value:.2f}" if isinstance(value, float) else str(value)
@@ -51,15 +42,15 @@ def cell(value: Any) -> str:
 
 
 def name_of(score: str) -> str:
-    """A score's heading."""
-    return NAMES.get(score, score)
+    """Heading of a score."""
+    return HEADINGS.get(score, score)
 
 
 def _warnings(content: Mapping[str, Any]) -> list[str]:
     if not content["notes"]:
         return []
     lines = [f"> - {note}" for note in content["notes"]]
-    return ["\n".join(["> **This is not the published benchmark as it stands:**", ">", *lines])]
+    return ["\n".join(["> **This differs from the published benchmark:**", ">", *lines])]
 
 
 def _scores(content: Mapping[str, Any]) -> str:
@@ -77,14 +68,14 @@ def _between(score: Mapping[str, float | None]) -> str | None:
 
 
 def _published(content: Mapping[str, Any]) -> list[str]:
-    """This run beside what others report; nothing for lists of one's own."""
+    """This run beside published scores; nothing for protocols without any."""
     protocol, headline = content["protocol"], content["headline"]
-    others = BY_BENCHMARK.get(protocol, {})
+    others = PROTOCOLS[protocol].published
     if not others:
         return []
     own = {name: content["scores"][name]["mean"] for name in headline if name in content["scores"]}
     what = content["baseline"] or "this run"
-    marked = f"{what} (see the remarks above)" if content["notes"] else what
+    marked = f"{what} (see the notes above)" if content["notes"] else what
     rows = [[marked, *(own.get(name) for name in headline)]]
     rows += [
         [system, *(scores.get(name) for name in headline)] for system, scores in others.items()
@@ -103,27 +94,26 @@ def _classes(content: Mapping[str, Any]) -> list[str]:
     classes = content["classes"]
     if not classes:
         return []
-    names = [name for name in ("sdri", "si_sdr", "sdr") if name in content["scores"]]
+    names = [name for name in _CLASS_SCORES if name in content["scores"]]
     order = sorted(classes, key=lambda label: (-(classes[label].get("sdri") or 0.0), label))
-    shown, told = order, "best first"
+    shown, which = order, "best first"
     if len(order) > MAX_CLASSES:
         half = MAX_CLASSES // 2
-        shown, told = [*order[:half], *order[-half:]], f"the {half} best and the {half} worst"
+        shown, which = [*order[:half], *order[-half:]], f"the {half} best and the {half} worst"
     rows = [
         [label, classes[label]["count"], *(classes[label].get(name) for name in names)]
         for label in shown
     ]
     header = ["class", "mixtures", *map(name_of, names)]
-    return [f"## By class ({told} of {len(order)})", table(header, rows)]
+    return [f"## By class ({which} of {len(order)})", table(header, rows)]
 
 
-def _missing(content: Mapping[str, Any]) -> list[str]:
-    missing = content["missing"]
-    if not missing:
+def _unscored(title: str, mixtures: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not mixtures:
         return []
-    rows = [[x["row"], x["id"], x["reason"]] for x in missing[:_MAX_MISSING]]
-    more = len(missing) - len(rows)
-    parts = [f"## Not scored: {len(missing):,}", table(["row", "id", "reason"], rows)]
+    rows = [[x["row"], x["id"], x["reason"]] for x in mixtures[:_MAX_UNSCORED]]
+    more = len(mixtures) - len(rows)
+    parts = [f"## {title}: {len(mixtures):,}", table(["row", "id", "reason"], rows)]
     return [*parts, f"and {more:,} more, in results.csv"] if more else parts
 
 

@@ -1,36 +1,274 @@
-"""From the scores of mixtures to the numbers of a benchmark, and the files that hold them."""
+"""Results of an evaluation: rows of scores, their summary, and the files that hold both.
 
-import csv
-import io
-import json
-import os
+A row is what is known of one mixture: its facts, and its scores or the reason why it has none. Rows
+are appended to a log as they are made, so a run that was killed continues where it ended. When all
+rows are there, they are summarized into `results.json` and listed in `results.csv`.
+"""
+
+import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
+from audiosep_jax import files
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.protocols import Aggregation
-from audiosep_jax.evaluation.rows import Row
+from audiosep_jax.evaluation.lists import Item, list_fingerprint
+from audiosep_jax.evaluation.protocols import SDR_DEFINITION, Aggregation, Protocol
+
+Row = dict[str, Any]
 
 JSON_NAME, CSV_NAME, MARKDOWN_NAME = "results.json", "results.csv", "results.md"
-# Columns of a row that are no scores.
-FACTS = ("row", "id", "query", "label", "clip", "snr_db", "num_samples", "fingerprint", "reason")
+LOG_NAME = "results.partial"
+# Columns of a row that are not scores.
+FACTS = (
+    *("row", "id", "query", "label", "clip", "snr_db", "num_samples"),
+    *("fingerprint", "silent", "reason"),
+)
+# Headings of the scores, in the order of all tables.
+HEADINGS = {
+    "sdr": "SDR, dB",
+    "sdri": "SDRi, dB",
+    "si_sdr": "SI-SDR, dB",
+    "si_sdri": "SI-SDRi, dB",
+    "sdri_wrong_query": "SDRi of a wrong query, dB",
+    "query_gap": "SDRi minus that of a wrong query, dB",
+    "mixture_sdr": "SDR of the mixture, dB",
+    "mixture_si_sdr": "SI-SDR of the mixture, dB",
+    "pesq": "PESQ",
+    "stoi": "STOI",
+    "segmental_snr": "segmental SNR, dB",
+    "clap_score": "CLAPScore",
+}
 NUM_DRAWS, DRAWS_SEED, CONFIDENCE = 1000, 2023, 0.95
 DIGITS = 6
 
 
+# ---------------------------------------------------------------------- the run
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Settings of an evaluation, as its results state them."""
+
+    protocol: Protocol
+    sample_rate_hz: int  # of scoring
+    baseline: str = ""
+    checkpoint: Mapping[str, Any] | None = None  # source, step, fingerprint, sample_rate_hz, ...
+    metadata: Path | None = None
+    query: str = ""
+    query_column: str = ""
+    speech: bool = False
+    clap_model: str | None = None  # None: without CLAPScore
+    wrong_query: bool = False  # each mixture is also separated with a wrong query
+    command: str = ""
+
+    def about(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Settings that must be equal for rows to belong together."""
+        return {
+            "protocol": self.protocol.name,
+            "list": list_fingerprint(items),
+            "baseline": self.baseline,
+            "checkpoint": self.checkpoint["fingerprint"] if self.checkpoint else "",
+            "sample_rate_hz": self.sample_rate_hz,
+            "scores": [self.speech, self.clap_model is not None, self.clap_model or ""],
+            "wrong_query": self.wrong_query,
+        }
+
+
+# ---------------------------------------------------------------------- rows on disk
+
+
+class RowLog:
+    """Rows of an evaluation in a folder; every process that takes part appends to a file.
+
+    The first line of a file holds the settings that its rows belong to.
+
+    with RowLog(output, run.about(items), shard) as log:
+        log.add(row)
+    """
+
+    def __init__(
+        self, folder: Path, about: Mapping[str, Any], shard: tuple[int, int] = (0, 1)
+    ) -> None:
+        self._log = files.FinishedLog(folder, LOG_NAME, shard)
+        self._about, self._alone = dict(about), shard[1] == 1
+
+    def read(self) -> dict[int, Row]:
+        """Rows of all processes by number; a row with scores replaces one without.
+
+        Raises:
+            InputError: a file holds rows of an evaluation with other settings.
+        """
+        found: dict[int, Row] = {}
+        for path in self._log.paths():
+            for row in self._rows_of(path):
+                if "reason" not in row or row["row"] not in found:
+                    found[row["row"]] = row
+        return found
+
+    def discard(self) -> None:
+        """Remove the rows, except those that other processes of this evaluation may be adding."""
+        for path in self._log.paths():
+            if self._alone or path == self._log.path or not self._belongs(path):
+                files.remove(path)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row; it is on disk when this returns."""
+        self._log.add(row)
+
+    def __enter__(self) -> Self:
+        path = self._log.path
+        if not path.exists() or not any(files.read_records(path)):
+            self._log.add({"about": self._about})
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._log.close()
+
+    def _rows_of(self, path: Path) -> list[Row]:
+        records = list(files.read_records(path))
+        other = records[0].get("about") or {} if records else self._about
+        if other != self._about:
+            changed = next((x for x in self._about if other.get(x) != self._about[x]), "evaluation")
+            raise InputError(
+                f"{path.parent}: holds rows of another evaluation ({changed} differs); "
+                "choose another output folder, or overwrite it"
+            )
+        return records[1:]
+
+    def _belongs(self, path: Path) -> bool:
+        try:
+            self._rows_of(path)
+        except InputError:
+            return False
+        return True
+
+
+# ---------------------------------------------------------------------- results.json, results.csv
+
+
+def results_of(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
+    """Content of results.json; nothing in it depends on when or how fast it was made."""
+    protocol = run.protocol
+    scored = [row for row in rows if "reason" not in row]
+    digest = hashlib.sha256("".join(row["fingerprint"] for row in scored).encode())
+    notes = notes_of(run, rows)
+    default_query = "" if run.query_column else protocol.default_query
+    return {
+        "protocol": protocol.name,
+        "title": protocol.title,
+        "is_benchmark": protocol.count is not None and not notes,
+        "notes": notes,
+        "count": len(scored),
+        "listed": len(rows),
+        "benchmark_count": protocol.count,
+        "missing": [_unscored(row) for row in rows if "reason" in row and "silent" not in row],
+        "silent": [_unscored(row) for row in rows if "silent" in row],
+        "baseline": run.baseline or None,
+        "checkpoint": run.checkpoint,
+        "data": {
+            "metadata": str(run.metadata) if run.metadata else None,
+            "fingerprint": digest.hexdigest()[:16],
+        },
+        "sample_rate_hz": run.sample_rate_hz,
+        "query_kind": protocol.query_kind,
+        "query_column": run.query_column or protocol.query or None,
+        "query": run.query or default_query or None,
+        "aggregation": protocol.aggregation,
+        "definition": SDR_DEFINITION,
+        "headline": list(protocol.headline),
+        **summary(rows, protocol.aggregation),
+        "version": version_of(),
+        "command": run.command,
+    }
+
+
+def notes_of(run: Run, rows: Sequence[Row]) -> list[str]:
+    """Differences between the run and the published benchmark, a sentence each."""
+    notes, protocol, rate_hz = [], run.protocol, run.sample_rate_hz
+    silent = sum("silent" in row for row in rows)
+    missing = sum("reason" in row for row in rows) - silent
+    if missing:
+        notes.append(f"{missing:,} of the {len(rows):,} mixtures listed are missing")
+    if silent:
+        what = "have a silent target or noise and are left out of the means"
+        notes.append(f"{silent:,} of the {len(rows):,} mixtures listed {what}")
+    if run.baseline:
+        notes.append(f"the baseline {run.baseline}, not the separation asked for")
+    if protocol.count is None:
+        return notes
+    if len(rows) != protocol.count:
+        notes.append(f"{len(rows):,} mixtures are listed, the benchmark has {protocol.count:,}")
+    if protocol.pair and not protocol.snr and rows[0]["snr_db"] is not None:
+        snr = f"{rows[0]['snr_db']:g} dB"
+        notes.append(f"mixed again at {snr}; the SNR of the published mixtures is not known")
+    if rate_hz != protocol.sample_rate_hz:
+        notes.append(f"scored at {rate_hz} Hz, the benchmark at {protocol.sample_rate_hz}")
+    if run.checkpoint and run.checkpoint["sample_rate_hz"] != rate_hz:
+        model_hz = run.checkpoint["sample_rate_hz"]
+        notes.append(f"the model works at {model_hz} Hz and is converted to {rate_hz}")
+    if run.query_column not in ("", protocol.query) or (protocol.query and run.query):
+        notes.append("the queries are not the benchmark's")
+    return notes
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Write one line for each mixture, scored or not, in the order of the list."""
+    names = score_names(rows)
+    columns = [*FACTS[:-3], *names, *FACTS[-3:]]
+    lines = [
+        [_rounded(row.get(x, "")) if x in names else row.get(x, "") for x in columns]
+        for row in sorted(rows, key=lambda row: row["row"])
+    ]
+    files.write_csv(path, columns, lines)
+
+
+def discard(folder: Path) -> None:
+    """Remove the results of an earlier run."""
+    for name in (JSON_NAME, CSV_NAME, MARKDOWN_NAME):
+        files.remove(folder / name)
+
+
+def version_of() -> str:
+    """Versions of this package and of JAX."""
+    import jax
+
+    try:
+        own = metadata.version("audiosep-jax")
+    except metadata.PackageNotFoundError:
+        own = "not installed"
+    return f"audiosep_jax {own}, jax {jax.__version__}"
+
+
+def _unscored(row: Row) -> dict[str, Any]:
+    return {key: row[key] for key in ("row", "id", "reason")}
+
+
+# ---------------------------------------------------------------------- summary
+
+
 def score_names(rows: Sequence[Row]) -> list[str]:
-    """All scores that some row has, in order of first sight."""
-    return list(dict.fromkeys(name for row in rows for name in row if name not in FACTS))
+    """Names of the scores of all rows, in the order of `HEADINGS`."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in FACTS)
+    order = list(HEADINGS)
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def summary(rows: Sequence[Row], aggregation: Aggregation) -> dict[str, Any]:
-    """`scores`: mean and its 95 % interval by score; `classes`: count and values by class.
+    """`scores`: mean and 95 % interval by score; `classes`: count and values by class.
 
-    The interval is of the bootstrap, 1,000 draws with a fixed seed. Mixtures of one target clip,
-    such as the five captions of AudioCaps, are drawn together.
+    The interval is that of a bootstrap of 1,000 draws with a fixed seed. Mixtures of one target
+    clip, such as the five captions of AudioCaps, are drawn together.
     """
     scored = [row for row in sorted(rows, key=lambda row: row["row"]) if "reason" not in row]
     names = score_names(scored)
@@ -51,11 +289,11 @@ def aggregate(
     aggregation: Aggregation,
     weights_DN: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The number of a benchmark out of those of its mixtures, `(D,)`.
+    """Score of a benchmark from the scores of its mixtures, `(D,)`.
 
     Args:
         groups: indices of the mixtures of each class.
-        weights_DN: how often each mixture counts in each of D draws; once, and D is 1, if None.
+        weights_DN: how often each mixture counts in each of D draws. None: once, and D is 1.
     """
     middle = _median if aggregation == "mean of class medians" else _mean
     weights_DN = np.ones((1, len(values_N)), np.int32) if weights_DN is None else weights_DN
@@ -65,9 +303,9 @@ def aggregate(
 def bootstrap(
     clips: Sequence[str], groups: Sequence[np.ndarray], num_draws: int = NUM_DRAWS
 ) -> np.ndarray:
-    """Weights `(draws, N)`: how often each mixture counts in each draw, classes by themselves.
+    """Weights `(draws, N)`: how often each mixture counts in each draw.
 
-    Mixtures of one clip are drawn together.
+    Each class is drawn separately; mixtures of one clip are drawn together.
     """
     rng = np.random.default_rng(np.random.SeedSequence(DRAWS_SEED))
     weights = np.zeros((num_draws, len(clips)), np.int32)
@@ -79,43 +317,17 @@ def bootstrap(
     return weights
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file whole; NaN, which JSON has not, as null."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
-    write_whole(path, text + "\n")
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line for each mixture, scored or not, in the order of the list."""
-    names = score_names(rows)
-    columns = [*FACTS[:-2], *names, *FACTS[-2:]]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    for row in sorted(rows, key=lambda row: row["row"]):
-        writer.writerow({k: _rounded(v) if k in names else v for k, v in row.items()})
-    write_whole(path, buffer.getvalue())
-
-
-def discard(folder: Path) -> None:
-    """Removes the results of an earlier run."""
-    for name in (JSON_NAME, CSV_NAME, MARKDOWN_NAME):
-        (folder / name).unlink(missing_ok=True)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file in one go; InputError where that fails."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+def interval_of(draws_D: np.ndarray) -> tuple[float, float]:
+    """Bounds of the 95 % interval; NaN if all draws are equal, as those of a single clip are."""
+    if np.ptp(draws_D) == 0:
+        return float("nan"), float("nan")
+    outside = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws_D, [outside, 1 - outside])
+    return float(low), float(high)
 
 
 def groups_of(rows: Sequence[Row], aggregation: Aggregation) -> list[np.ndarray]:
-    """Indices of each class in order of its name, or of all where classes do not matter."""
+    """Indices of each class in the order of their names, or of all rows if classes do not count."""
     if aggregation == "mean":
         return [np.arange(len(rows))] if rows else []
     return list(_by_class(rows).values())
@@ -130,16 +342,13 @@ def _classes(
     rows: Sequence[Row], values: Mapping[str, np.ndarray], aggregation: Aggregation
 ) -> dict[str, Any]:
     classes = _by_class(rows)
-    if len(classes) > len(rows) / 2:  # captions, most of them of one mixture alone
+    if len(classes) > len(rows) / 2:  # labels are captions, most of them of a single mixture
         return {}
     middle = _median if aggregation == "mean of class medians" else _mean
-
-    def once(index: np.ndarray) -> np.ndarray:
-        return np.ones((1, len(index)), np.int32)
-
+    once = np.ones((1, len(rows)), np.int32)
     return {
         label: {"count": len(index)}
-        | {name: _rounded(float(middle(x[index], once(index))[0])) for name, x in values.items()}
+        | {name: _rounded(float(middle(x[index], once[:, index])[0])) for name, x in values.items()}
         for label, index in classes.items()
     }
 
@@ -149,7 +358,7 @@ def _mean(values_N: np.ndarray, weights_DN: np.ndarray) -> np.ndarray:
 
 
 def _median(values_N: np.ndarray, weights_DN: np.ndarray) -> np.ndarray:
-    """Medians of values that count several times; the mean of the middle two of an even number."""
+    """Medians of weighted values; the mean of the middle two for an even total weight."""
     order_N = np.argsort(values_N, kind="stable")
     ranks_DN = np.cumsum(weights_DN[:, order_N], axis=1)
     total_D1 = ranks_DN[:, -1:]
@@ -157,16 +366,8 @@ def _median(values_N: np.ndarray, weights_DN: np.ndarray) -> np.ndarray:
     return np.mean([values_N[order_N[index_D]] for index_D in middles], axis=0)
 
 
-def interval_of(draws_D: np.ndarray) -> tuple[float, float]:
-    """Of a single clip nothing is known about the spread: NaN."""
-    if np.ptp(draws_D) == 0:
-        return float("nan"), float("nan")
-    outside = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws_D, [outside, 1 - outside])
-    return float(low), float(high)
-
-
 def _rounded(value: Any) -> Any:
+    """Rounded float; None for NaN and infinity, which JSON cannot hold."""
     if not isinstance(value, float):
         return value
     return round(value, DIGITS) + 0.0 if np.isfinite(value) else None

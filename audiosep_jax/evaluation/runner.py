@@ -1,123 +1,174 @@
-"""Scores the mixtures of a list: read ahead by threads, separated on all devices, scored behind.
+"""Score the mixtures of a list: threads read ahead and score behind, all devices separate.
 
-Batches are of clips of one length, or of clips of rare lengths filled up to one of few shapes, so
-that little is compiled. Which clips share a batch follows from the list alone: a run that was
-killed and goes on computes the same numbers.
+A batch holds clips of one length, or clips of rare lengths that are padded to one of few shapes, so
+that little is compiled. The batches follow from the list alone: a run that was killed and continues
+computes the same numbers.
 """
 
 import collections
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation import mixtures, padded
+from audiosep_jax.evaluation import baselines, mixtures
 from audiosep_jax.evaluation.baselines import Body
 from audiosep_jax.evaluation.lists import Item
-from audiosep_jax.evaluation.mixtures import Mixture
-from audiosep_jax.evaluation.rows import Row, RowsFile
-from audiosep_jax.metrics import fitted, separation_scores
+from audiosep_jax.evaluation.mixtures import Mixture, SilentError
+from audiosep_jax.evaluation.results import Row, RowLog
+from audiosep_jax.evaluation.scores import ScoreFunction, sdr_scores
+from audiosep_jax.metrics import fitted, sdr_improvement
+from audiosep_jax.model import make_model
 from audiosep_jax.model.network import ModelConfig
+from audiosep_jax.model.resunet import ResUNetConfig
+from audiosep_jax.model.stft import num_frames
+from audiosep_jax.model.streaming import bucket, separate_tile, spectrum_of
+from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training.steps import parallel_eval_step, place_state, split_batch
 
-# Scores of one clip: reference_S, estimate_S, mixture_S, sample_rate_hz, query.
-ScoreFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, int, str], Mapping[str, float]]
 _READ_AHEAD = 2  # batches
-RARE = 16  # clips of one length, fewer of which are not worth a compilation
+RARE = 16  # a length with fewer clips than this does not justify a compilation of its own
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Estimator:
-    """What makes estimates, at which rate, out of which conditions."""
+    """Body that makes estimates, its sample rate, and the embeddings of all queries."""
 
     body: Body
     variables: Any
     sample_rate_hz: int
-    conditions: Mapping[str, np.ndarray]  # (E,) of every query
-    network: ModelConfig | None = None  # where the body is one: rare lengths share shapes
+    conditions: Mapping[str, np.ndarray]  # (E,) by query
+    network: ModelConfig | None = None  # set if clips of rare lengths may share shapes
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """How to get through a list; none of it changes a result."""
+    """Resources of a run; none of them changes a result."""
 
-    batch_size: int = 1  # of all devices together, rounded up to a multiple of them
+    batch_size: int = 1  # on all devices together, rounded up to a multiple of their number
     num_threads: int = 4
     progress: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Items that are computed together; all of one length where `frames` is None."""
+    """Items that are computed together; all of one length if `frames` is None."""
 
     items: tuple[Item, ...]
-    num_samples: tuple[int, ...]  # of each, at the rate of scoring
+    num_samples: tuple[int, ...]  # of each, at the sample rate of scoring
     frames: int | None = None  # of the shape that rare lengths share
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Estimate:
-    """What came out for one mixture, at the rate of scoring."""
+    """Estimate of one mixture at the sample rate of scoring."""
 
     item: Item
     mixture: Mixture
     estimate_S: np.ndarray
+    wrong_S: np.ndarray | None = None  # estimate with the item's wrong query, if it has one
 
 
-def default_scores(
-    reference_S: np.ndarray,
-    estimate_S: np.ndarray,
-    mixture_S: np.ndarray,
-    sample_rate_hz: int,
-    query: str,
-) -> Mapping[str, float]:
-    """Those of every protocol: SDR, SI-SDR and their improvements."""
-    del sample_rate_hz, query
-    return separation_scores(reference_S, estimate_S, mixture_S)
+@dataclasses.dataclass(frozen=True)
+class Unscored:
+    """An item that cannot be scored; a silent one has the fingerprint of its files."""
+
+    item: Item
+    reason: str
+    fingerprint: str = ""
+
+
+# ---------------------------------------------------------------------- estimators
+
+
+def make_estimator(
+    separator: Separator | None, baseline: str, queries: Sequence[str], sample_rate_hz: int
+) -> Estimator:
+    """Estimator of the separator or of a baseline.
+
+    Args:
+        separator: may be None for baselines without a network. Masks then use the published STFT.
+        baseline: a name of `protocols.BASELINES`, or "" for the separation.
+        queries: all queries that batches will contain.
+        sample_rate_hz: of scoring.
+    """
+    distinct = list(dict.fromkeys(queries))
+    model = separator.model if separator else _published_model(sample_rate_hz)
+    body = baselines.body_of(baseline, model)
+    if separator and baseline in baselines.WITH_NETWORK:
+        conditions = dict(zip(distinct, separator.embed_text(distinct), strict=True))
+        streams = make_model(model).network.delay_frames is not None  # can hold padding at zero
+        network = model if streams else None
+        return Estimator(body, separator.variables, model.sample_rate_hz, conditions, network)
+    # Without an STFT nothing needs the model's sample rate.
+    rate_hz = sample_rate_hz if baseline in baselines.WITHOUT_STFT else model.sample_rate_hz
+    return Estimator(body, {}, rate_hz, dict.fromkeys(distinct, np.zeros(1, np.float32)))
+
+
+def _published_model(sample_rate_hz: int) -> ModelConfig:
+    """Published STFT at another rate: window and hop of 2048 and 320 at 32 kHz, 1024 and 160 at 16.
+
+    The window of 64 ms is rounded to a power of two.
+    """
+    window_samples = 2 ** round(math.log2(0.064 * sample_rate_hz))
+    return ResUNetConfig(
+        sample_rate_hz=sample_rate_hz,
+        window_samples=window_samples,
+        hop_samples=window_samples * 5 // 32,
+    )
+
+
+# ---------------------------------------------------------------------- the run
 
 
 def score_items(
     items: Sequence[Item],
     estimator: Estimator,
     sample_rate_hz: int,
-    rows: RowsFile,
+    log: RowLog,
     done: Mapping[int, Row],
     config: RunConfig,
-    scores: Sequence[ScoreFunction] = (default_scores,),
+    scores: Sequence[ScoreFunction] = (sdr_scores,),
+    on_estimate: Callable[[Estimate, Row], None] | None = None,
 ) -> None:
-    """Adds a row for every item that is not done: scores, or the reason why there are none."""
+    """Add a row to the log for every item that is not done: its scores, or why it has none.
+
+    `on_estimate` receives every estimate with its row.
+    """
     with ThreadPoolExecutor(config.num_threads) as pool:
-        lengths, reasons = _lengths(items, sample_rate_hz, pool)
-        for item in items:
-            if item.row in reasons and item.row not in done:
-                rows.add(_facts(item) | {"reason": reasons[item.row]})
-        batches = [
-            batch
-            for batch in plan(
-                items, lengths, batch_rows(config.batch_size), shapes_of(estimator, sample_rate_hz)
-            )
-            if any(item.row not in done for item in batch.items)
-        ]
-        total = len(items) - len(reasons)
+        lengths, unreadable = _lengths(items, sample_rate_hz, pool)
+        for failed in unreadable:
+            if failed.item.row not in done:
+                log.add(_row(failed, sample_rate_hz, scores))
+        shapes = shapes_of(estimator, sample_rate_hz)
+        batches = plan(items, lengths, batch_rows(config.batch_size), shapes)
+        batches = [x for x in batches if any(item.row not in done for item in x.items)]
         left = sum(len(batch.items) for batch in batches)
         with tqdm(
-            total=total, initial=total - left, unit="mixture", disable=not config.progress
+            total=len(lengths),
+            initial=len(lengths) - left,
+            unit="mixture",
+            disable=not config.progress,
         ) as bar:
-            for results in estimate_batches(batches, estimator, sample_rate_hz, config, pool):
-                kept = [result for result in results if _item(result).row not in done]
-                for row in pool.map(lambda x: _row(x, sample_rate_hz, scores), kept):
-                    rows.add(row)
-                bar.update(len(results))
+            for found in estimate_batches(batches, estimator, sample_rate_hz, config, pool):
+                new = [x for x in found if x.item.row not in done]
+                rows = pool.map(lambda x: _row(x, sample_rate_hz, scores), new)
+                for result, row in zip(new, rows, strict=True):
+                    log.add(row)
+                    if on_estimate and isinstance(result, Estimate):
+                        on_estimate(result, row)
+                bar.update(len(found))
 
 
 def plan(
@@ -126,10 +177,10 @@ def plan(
     batch_rows: int,
     shared_frames: Callable[[int], int] | None = None,
 ) -> list[Batch]:
-    """Batches, longest clips first, in the order of the list.
+    """Batches, longest clips first, otherwise in the order of the list.
 
-    `shared_frames` tells of a length how many frames the shape has that it shares with others;
-    where it is None, or the length is not rare, all clips of a batch have one length.
+    `shared_frames` maps a rare length to the frames of the shape that it shares with others. If it
+    is None, or the length is not rare, all clips of a batch have one length.
     """
     counts = collections.Counter(lengths[item.row] for item in items if item.row in lengths)
     groups: dict[tuple[int, int | None], list[Item]] = {}
@@ -147,33 +198,24 @@ def plan(
     return sorted(batches, key=lambda batch: max(batch.num_samples), reverse=True)
 
 
-def shapes_of(estimator: Estimator, sample_rate_hz: int) -> Callable[[int], int] | None:
-    """Of a length at the rate of scoring, the frames of the shape it shares, for a network."""
-    model = estimator.network
-    if model is None:
-        return None
-    return lambda n: padded.filled_frames(model, -(-n * model.sample_rate_hz // sample_rate_hz))
-
-
 def estimate_batches(
     batches: Sequence[Batch],
     estimator: Estimator,
     sample_rate_hz: int,
     config: RunConfig,
     pool: ThreadPoolExecutor,
-) -> Iterator[list[Estimate | tuple[Item, str]]]:
-    """For every batch its estimates, or (item, reason) for an item that cannot be read.
+) -> Iterator[list[Estimate | Unscored]]:
+    """Yield for every batch its estimates, and the items that cannot be read.
 
-    While a batch is computed the next ones are read and the one before is handed out.
+    While a batch is computed, the next ones are read and the one before is yielded.
     """
-    steps = _steps(estimator)
     variables = place_state(estimator.variables)
     num_rows = batch_rows(config.batch_size)
-    reading: collections.deque[list[Future[Any]]] = collections.deque()
+    reading: collections.deque[list[Future[_Loaded | Unscored]]] = collections.deque()
     waiting = iter(batches)
 
-    def read_on() -> None:
-        for batch in itertools.islice(waiting, 1):
+    def read_on(num_batches: int) -> None:
+        for batch in itertools.islice(waiting, num_batches):
             reading.append(
                 [
                     pool.submit(_load, item, length, sample_rate_hz, estimator, batch.frames)
@@ -181,13 +223,12 @@ def estimate_batches(
                 ]
             )
 
-    for _ in range(_READ_AHEAD):
-        read_on()
-    running: tuple[list[Any], Any] | None = None
+    read_on(_READ_AHEAD)
+    running: tuple[list[_Loaded | Unscored], Any] | None = None
     while reading:
         loaded = [future.result() for future in reading.popleft()]
-        read_on()
-        out = _dispatch(steps, variables, loaded, num_rows)
+        read_on(1)
+        out = _dispatch(estimator, variables, loaded, num_rows)
         if running:
             yield _collected(*running, estimator, sample_rate_hz)
         running = loaded, out
@@ -197,28 +238,27 @@ def estimate_batches(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Loaded:
-    """A mixture at the rate of scoring, and as the batch takes it at the model's rate."""
+    """A mixture at the sample rate of scoring, and as input of a batch at the model's rate."""
 
     item: Item
     mixture: Mixture
     inputs: dict[str, np.ndarray]
-    part: slice  # of the estimate that comes out
+    part: slice  # of the output that belongs to the clip
 
 
 def _load(
-    item: Item,
-    num_samples: int,
-    sample_rate_hz: int,
-    estimator: Estimator,
-    frames: int | None,
-) -> _Loaded | tuple[Item, str]:
+    item: Item, num_samples: int, sample_rate_hz: int, estimator: Estimator, frames: int | None
+) -> _Loaded | Unscored:
     try:
         made = mixtures.load(item, sample_rate_hz)
+        mixtures.check_sounds(item, made)
+    except SilentError as error:
+        return Unscored(item, str(error), mixtures.fingerprint_of(item))
     except AudioError as error:
-        return item, str(error)
+        return Unscored(item, str(error))
     if len(made.target_S) != num_samples:
         found = f"holds {len(made.target_S)} samples where its header promises {num_samples}"
-        return item, f"{item.target}: {found}"
+        return Unscored(item, f"{item.target}: {found}")
 
     def at_model_rate(audio_S: np.ndarray) -> np.ndarray:
         return audio_files.resample(audio_S[None], sample_rate_hz, estimator.sample_rate_hz)[0]
@@ -226,82 +266,62 @@ def _load(
     inputs = {"mixture": at_model_rate(made.mixture_S), "target": at_model_rate(made.target_S)}
     num_inputs, first = len(inputs["mixture"]), 0
     if frames is not None and estimator.network is not None:
-        inputs = padded.filled(estimator.network, inputs["mixture"], frames)
+        inputs = padded(estimator.network, inputs["mixture"], frames)
         first = estimator.network.window_samples // 2
     inputs["condition"] = estimator.conditions[item.query]
+    if item.wrong_query:
+        inputs["wrong_condition"] = estimator.conditions[item.wrong_query]
     return _Loaded(item, made, inputs, slice(first, first + num_inputs))
 
 
-def _steps(estimator: Estimator) -> dict[bool, Any]:
-    """What a batch goes through: of one length, and (True) of filled up clips."""
-    return _steps_of(estimator.body, estimator.network)
-
-
-@functools.lru_cache(maxsize=4)  # of a watched run every checkpoint goes through the same
-def _steps_of(body: Body, model: ModelConfig | None) -> dict[bool, Any]:
-    steps = {False: parallel_eval_step(lambda v, x: {"estimate": body(v, x)})}
-    if model is not None:
-        steps[True] = parallel_eval_step(
-            lambda v, x: {"estimate": padded.separate_filled(model, v, x)}
-        )
-    return steps
-
-
 def _dispatch(
-    steps: Mapping[bool, Any], variables: Any, loaded: Sequence[Any], num_rows: int
-) -> Any:
-    """Starts the computation of those that could be read; None where there are none."""
+    estimator: Estimator, variables: Any, loaded: Sequence[_Loaded | Unscored], num_rows: int
+) -> list[Any]:
+    """Start to compute the estimates of those that could be read, and those of wrong queries."""
     good = [x.inputs for x in loaded if isinstance(x, _Loaded)]
     if not good:
-        return None
+        return []
     # The last batch is filled up with its first rows again: one shape, one compilation.
     index = np.resize(np.arange(len(good)), num_rows)
     batch = {key: np.stack([good[i][key] for i in index]) for key in good[0]}
-    return steps["total" in batch](variables, split_batch(batch))["estimate"]
+    conditions = [batch.pop(x) for x in ("condition", "wrong_condition") if x in batch]
+    step = _step(estimator.body, estimator.network if "total" in batch else None)
+    return [step(variables, split_batch({**batch, "condition": x}))["estimate"] for x in conditions]
+
+
+@functools.lru_cache(maxsize=4)  # all checkpoints of a watched run use the same programs
+def _step(body: Body, padded_network: ModelConfig | None) -> Any:
+    """Parallel step of a batch: of one length, or of padded clips if a network is given."""
+    if padded_network is None:
+        return parallel_eval_step(lambda v, x: {"estimate": body(v, x)})
+    return parallel_eval_step(lambda v, x: {"estimate": separate_padded(padded_network, v, x)})
 
 
 def _collected(
-    loaded: Sequence[Any], out: Any, estimator: Estimator, sample_rate_hz: int
-) -> list[Estimate | tuple[Item, str]]:
-    """Waits for the estimates of a batch and brings them to the rate of scoring."""
-    if out is None:
-        return list(loaded)
-    host = np.asarray(out)
-    estimates = iter(host.reshape(-1, host.shape[-1]))
-    results: list[Estimate | tuple[Item, str]] = []
-    for x in loaded:
-        if not isinstance(x, _Loaded):
-            results.append(x)
-            continue
-        estimate_S = next(estimates)[x.part]
+    loaded: Sequence[_Loaded | Unscored], out: list[Any], estimator: Estimator, sample_rate_hz: int
+) -> list[Estimate | Unscored]:
+    """Wait for the estimates of a batch and convert them to the sample rate of scoring."""
+    hosts = [np.asarray(x) for x in out]
+    estimates = zip(*(host.reshape(-1, host.shape[-1]) for host in hosts), strict=True)
+
+    def scored_rate(x: _Loaded, estimate_S: np.ndarray) -> np.ndarray:
+        estimate_S = estimate_S[x.part]
         if not np.isfinite(estimate_S).all():
             raise InputError(f"the estimate of {x.item.id} is not finite: the weights are broken")
         back_S = audio_files.resample(estimate_S[None], estimator.sample_rate_hz, sample_rate_hz)[0]
-        results.append(Estimate(x.item, x.mixture, fitted(back_S, len(x.mixture.target_S))))
-    return results
+        return fitted(back_S, len(x.mixture.target_S))
+
+    return [
+        Estimate(x.item, x.mixture, *(scored_rate(x, estimate_S) for estimate_S in next(estimates)))
+        if isinstance(x, _Loaded)
+        else x
+        for x in loaded
+    ]
 
 
-def _row(
-    result: Estimate | tuple[Item, str], sample_rate_hz: int, scores: Sequence[ScoreFunction]
-) -> Row:
-    """What is kept of a mixture."""
-    if not isinstance(result, Estimate):
-        item, reason = result
-        return _facts(item) | {"reason": reason}
-    target_S, mixture_S = result.mixture.target_S, result.mixture.mixture_S
-    row = _facts(result.item)
-    row |= {"num_samples": len(target_S), "fingerprint": result.mixture.fingerprint}
-    for score in scores:
-        row |= score(target_S, result.estimate_S, mixture_S, sample_rate_hz, result.item.query)
-    return row
-
-
-def _item(result: Estimate | tuple[Item, str]) -> Item:
-    return result.item if isinstance(result, Estimate) else result[0]
-
-
-def _facts(item: Item) -> Row:
-    return {
+def _row(result: Estimate | Unscored, sample_rate_hz: int, scores: Sequence[ScoreFunction]) -> Row:
+    item = result.item
+    row: Row = {
         "row": item.row,
         "id": item.id,
         "query": item.query,
@@ -309,46 +329,81 @@ def _facts(item: Item) -> Row:
         "clip": item.clips[0] if item.clips else item.target.name,
         "snr_db": item.snr_db,
     }
+    if isinstance(result, Unscored):
+        silent = {"fingerprint": result.fingerprint, "silent": True} if result.fingerprint else {}
+        return row | silent | {"reason": result.reason}
+    target_S, mixture_S = result.mixture.target_S, result.mixture.mixture_S
+    row |= {"num_samples": len(target_S), "fingerprint": result.mixture.fingerprint}
+    for score in scores:
+        row |= score(target_S, result.estimate_S, mixture_S, sample_rate_hz, item.query)
+    if result.wrong_S is not None:
+        wrong = float(sdr_improvement(target_S, result.wrong_S, mixture_S))
+        row |= {"sdri_wrong_query": wrong, "query_gap": row["sdri"] - wrong}
+    return row
+
+
+# ---------------------------------------------------------------------- padded clips
+#
+# A benchmark such as Voicebank-DEMAND has almost as many lengths as clips, and a compilation for
+# each would take far longer than the separation. Clips of rare lengths are padded to one of few
+# numbers of frames. Frames behind a clip's end are zeroed in every layer, so the estimate is that
+# of the clip alone.
+
+
+def padded_frames(model: ModelConfig, num_samples: int) -> int:
+    """Frames of the shape that clips of this length share with others."""
+    return bucket(model, num_frames(num_samples, model.hop_samples))
+
+
+def shapes_of(estimator: Estimator, sample_rate_hz: int) -> Callable[[int], int] | None:
+    """Function from a length at the sample rate of scoring to the frames of its shared shape."""
+    model = estimator.network
+    if model is None:
+        return None
+    return lambda n: padded_frames(model, -(-n * model.sample_rate_hz // sample_rate_hz))
+
+
+def padded(model: ModelConfig, mixture_S: np.ndarray, frames: int) -> dict[str, np.ndarray]:
+    """Mixture with half a reflected window at both ends and zeros behind; and its frame count."""
+    audio_S = np.pad(mixture_S, model.window_samples // 2, mode="reflect")
+    num_samples = (frames - 1) * model.hop_samples + model.window_samples
+    total = np.asarray(num_frames(len(mixture_S), model.hop_samples), np.int32)
+    return {"mixture": fitted(audio_S, num_samples), "total": total}
+
+
+def separate_padded(
+    model: ModelConfig, variables: Any, batch: Mapping[str, jax.Array]
+) -> jax.Array:
+    """Estimates `(B, S)` of padded mixtures, with half a window in front and padding behind."""
+    frames = (batch["mixture"].shape[1] - model.window_samples) // model.hop_samples + 1
+
+    def one(audio_S: jax.Array, condition_E: jax.Array, total: jax.Array) -> jax.Array:
+        spectrum_CTF = spectrum_of(model, audio_S[None], frames)
+        audio_NCS, _, _ = separate_tile(
+            model, 1, variables, {}, spectrum_CTF, condition_E[None], jnp.int32(0), total
+        )
+        return audio_NCS[0, 0]
+
+    return jax.vmap(one)(batch["mixture"], batch["condition"], batch["total"])
 
 
 def _lengths(
     items: Sequence[Item], sample_rate_hz: int, pool: ThreadPoolExecutor
-) -> tuple[dict[int, int], dict[int, str]]:
-    """(samples, reason why there are none) of each item by row, from the headers of its files."""
+) -> tuple[dict[int, int], list[Unscored]]:
+    """Samples of each item by row, from the headers of its files; and the items without."""
 
-    def length(item: Item) -> int | str:
+    def length(item: Item) -> int | Unscored:
         try:
             return mixtures.planned_samples(item, sample_rate_hz)
         except AudioError as error:
-            return str(error)
+            return Unscored(item, str(error))
 
     found = dict(zip((item.row for item in items), pool.map(length, items), strict=True))
     lengths = {row: x for row, x in found.items() if isinstance(x, int)}
-    return lengths, {row: x for row, x in found.items() if isinstance(x, str)}
-
-
-def check_unchanged(items: Sequence[Item], done: Mapping[int, Row]) -> None:
-    """InputError where files of mixtures that were scored before hold something else now."""
-    for item in items:
-        if item.row not in done:
-            continue
-        try:
-            changed = mixtures.fingerprint_of(item) != done[item.row]["fingerprint"]
-        except OSError:  # gone since: what was scored counts
-            continue
-        if changed:
-            raise InputError(
-                f"{item.target}, or what it is mixed with, has changed since it was scored; "
-                "choose another --output, or --overwrite"
-            )
-
-
-def missing_files(items: Sequence[Item]) -> list[Path]:
-    """Files that the items need and that are not there, each once."""
-    files = dict.fromkeys(path for item in items for path in item.files)
-    return [path for path in files if not path.is_file()]
+    return lengths, [x for x in found.values() if isinstance(x, Unscored)]
 
 
 def batch_rows(batch_size: int) -> int:
+    """Rows of a batch: `batch_size` rounded up to a multiple of the number of devices."""
     devices = jax.local_device_count()
     return -(-batch_size // devices) * devices

@@ -1,18 +1,89 @@
-"""Scores of enhanced speech: PESQ and STOI by their packages, and segmental SNR."""
+"""Score functions: SDR and SI-SDR, those of enhanced speech, and CLAPScore.
+
+A score function takes the reference, the estimate and the mixture `(S,)` of one clip, the sample
+rate and the query, and returns scores by name.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from audiosep_jax.audio import files as audio_files
+from audiosep_jax.encoders import make_encoder
+from audiosep_jax.encoders.encoder import TextConfig
+from audiosep_jax.encoders.pretrained import AudioEncoder
 from audiosep_jax.errors import InputError
+from audiosep_jax.metrics import clap_score, separation_scores
 
-PESQ_RATE_HZ, LOWEST_PESQ = 16000, 1.0  # of wide-band PESQ
+ScoreFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, int, str], Mapping[str, float]]
+
+PESQ_RATE_HZ, LOWEST_PESQ = 16000, 1.0  # wide band
 FRAME_SECONDS, HOP_SECONDS = 0.030, 0.0075
 MIN_SEGMENT_DB, MAX_SEGMENT_DB = -10.0, 35.0
 _TINY = 1e-10
 
 
+def score_functions(
+    queries: Sequence[str], *, speech: bool, clap_model: str | None
+) -> list[ScoreFunction]:
+    """Score functions of an evaluation.
+
+    Args:
+        queries: all that will be asked.
+        speech: PESQ, STOI and segmental SNR.
+        clap_model: folder or hub id for CLAPScore; "" is the default model, None no CLAPScore.
+    """
+    functions: list[ScoreFunction] = [sdr_scores]
+    if speech:
+        check_packages()
+        functions.append(speech_scores)
+    if clap_model is not None:
+        functions.append(ClapScore(queries, clap_model))
+    return functions
+
+
+def sdr_scores(
+    reference_S: np.ndarray,
+    estimate_S: np.ndarray,
+    mixture_S: np.ndarray,
+    sample_rate_hz: int,
+    query: str,
+) -> Mapping[str, float]:
+    """SDR, SI-SDR, their improvements, and both of the mixture: the scores of every protocol."""
+    del sample_rate_hz, query
+    return separation_scores(reference_S, estimate_S, mixture_S)
+
+
+class ClapScore:
+    """CLAPScore: the cosine of the query's and the estimate's CLAP embeddings, -1 to 1.
+
+    A silent estimate has 0. The towers are loaded once.
+    """
+
+    def __init__(self, queries: Sequence[str], model: str = "") -> None:
+        text = TextConfig(encoder="clap", model=model)
+        distinct = list(dict.fromkeys(queries))
+        vectors = make_encoder(text)(distinct)
+        self._text: Mapping[str, np.ndarray] = dict(zip(distinct, vectors, strict=True))
+        self._encoder = AudioEncoder(text.source)
+
+    def __call__(
+        self,
+        reference_S: np.ndarray,
+        estimate_S: np.ndarray,
+        mixture_S: np.ndarray,
+        sample_rate_hz: int,
+        query: str,
+    ) -> dict[str, float]:
+        del reference_S, mixture_S
+        if not np.any(estimate_S):
+            return {"clap_score": 0.0}
+        audio_NE = self._encoder.embed_audio(estimate_S, sample_rate_hz)
+        return {"clap_score": float(clap_score(self._text[query][None], audio_NE)[0])}
+
+
 def check_packages() -> None:
-    """InputError where the packages of the extra `eval` are not there."""
+    """Raise InputError if the packages of the extra `eval` are not installed."""
     try:
         import pesq  # noqa: F401
         import pystoi  # noqa: F401
@@ -28,9 +99,9 @@ def speech_scores(
     sample_rate_hz: int,
     query: str,
 ) -> dict[str, float]:
-    """`pesq` (wide band, 1.04 to 4.64), `stoi` (to 1) and `segmental_snr` of one clip.
+    """`pesq` (wide band, 1.04 to 4.64), `stoi` (at most 1) and `segmental_snr` (dB).
 
-    Where no speech is found, as in silence, PESQ is 1 and STOI 0: the lowest there is.
+    If no speech is found, for example in silence, they are the lowest values: PESQ 1 and STOI 0.
     """
     del mixture_S, query
     return {
@@ -41,7 +112,7 @@ def speech_scores(
 
 
 def pesq_wide_band(reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate_hz: int) -> float:
-    """ITU-T P.862.2 at 16 kHz; 1 where it finds no utterance or has under 0.25 s."""
+    """PESQ of ITU-T P.862.2 at 16 kHz; 1 if it finds no utterance or less than 0.25 s of audio."""
     import pesq
 
     pair_CS = np.stack([reference_S, estimate_S]).astype(np.float32)
@@ -55,7 +126,7 @@ def pesq_wide_band(reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate_
 
 
 def stoi(reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate_hz: int) -> float:
-    """Short-time objective intelligibility (Taal et al., 2011); 0 where either is silent."""
+    """Short-time objective intelligibility (Taal et al., 2011); 0 if either is silent."""
     import pystoi
 
     if not np.any(reference_S) or not np.any(estimate_S):
@@ -64,9 +135,9 @@ def stoi(reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate_hz: int) -
 
 
 def segmental_snr(reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate_hz: int) -> float:
-    """Mean over frames of the SNR in dB, each held to -10..35 dB (Hu and Loizou, 2008).
+    """Mean over frames of the SNR in dB, clipped to -10..35 dB (Hu and Loizou, 2008).
 
-    Frames are of 30 ms with a Hann window, a quarter of that apart.
+    Frames have 30 ms, a Hann window and a hop of a quarter.
     """
     frame = max(2, round(FRAME_SECONDS * sample_rate_hz))
     hop = max(1, round(HOP_SECONDS * sample_rate_hz))

@@ -1,6 +1,5 @@
-"""Scores each checkpoint of a run as training writes it, and adds the scores to its TensorBoard."""
+"""Score each checkpoint of a run as training writes it, and add the scores to its TensorBoard."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,13 +7,13 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from audiosep_jax import files
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation import results
 from audiosep_jax.evaluation.results import JSON_NAME
 from audiosep_jax.training.checkpoints import FOLDER
 
-MARK = "watched.json"  # written last: what was scored, and that TensorBoard has it
-Score = Callable[[Path, Path], None]  # of a checkpoint's folder, into a folder of results
+MARK = "watched.json"  # written last: the settings, and that TensorBoard has the scores
+Score = Callable[[Path, Path], None]  # (checkpoint's folder, folder of results)
 
 
 def watch(
@@ -27,12 +26,14 @@ def watch(
     poll_seconds: float = 30.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Scores what is there, then what comes, oldest first, up to the run's last step.
+    """Score all checkpoints, oldest first, and wait for new ones up to the run's last step.
 
-    A checkpoint that was scored before, or that training has removed meanwhile, is passed over.
-    Results of step 3000 go to `output/00003000`. Returns how many were scored now.
+    Checkpoints that were scored before, or that training has removed since, are skipped. Results
+    of step 3000 are written to `output/00003000`. Returns how many were scored now.
 
-    InputError where one was scored in another way than `about` says, without `overwrite`.
+    Raises:
+        InputError: a checkpoint was scored with other settings than `about`, and `overwrite` is
+            False.
     """
     seen: set[str] = set()
     num_scored = 0
@@ -51,26 +52,28 @@ def watch(
 
 
 def _is_done(mark: Path, about: Mapping[str, Any]) -> bool:
-    """Whether the mark of a checkpoint that was scored, to the end, is there."""
+    """Return True if a checkpoint was scored to the end, with the same settings."""
     if not mark.is_file():
         return False
-    if json.loads(mark.read_text(encoding="utf-8")) != dict(about):
-        told = "was scored with another list or other options; choose another --output"
-        raise InputError(f"{mark.parent}: {told}, or --overwrite")
+    if files.read_json_object(mark) != dict(about):
+        raise InputError(
+            f"{mark.parent}: was scored with another list or other options; "
+            "choose another output folder, or overwrite it"
+        )
     return True
 
 
 def _score(
     checkpoint: Path, place: Path, score: Score, board: SummaryWriter, about: Mapping[str, Any]
 ) -> bool:
-    """Whether the checkpoint was scored now, and is not gone."""
+    """Score a checkpoint; return False if it was removed meanwhile."""
     try:
         score(checkpoint, place)
     except (FileNotFoundError, InputError):
         if checkpoint.is_dir():
             raise
         return False
-    content = json.loads((place / JSON_NAME).read_text(encoding="utf-8"))
+    content = files.read_json_object(place / JSON_NAME)
     for name, value in content["scores"].items():
         if value["mean"] is not None:
             board.add_scalar(f"{content['protocol']}/{name}", value["mean"], int(checkpoint.name))
@@ -78,23 +81,23 @@ def _score(
         notes = "; ".join(content["notes"])
         board.add_text(f"{content['protocol']}/notes", notes, int(checkpoint.name))
     board.flush()
-    results.write_json(place / MARK, about)
+    files.write_json(place / MARK, dict(about))
     return True
 
 
 def _steps(workdir: Path) -> list[str]:
-    """Names of the checkpoints that are whole; Orbax renames a folder when it is."""
+    """Names of the finished checkpoints; Orbax renames a folder when it is complete."""
     folder = workdir / FOLDER
     return sorted(path.name for path in folder.glob("*") if path.name.isdecimal())
 
 
 def _finished(workdir: Path, seen: set[str]) -> bool:
-    """Whether the run's last step is among those seen."""
+    """Return True if the run's last step has been seen."""
     if not seen:
         return False
     about = workdir / FOLDER / max(seen) / "about" / "metadata"
     try:
-        num_steps = json.loads(about.read_text(encoding="utf-8"))["config"]["num_steps"]
-    except (OSError, ValueError, KeyError, TypeError):
+        num_steps = files.read_json_object(about)["config"]["num_steps"]
+    except (InputError, KeyError, TypeError):
         return False
     return int(max(seen)) >= num_steps

@@ -1,6 +1,4 @@
-"""Baselines: what no separation scores, what no mask can beat, and sentences that are wrong."""
-
-import argparse
+"""Baselines: no separation, masks computed from the target, and wrong queries."""
 
 import numpy as np
 import pytest
@@ -14,8 +12,9 @@ from audiosep_jax.evaluation.baselines import (
     masked,
     random_queries,
 )
-from audiosep_jax.evaluation.choices import estimator_of
 from audiosep_jax.evaluation.lists import Item
+from audiosep_jax.evaluation.protocols import BASELINES
+from audiosep_jax.evaluation.runner import make_estimator
 from audiosep_jax.metrics import sdr
 from audiosep_jax.model.resunet import ResUNetConfig
 
@@ -24,6 +23,11 @@ def test_mixture_and_silence():
     batch = tiny_batch(1, 2)
     np.testing.assert_array_equal(body_of("mixture", TINY)({}, batch), batch["mixture"])
     np.testing.assert_array_equal(body_of("silence", TINY)({}, batch), 0 * batch["mixture"])
+
+
+def test_every_baseline_of_the_table_has_a_body():
+    bodies = [body_of(name, TINY) for name in ("", *BASELINES)]
+    assert len(set(bodies)) == len(bodies)
 
 
 def test_masks_by_hand():
@@ -61,14 +65,13 @@ def test_wrong_sentences_ask_for_neither_sound():
     assert found == random_queries(items)
     asked = [{q.casefold() for q in found[n::4]} for n in range(4)]
     assert asked == [{"bells"}, {"dog"}, {"dog"}, {"rain", "bells"}]
-    with pytest.raises(InputError, match="no query for other sounds than 0's"):
+    with pytest.raises(InputError, match="no query for other sounds than those of 0"):
         random_queries(items[:2])
 
 
 @pytest.mark.parametrize(("rate_hz", "window", "hop"), [(32000, 2048, 320), (16000, 1024, 160)])
 def test_masks_without_a_model_have_the_published_stft(rate_hz, window, hop):
-    arguments = argparse.Namespace(baseline="irm")
-    estimator, _ = estimator_of(arguments, None, [], rate_hz)
+    estimator = make_estimator(None, "irm", [], rate_hz)
     rng = np.random.default_rng(0)
     batch = {x: rng.standard_normal((1, rate_hz), np.float32) for x in ("mixture", "target")}
     model = ResUNetConfig(sample_rate_hz=rate_hz, window_samples=window, hop_samples=hop)

@@ -8,7 +8,13 @@ import pytest
 from evaluation_examples import write_list
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.lists import items_of, list_fingerprint, path_of, read_list
+from audiosep_jax.evaluation.lists import (
+    Row,
+    items_of,
+    list_fingerprint,
+    path_of,
+    read_list,
+)
 from audiosep_jax.evaluation.protocols import PROTOCOLS
 
 AUDIO, NOISE = Path("audio"), Path("noise")
@@ -68,7 +74,7 @@ def test_published_lists_are_read(shared, name):
     assert len({item.mixture for item in items}) == protocol.count
     assert len({item.id for item in items}) == protocol.count
     if target is None:
-        with pytest.raises(InputError, match="--layout pairs: audioset has none"):
+        with pytest.raises(InputError, match="layout=pairs: the lists of audioset name no clips"):
             of_list(name, rows, "pairs")
         return
     pair = of_list(name, rows, "pairs", snr_db=3.0)[0]
@@ -79,7 +85,7 @@ def test_published_lists_are_read(shared, name):
     assert pair.clips == first.clips == clips
     if name == "vggsound":  # 100 targets, ten noises each
         assert len({item.clips[0] for item in items}) == 100
-        assert first.noise_query == rows[0]["s1_text"]
+        assert first.noise_query == rows[0].cells["s1_text"]
 
 
 def test_classes_are_those_of_the_benchmarks(shared):
@@ -99,7 +105,7 @@ def test_dcase_list_goes_by_position(tmp_path):
     assert item.files == (AUDIO / "s1.wav", NOISE / "n1.wav")
     assert (item.snr_db, item.query, item.mixture) == (-15, "a dog barks", None)
     path = write_list(tmp_path / "x.csv", "abcd", [("s1", "n1", "loud", "a dog barks")])
-    with pytest.raises(InputError, match="row 2 of the list has snr='loud', not a number"):
+    with pytest.raises(InputError, match="line 2 of the list has snr='loud', not a number"):
         items_of(protocol, read_list(protocol, path, AUDIO), AUDIO, NOISE)
 
 
@@ -120,7 +126,8 @@ def test_voicebank_lists_its_folder(tmp_path):
 
 
 def test_auto_takes_rendered_mixtures_where_they_are(tmp_path):
-    rows = [{"idx": str(n), "caption": "x", "src_wav": "a", "noise_wav": "b"} for n in range(3)]
+    cells = {"caption": "x", "src_wav": "a", "noise_wav": "b"}
+    rows = [Row(n + 2, {"idx": str(n)} | cells) for n in range(3)]
     protocol = PROTOCOLS["esc50"]
     assert items_of(protocol, rows, tmp_path, tmp_path)[2].mixture is None
     (tmp_path / "mixture-1.wav").touch()
@@ -129,7 +136,7 @@ def test_auto_takes_rendered_mixtures_where_they_are(tmp_path):
 
 
 def own(row, **options):
-    row = {"target": "t.wav", "query": "dog", "noise": "n.wav"} | row
+    row = Row(2, {"target": "t.wav", "query": "dog", "noise": "n.wav"} | row)
     return items_of(PROTOCOLS["mixtures"], [row], AUDIO, NOISE, **options)[0]
 
 
@@ -154,7 +161,7 @@ def test_own_list():
         ({"noise": ""}, "needs a target, and a noise or a mixture"),
         ({"mixture": "m.wav"}, "needs a target, and a noise or a mixture"),
         ({"target": " "}, "needs a target"),
-        ({"query": " "}, "row 2 of the list has no query"),
+        ({"query": " "}, "line 2 of the list has no query"),
         ({"snr": "nan"}, "has snr='nan', not a number"),
         ({"snr": "-1000"}, r"has snr=-1000, not in -200\.\.200 dB"),
         ({"target_start": "-1"}, "has target_start=-1, below 0"),
@@ -181,7 +188,7 @@ def test_query_may_come_from_another_column_or_be_one_for_all():
         ("idx,caption,src_wav,noise_wav\n", "lists no mixture"),
         ("idx,caption,src_wav\n0,a,b\n", "has no column 'noise_wav'; esc50 needs idx, caption"),
         ("idx,caption,src_wav,noise_wav\n0,a,b,c\n\n1,a,b\n", "line 4 has 3 fields, not 4"),
-        ('idx,caption,src_wav,noise_wav\n0,a,b,"c\n1,a,b,c\n', "cannot be read as CSV"),
+        ('idx,caption,src_wav,noise_wav\n0,a,b,"c\n1,a,b,c\n', "is not CSV"),
     ],
 )
 def test_unusable_lists_are_refused(tmp_path, text, message):
@@ -189,9 +196,9 @@ def test_unusable_lists_are_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_list(PROTOCOLS["esc50"], path, AUDIO)
-    with pytest.raises(InputError, match="cannot be read as CSV"):
+    with pytest.raises(InputError, match="cannot be read"):
         read_list(PROTOCOLS["esc50"], tmp_path, AUDIO)
-    with pytest.raises(InputError, match="--metadata is needed"):
+    with pytest.raises(InputError, match="esc50 needs the CSV file that lists it"):
         read_list(PROTOCOLS["esc50"], None, AUDIO)
 
 

@@ -145,7 +145,8 @@ def render_own(tmp_path, output, **options):
     protocol = PROTOCOLS["mixtures"]
     rows = read_list(protocol, tmp_path / "list.csv", tmp_path)
     items = items_of(protocol, rows, tmp_path, tmp_path)
-    render(protocol, items, rows, output, RATE_HZ, **{"num_threads": 2} | options)
+    options = {"num_threads": 2, "write_list": True} | options
+    render(items, output, RATE_HZ, **options)
     return items
 
 
@@ -178,8 +179,8 @@ def test_rendering_stays_inside_its_folder(tmp_path):
     write_clips(tmp_path, 2)
     table = "id,query,target,noise\n{},dog,clip0.wav,clip1.wav\n{},dog,clip0.wav,clip1.wav\n"
     for first, message in (
-        ("/../../x", "row 2 of the list would be written outside"),
-        ("b", "one name"),
+        ("/../../x", "line 2 of the list would be written outside"),
+        ("b", "same id and file name"),
     ):
         (tmp_path / "list.csv").write_text(table.format(first, "b"))
         with pytest.raises(InputError, match=message):
@@ -206,7 +207,9 @@ def test_random_pairs(tmp_path):
             captions[row["noise"]],
             "-5" if number % 2 == 0 else "0",
         )
-    assert items_of(PROTOCOLS["mixtures"], rows, tmp_path, tmp_path)[3].snr_db == 0
+    protocol = PROTOCOLS["mixtures"]
+    items = items_of(protocol, read_list(protocol, path, tmp_path), tmp_path, tmp_path)
+    assert items[3].snr_db == 0
     with pytest.raises(InputError, match="two different captions"):
         make_pairs(clips[::3], tmp_path, path, num_pairs=2, snrs_db=(0,), seed=0)
 

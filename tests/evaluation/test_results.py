@@ -1,7 +1,6 @@
-"""From rows to a benchmark's number, its interval and its files."""
+"""Rows on disk, the score of a benchmark with its interval, and the files of results."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
@@ -9,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.results import aggregate, bootstrap, summary, write_csv, write_json
+from audiosep_jax.evaluation.protocols import PROTOCOLS
+from audiosep_jax.evaluation.results import (
+    RowLog,
+    Run,
+    aggregate,
+    bootstrap,
+    results_of,
+    summary,
+    write_csv,
+)
 
 
 def rows_of(values, labels, clips=None):
@@ -106,8 +114,104 @@ def test_files(tmp_path):
     assert [row["sdri"] for row in read] == ["1.234568", "0.0", ""]
     assert read[2]["query"] == 'a "loud", dog'
     assert [row["reason"] for row in read] == ["", "", "gone"]
-    write_json(tmp_path / "results.json", {"title": "Zürich"})
-    assert json.loads((tmp_path / "results.json").read_text()) == {"title": "Zürich"}
     with pytest.raises(InputError, match=r"results.csv/x: cannot be written"):
-        write_json(path / "x", {})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["deep", "results.json"]
+        write_csv(path / "x", rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["deep"]
+
+
+def test_silent_mixtures_are_counted_and_left_out():
+    rows = rows_of(VALUES, LABELS)
+    rows = [{**row, "fingerprint": "f", "snr_db": None} for row in rows]
+    silent = {**rows[0], "row": 5, "id": "s", "reason": "x.wav: is silent", "silent": True}
+    del silent["sdri"]
+    content = results_of(Run(PROTOCOLS["mixtures"], 8000), [*rows, silent])
+    assert content["notes"] == [
+        "1 of the 6 mixtures listed have a silent target or noise and are left out of the means"
+    ]
+    assert (content["count"], content["listed"], content["missing"]) == (5, 6, [])
+    assert content["silent"] == [{"row": 5, "id": "s", "reason": "x.wav: is silent"}]
+    assert content["scores"]["sdri"]["mean"] == pytest.approx(87 / 5)
+
+
+@pytest.mark.parametrize(
+    ("query", "column", "stated"),
+    [
+        ("", "", ("human speech", None, 1)),  # one note: how many mixtures there are
+        ("a voice", "", ("a voice", None, 1)),
+        ("", "who", (None, "who", 2)),
+    ],
+)
+def test_the_results_state_the_query(query, column, stated):
+    row = {"row": 0, "id": "a", "query": "x", "label": "x", "clip": "a.wav", "fingerprint": ""}
+    rows = [{**row, "snr_db": None, "sdri": 1.0}]
+    run = Run(PROTOCOLS["voicebank_demand"], 16000, query=query, query_column=column)
+    content = results_of(run, rows)
+    assert (content["query"], content["query_column"], len(content["notes"])) == stated
+
+
+# ---------------------------------------------------------------------- rows on disk
+
+ABOUT = {"protocol": "esc50", "checkpoint": "0123"}
+
+
+def write(folder, numbers, shard=(0, 1), **extra):
+    with RowLog(folder, ABOUT, shard) as log:
+        for number in numbers:
+            log.add({"row": number, "sdri": number / 3} | extra)
+
+
+def read(folder, about=ABOUT):
+    return RowLog(folder, about).read()
+
+
+def test_rows_come_back_to_the_bit(tmp_path):
+    assert read(tmp_path) == {}
+    write(tmp_path / "new", [4, 1])
+    write(tmp_path / "new", [7])
+    assert read(tmp_path / "new") == {n: {"row": n, "sdri": n / 3} for n in (4, 1, 7)}
+
+
+@pytest.mark.parametrize("cut", range(1, 60))
+def test_a_line_cut_off_is_dropped_and_no_other(tmp_path, cut):
+    write(tmp_path, [0, 1])
+    (path,) = tmp_path.iterdir()
+    content = path.read_bytes()
+    path.write_bytes(content[:-cut])
+    whole = content[:-cut].count(b"\n") - 1  # without the settings
+    assert list(read(tmp_path)) == [0, 1][: max(whole, 0)]
+    write(tmp_path, [2])
+    assert list(read(tmp_path)) == [*[0, 1][: max(whole, 0)], 2]
+
+
+def test_processes_share_a_folder(tmp_path):
+    write(tmp_path, [0, 2], (0, 2))
+    write(tmp_path, [1], (1, 2))
+    assert sorted(read(tmp_path)) == [0, 1, 2]
+    assert len(list(tmp_path.iterdir())) == 2
+    RowLog(tmp_path, ABOUT, (1, 2)).discard()  # the other process may be at work
+    assert sorted(read(tmp_path)) == [0, 2]
+    RowLog(tmp_path, ABOUT | {"checkpoint": "other"}, (1, 2)).discard()
+    assert not list(tmp_path.iterdir())
+    write(tmp_path, [0, 2], (0, 2))
+    RowLog(tmp_path, ABOUT).discard()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_score_replaces_a_reason(tmp_path, order):
+    for shard in order:
+        write(tmp_path, [3], (shard, 2), **({"reason": "gone"} if shard == 0 else {}))
+    write(tmp_path, [5], reason="gone")
+    found = read(tmp_path)
+    assert "reason" not in found[3]
+    assert found[5]["reason"] == "gone"
+
+
+def test_rows_of_another_evaluation_are_refused(tmp_path):
+    write(tmp_path, [0])
+    message = r"rows of another evaluation \(checkpoint differs\); choose another output folder"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, ABOUT | {"checkpoint": "4567"})
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        write(tmp_path / "file", [0])

@@ -1,4 +1,4 @@
-"""Clips of many lengths in one batch: each as if it were separated by itself."""
+"""The runner's batches: clips of many lengths share shapes, and each equals the clip alone."""
 
 import jax
 import numpy as np
@@ -6,8 +6,13 @@ import pytest
 from separator_examples import SMALLEST, tiny_variables, unit_rows
 
 from audiosep_jax.evaluation.lists import Item
-from audiosep_jax.evaluation.padded import filled, filled_frames, separate_filled
-from audiosep_jax.evaluation.runner import RARE, plan
+from audiosep_jax.evaluation.runner import (
+    RARE,
+    padded,
+    padded_frames,
+    plan,
+    separate_padded,
+)
 from audiosep_jax.model import make_model
 
 LENGTHS = (17, 257)
@@ -17,11 +22,11 @@ def test_each_is_separated_as_by_itself():
     rng = np.random.default_rng(0)
     clips = [rng.standard_normal(n).astype(np.float32) for n in LENGTHS]
     condition_BE = unit_rows(1, len(LENGTHS))
-    frames = max(filled_frames(SMALLEST, n) for n in LENGTHS)
-    rows = [filled(SMALLEST, clip_S, frames) for clip_S in clips]
+    frames = max(padded_frames(SMALLEST, n) for n in LENGTHS)
+    rows = [padded(SMALLEST, clip_S, frames) for clip_S in clips]
     batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     batch["condition"] = condition_BE
-    found_BS = jax.jit(lambda v, x: separate_filled(SMALLEST, v, x))(
+    found_BS = jax.jit(lambda v, x: separate_padded(SMALLEST, v, x))(
         tiny_variables(SMALLEST), batch
     )
     half = SMALLEST.window_samples // 2
@@ -38,7 +43,7 @@ def test_rare_lengths_share_few_shapes(shared):
     common, rare = 500, [1000 + n for n in range(60)]
     lengths = dict(enumerate([*rare, *[common] * RARE, 1000]))
     items = [Item(n, str(n), "q", "q", None, None) for n in lengths]
-    frames = (lambda n: filled_frames(SMALLEST, n)) if shared else None
+    frames = (lambda n: padded_frames(SMALLEST, n)) if shared else None
     batches = plan(items, lengths, 4, frames)
     assert sorted(item.row for batch in batches for item in batch.items) == list(lengths)
     for batch in batches:
@@ -47,8 +52,8 @@ def test_rare_lengths_share_few_shapes(shared):
             len(set(batch.num_samples)) == 1 and not (shared and batch.num_samples[0] != common)
         )
         if batch.frames:
-            assert {filled_frames(SMALLEST, n) for n in batch.num_samples} == {batch.frames}
+            assert {padded_frames(SMALLEST, n) for n in batch.num_samples} == {batch.frames}
     longest = [max(batch.num_samples) for batch in batches]
     assert longest == sorted(longest, reverse=True)
     shapes = {batch.frames or batch.num_samples[0] for batch in batches}
-    assert len(shapes) == len({filled_frames(SMALLEST, n) for n in rare}) + 1 if shared else 61
+    assert len(shapes) == len({padded_frames(SMALLEST, n) for n in rare}) + 1 if shared else 61

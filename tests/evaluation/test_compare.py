@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from audiosep_jax import files
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation import results
-from audiosep_jax.evaluation.compare import main
-from audiosep_jax.evaluation.comparison import compare, read_evaluation
+from audiosep_jax.evaluation.compare import compare, main, read_evaluation
 
 COUNT = 200
 
@@ -33,7 +33,7 @@ def save(folder, sdri_N, *, fingerprint="f", labels=None, aggregation="mean", mi
         **{"missing": list(missing), "command": "evaluate", "sample_rate_hz": 8000},
         **results.summary(rows, aggregation),
     }
-    results.write_json(folder / results.JSON_NAME, content)
+    files.write_json(folder / results.JSON_NAME, content)
     results.write_csv(folder / results.CSV_NAME, rows)
     return folder
 
@@ -84,13 +84,13 @@ def test_other_mixtures_are_refused(tmp_path, pair):
     short = save(tmp_path / "short", np.zeros(COUNT - 1))
     gaps = save(tmp_path / "gaps", np.zeros(COUNT), missing=[{"row": 1}])
     for folder, told in (
-        (other, "not of the same"),
-        (short, "not of the same"),
+        (other, "not those of a"),
+        (short, "not those of a"),
         (gaps, "not scored"),
     ):
         with pytest.raises(InputError, match=told):
             compare([read_evaluation(x) for x in (a, folder)])
-    with pytest.raises(InputError, match="two results at least"):
+    with pytest.raises(InputError, match="at least two results"):
         compare([read_evaluation(a)])
     with pytest.raises(InputError, match="--names"):
         compare([read_evaluation(a, "x"), read_evaluation(b, "x")])

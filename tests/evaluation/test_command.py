@@ -1,4 +1,4 @@
-"""The command, on mixtures of a tiny network, against a slow reference."""
+"""The command with a tiny network, against a slow reference."""
 
 import csv
 import json
@@ -19,9 +19,10 @@ from evaluation_examples import (
 from tiny_run import save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.evaluate import main
-from audiosep_jax.evaluation import figures, runner
-from audiosep_jax.evaluation import rows as rows_module
+from audiosep_jax.evaluation import figures, mixtures, runner
+from audiosep_jax.evaluation.command import main
+from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS
+from audiosep_jax.evaluation.results import RowLog
 from audiosep_jax.separation.separator import Separator
 
 COUNT = 13  # with batches of eight devices: one whole, one filled up
@@ -145,19 +146,19 @@ def test_results_do_not_depend_on_how_they_are_computed(
 def test_killed_and_started_again(place, scored, tmp_path, after, monkeypatch):
     """Ends with the very bytes of a run that nobody stopped."""
     left = [after]
-    add = rows_module.RowsFile.add
+    add = RowLog.add
 
     def kill(self, row):
         if "row" in row:
             left[0] -= 1
             if left[0] < 0:
-                self._file.write('{"row": 99, "sd')  # and half a line is on disk
-                self._file.flush()
+                with self._log.path.open("a") as file:
+                    file.write('{"row": 99, "sd')  # and half a line is on disk
                 raise KeyboardInterrupt
         add(self, row)
 
     output = tmp_path / "out"
-    monkeypatch.setattr(rows_module.RowsFile, "add", kill)
+    monkeypatch.setattr(RowLog, "add", kill)
     with pytest.raises(KeyboardInterrupt):
         run(place, output)
     assert not (output / "results.json").exists()
@@ -177,7 +178,7 @@ def test_killed_and_started_again(place, scored, tmp_path, after, monkeypatch):
 def test_another_evaluation_needs_another_folder(place, tmp_path, capsys):
     assert run(place, tmp_path, "--baseline", "mixture") == 0
     assert run(place, tmp_path, "--baseline", "silence") == 2
-    assert "baseline differs); choose another --output" in capsys.readouterr().err
+    assert "baseline differs); choose another output folder" in capsys.readouterr().err
     assert run(place, tmp_path, "--baseline", "silence", "--overwrite") == 0
     assert results(tmp_path)["baseline"] == "silence"
 
@@ -191,7 +192,9 @@ def test_changed_sounds_are_not_taken_for_those_scored(place, tmp_path, capsys):
     clip_CS, _ = audio_files.read(tmp_path / "audio" / "clip3.wav")
     audio_files.write(tmp_path / "audio" / "clip3.wav", clip_CS[:, ::-1], RATE_HZ)
     assert run(place, output, *options[0], **options[1]) == 2
-    assert "has changed since it was scored; choose another --output" in capsys.readouterr().err
+    assert (
+        "has changed since it was scored; choose another output folder" in capsys.readouterr().err
+    )
     assert (output / "results.json").read_bytes() == before
     assert run(place, output, *options[0], "--overwrite", **options[1]) == 0
     assert results(output)["data"]["fingerprint"] not in before.decode()
@@ -252,7 +255,7 @@ def test_a_part_of_a_benchmark_says_so(place, tmp_path, capsys):
 def test_rendered_mixtures_score_as_those_mixed(place, tmp_path):
     options = ["--protocol", "esc50", "--metadata", str(place / "esc50.csv")]
     options += ["--audio", str(place / "audio"), "--sample_rate_hz", "8000"]
-    assert main([*options, "--render", str(tmp_path / "rendered")]) == 0
+    assert main(["render", *options, "--output", str(tmp_path / "rendered")]) == 0
     mixed, read = tmp_path / "mixed", tmp_path / "read"
     for audio, output in (("audio", mixed), (tmp_path / "rendered", read)):
         options = {"protocol": "esc50", "metadata": "esc50.csv", "audio": audio}
@@ -302,12 +305,16 @@ def test_make_pairs_writes_a_list_that_can_be_scored(tmp_path):
     for name in ("dog", "rain"):
         write_clips(tmp_path / "clips" / name, 2)
     words = ["--audio", str(tmp_path / "clips"), "--num_pairs", "5", "--snrs_db", "-5", "5"]
-    assert main(["--make_pairs", str(tmp_path / "pairs.csv"), *words]) == 0
+    assert main(["pairs", "--output", str(tmp_path / "pairs.csv"), *words]) == 0
     words = ["--protocol", "mixtures", "--metadata", str(tmp_path / "pairs.csv")]
     words += ["--audio", str(tmp_path / "clips"), "--sample_rate_hz", "8000"]
     assert main([*words, "--baseline", "mixture", "--output", str(tmp_path / "out")]) == 0
     found = [float(row["sdr"]) for row in table(tmp_path / "out")]
     np.testing.assert_allclose(found, [-5, 5, -5, 5, -5], atol=1e-4)
+
+
+WHOLE = ["--audio", ".", "--protocol", "esc50", "--metadata", "x", "--output", "x"]
+PAIRS = ["--audio", ".", "--output", "x"]
 
 
 @pytest.mark.parametrize(
@@ -317,16 +324,18 @@ def test_make_pairs_writes_a_list_that_can_be_scored(tmp_path):
         ([], "--audio is needed"),
         (["--audio", "nowhere"], "nowhere: no such folder"),
         (["--audio", "."], "--protocol is needed: audioset, "),
-        (["--audio", ".", "--protocol", "esc50"], "--output is needed"),
-        (["--audio", ".", "--protocol", "esc50", "--output", "x"], "--checkpoint is needed"),
-        (["--audio", ".", "--batch_size", "0"], "--batch_size must be at least 1"),
-        (["--audio", ".", "--snr_db", "nan"], "--snr_db and --snrs_db must lie in -200..200"),
-        (["--audio", ".", "--snrs_db", "0", "inf"], "--snrs_db must lie in -200..200"),
-        (["--audio", ".", "--seed", "-1"], "--seed must be at least 0"),
-        (
-            ["--audio", ".", "--protocol", "esc50", "--render", "x", "--allow_missing"],
-            "--render needs every file",
-        ),
+        (["--audio", ".", "--protocol", "esc50", "--metadata", "x"], "--output is needed"),
+        (["--audio", ".", "--protocol", "esc50", "--output", "x"], "--metadata is needed"),
+        (WHOLE, "--checkpoint is needed"),
+        ([*WHOLE, "--batch_size", "0"], "--batch_size must be at least 1, not 0"),
+        ([*WHOLE, "--sample_rate_hz", "9"], "--sample_rate_hz must be at least 100"),
+        ([*WHOLE, "--snr_db", "nan"], "--snr_db must be in -200..200"),
+        (["pairs", *PAIRS, "--snrs_db", "0", "inf"], "--snrs_db must be in -200..200"),
+        (["pairs", *PAIRS, "--seed", "-1"], "--seed must be at least 0"),
+        (["pairs", "--audio", "nowhere"], "nowhere: no such file or folder"),
+        (["watch", "nowhere", *WHOLE], "nowhere: no such folder; give the workdir"),
+        (["watch", ".", *WHOLE, "--poll_seconds", "0"], "--poll_seconds must be above 0"),
+        (["render", *WHOLE, "--allow_missing"], "unrecognized arguments: --allow_missing"),
         (["--shard", "2/2"], "--shard: 2/2 must be i/n"),
     ],
 )
@@ -338,15 +347,18 @@ def test_mistakes_are_told_at_once(words, message, capsys):
     assert told.count("\n") == 1
 
 
-def test_help_answers_without_loading_jax():
+@pytest.mark.parametrize("verb", ["score", "render", "pairs", "watch"])
+def test_help_answers_without_loading_jax(verb):
     code = (
-        "import sys; from audiosep_jax.evaluate import main\n"
-        "try: main(['--help'])\n"
+        "import sys; from audiosep_jax.evaluation.command import main\n"
+        f"try: main(['{verb}', '--help'])\n"
         "finally: assert not {'jax', 'numpy', 'soundfile'} & set(sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert "python -m audiosep_jax.evaluate --checkpoint runs/clap --protocol esc50" in found.stdout
+    assert "audiosep evaluate" in found.stdout
+    if verb == "score":  # the tables
+        assert all(name in found.stdout for name in (*PROTOCOLS, *BASELINES))
 
 
 def test_page_and_figures_show_the_results(place, scored, monkeypatch):
@@ -369,14 +381,33 @@ def test_a_watched_run_is_scored_by_checkpoint(place):
     words = ["--protocol", "mixtures", "--metadata", str(place / "pairs.csv"), "--no_figures"]
     words += ["--audio", str(place / "audio"), "--output", str(output)]
     names = sorted(path.name for path in (place / "run" / "checkpoints").iterdir())
-    assert main([*words, "--watch", str(place / "run"), "--poll_seconds", "0.01"]) == 0
+    assert main(["watch", str(place / "run"), *words, "--poll_seconds", "0.01"]) == 0
     assert sorted(path.name for path in output.iterdir()) == names
     found = json.loads((output / names[-1] / "results.json").read_text())
     assert found["scores"] == results(place / "scored")["scores"]
-    other = [*words, "--query", "rain", "--watch", str(place / "run")]
+    other = ["watch", str(place / "run"), *words, "--query", "rain"]
     assert main(other) == 2
     assert main([*other, "--overwrite"]) == 0
-    assert main([*words, "--watch", str(place / "none")]) == 2
+    assert main(["watch", str(place / "none"), *words]) == 2
+
+
+def test_the_command_is_the_same_for_all_processes(place, tmp_path):
+    words = ("--shard", "0/2"), ("--shard=1/2", "--overwrite")
+    assert [run(place, tmp_path, *extra) for extra in words] == [0, 0]
+    expected = f"audiosep evaluate --protocol mixtures --metadata {place}/pairs.csv --audio "
+    expected += f"{place}/audio --output {tmp_path} --num_threads 2 --no_figures --checkpoint "
+    assert results(tmp_path)["command"] == expected + f"{place}/run"
+
+
+def test_examples_are_not_separated_again(place, tmp_path, monkeypatch):
+    loaded = []
+    load = mixtures.load
+    monkeypatch.setattr(
+        mixtures, "load", lambda item, rate_hz: (loaded.append(item.row), load(item, rate_hz))[1]
+    )
+    assert run(place, tmp_path, figures=True) == 0
+    assert sorted(loaded) == list(range(COUNT))
+    assert (tmp_path / "examples" / "worst-01.png").is_file()
 
 
 @pytest.mark.usefixtures("speech_packages")
