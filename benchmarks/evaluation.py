@@ -25,6 +25,7 @@ from audiosep_jax.audio import files as audio_files
 from audiosep_jax.compilation_cache import use_compilation_cache
 from audiosep_jax.evaluation.baselines import body_of
 from audiosep_jax.evaluation.lists import Item
+from audiosep_jax.evaluation.results import RowLog
 from audiosep_jax.evaluation.runner import Estimator, RunConfig, score_items
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.separation.separator import Separator

@@ -114,7 +114,7 @@ def test_files(tmp_path):
     assert [row["sdri"] for row in read] == ["1.234568", "0.0", ""]
     assert read[2]["query"] == 'a "loud", dog'
     assert [row["reason"] for row in read] == ["", "", "gone"]
-    with pytest.raises(InputError, match=r"results.csv/x: cannot be written"):
+    with pytest.raises(InputError, match=r"results\.csv"):
         write_csv(path / "x", rows)
     assert [p.name for p in tmp_path.iterdir()] == ["deep"]
 
@@ -213,5 +213,5 @@ def test_rows_of_another_evaluation_are_refused(tmp_path):
     with pytest.raises(InputError, match=message):
         read(tmp_path, ABOUT | {"checkpoint": "4567"})
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be (written|created)"):
         write(tmp_path / "file", [0])
