@@ -142,6 +142,10 @@ def test_results_do_not_depend_on_how_they_are_computed(
         assert results(tmp_path)["data"] == results(scored)["data"]
 
 
+class Killed(BaseException):
+    """Not caught by the command, as a signal is not."""
+
+
 @pytest.mark.parametrize("after", [0, 3, 11])
 def test_killed_and_started_again(place, scored, tmp_path, after, monkeypatch):
     """Ends with the very bytes of a run that nobody stopped."""
@@ -154,12 +158,12 @@ def test_killed_and_started_again(place, scored, tmp_path, after, monkeypatch):
             if left[0] < 0:
                 with self._log.path.open("a") as file:
                     file.write('{"row": 99, "sd')  # and half a line is on disk
-                raise KeyboardInterrupt
+                raise Killed
         add(self, row)
 
     output = tmp_path / "out"
     monkeypatch.setattr(RowLog, "add", kill)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         run(place, output)
     assert not (output / "results.json").exists()
     monkeypatch.undo()

@@ -213,5 +213,5 @@ def test_rows_of_another_evaluation_are_refused(tmp_path):
     with pytest.raises(InputError, match=message):
         read(tmp_path, ABOUT | {"checkpoint": "4567"})
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be (written|created)"):
+    with pytest.raises(InputError, match=r"cannot be (written|created)"):
         write(tmp_path / "file", [0])
