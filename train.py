@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.compilation_cache import use_compilation_cache
@@ -27,7 +26,7 @@ from audiosep_jax.training import processes
 from audiosep_jax.training.checkpoints import Checkpoints, NotWritten, Outcome, saved_steps
 from audiosep_jax.training.code_version import code_version
 from audiosep_jax.training.conditions import captions_hash, distinct_captions, make_conditions
-from audiosep_jax.training.config import Config, from_mapping, shared_fields
+from audiosep_jax.training.config import Config, from_file, shared_fields, take_overrides
 from audiosep_jax.training.hybrid import hybrid_batches, make_audio_encoder
 from audiosep_jax.training.log import RunLog
 from audiosep_jax.training.processes import Launch, PeerLost, Peers, with_votes
@@ -46,11 +45,12 @@ from audiosep_jax.training.steps import (
 from audiosep_jax.training.stop_signals import StopSignals
 from audiosep_jax.training.validation import validate
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = flags.DEFINE_string(
     "config",
     str(Path(__file__).parent / "configs" / "demo.py"),
-    "Experiment file; --config.field=value after it overrides a field.",
+    "Config file of the experiment; --config.FIELD=VALUE changes a field, such as --config.seed=1.",
 )
+_OVERRIDES: dict[str, str] = {}  # of --config.FIELD=VALUE
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and logs go; default: runs/<config name>."
 )
@@ -74,11 +74,7 @@ def main(argv: list[str]) -> None:
     """The run that the flags describe."""
     if argv[1:]:
         raise InputError(f"unexpected argument {argv[1]!r}; options look like --config.seed=1")
-    try:
-        config = from_mapping(_CONFIG.value.to_dict())
-    except OSError as error:
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        raise InputError(f"--config={path}: cannot be read") from error
+    config = from_file(_CONFIG.value, _OVERRIDES)
     launch = Launch(
         *(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value),
         heartbeat_seconds=_HEARTBEAT.value,
@@ -292,8 +288,11 @@ def _show_what_next(
 def _parse_flags(argv: list[str]) -> list[str]:
     """flags.FLAGS(argv), with one line instead of a trace for what was mistyped."""
     try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        overrides, others = take_overrides(argv)
+        _OVERRIDES.clear()
+        _OVERRIDES.update(overrides)
+        return flags.FLAGS(others)
+    except (flags.Error, InputError) as error:
         _fail(" ".join(str(error).split()), 2)
 
 

@@ -4,6 +4,7 @@ A section is declared beside the code that obeys it. Its annotations say what ea
 `__post_init__` checks what concerns several fields, and starts its message with a field's name.
 """
 
+import ast
 import dataclasses
 import difflib
 import json
@@ -99,24 +100,43 @@ def fields_of(config: Any, mark: str = "") -> Iterator[tuple[str, Any, bool]]:
             yield field.name, value, marked
 
 
-def check_field(kind: Any, path: str) -> None:
-    """Raise InputError unless the dotted `path` is a field or a section of `kind`."""
+def override(values: Any, path: str, text: str) -> None:
+    """Set the field at the dotted `path` of nested dicts from `text`, read as the value there is.
+
+    Raises:
+        InputError: there is no such field, or it is a section.
+    """
     *parents, name = path.split(".")
-    for i, parent in enumerate(parents):
-        kind = _types(kind).get(parent)
-        if not dataclasses.is_dataclass(kind):
-            raise InputError(f"{path}: {'.'.join(parents[: i + 1])} is no section of the config")
-    if name not in _types(kind):
-        raise InputError(_unknown(kind, parents, name))
+    for i, parent in enumerate([*parents, name]):
+        if not isinstance(values, dict):
+            raise InputError(f"{path}: {'.'.join(parents[:i])} is a field and has no fields")
+        if parent not in values:
+            raise InputError(_unknown(parents[:i], parent, list(values)))
+        section_values, values = values, values[parent]
+    if isinstance(values, dict):
+        raise InputError(f"{path} is a section; give one of its fields: {', '.join(values)}")
+    section_values[name] = _read(text, values)
 
 
-def _types(kind: Any) -> dict[str, Any]:
-    return {field.name: field.type for field in dataclasses.fields(kind)}
+def _read(text: str, like: Any) -> Any:
+    """`text` as a value of the type of `like`, or as it is, for `parse` to refuse."""
+    if isinstance(like, str):
+        return text
+    if isinstance(like, bool):
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = text
+    if not isinstance(like, tuple):
+        return value
+    items = text.split(",") if isinstance(value, str) else value
+    return tuple(items) if isinstance(items, list | tuple) else (items,)
 
 
-def _unknown(kind: Any, parents: Sequence[Any], name: str) -> str:
-    """One line for a field that `kind`, the section below `parents`, does not have."""
-    prefix, known = "".join(f"{parent}." for parent in parents), list(_types(kind))
+def _unknown(parents: Sequence[Any], name: str, known: list[str]) -> str:
+    """One line for a field that the section below `parents`, with the fields `known`, lacks."""
+    prefix = "".join(f"{parent}." for parent in parents)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
     section_name = f"section {prefix[:-1]}" if prefix else "the config"
     return (
@@ -132,9 +152,10 @@ def _message(kind: Any, error: pydantic.ValidationError, inside: str = "") -> st
     where = [*outer, *first["loc"]]
     path = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in where).removeprefix(".")
     if first["type"] == "unexpected_keyword_argument":
-        for parent in where[len(outer) : -1]:
-            kind = _types(kind)[str(parent)]
-        return _unknown(kind, where[:-1], str(where[-1]))
+        for parent in first["loc"][:-1]:
+            kind = {field.name: field.type for field in dataclasses.fields(kind)}[str(parent)]
+        known = [field.name for field in dataclasses.fields(kind)]
+        return _unknown(where[:-1], str(where[-1]), known)
     if isinstance(cause, InputError):  # from `__post_init__`
         return f"{path}.{cause}" if path else str(cause)
     words = {"tuple_type": "must be a list", "dataclass_type": "must be a section with fields"}

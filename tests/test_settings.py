@@ -1,5 +1,6 @@
 """settings: sections are checked by their declaration; errors name the field and its value."""
 
+import copy
 import dataclasses
 import pickle
 from typing import Annotated
@@ -10,8 +11,8 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.settings import (
     Count,
     Positive,
-    check_field,
     fields_of,
+    override,
     parse,
     rising,
     section,
@@ -105,13 +106,48 @@ def test_marks_are_inherited_by_the_fields_of_a_section():
     assert names("resumable") == {"steps", "inner.rate"} | others
 
 
-def test_a_field_is_known_or_the_nearest_is_named():
-    check_field(Outer, "inner.sizes")
-    check_field(Outer, "inner")
-    with pytest.raises(
-        InputError, match=r"^unknown config field inner\.rat; did you mean inner\.r"
-    ):
-        check_field(Outer, "inner.rat")
-    for path in ("steps.rate", "no.rate"):
-        with pytest.raises(InputError, match=rf"^{path}: {path[:-5]} is no section of the config$"):
-            check_field(Outer, path)
+VALUES = dataclasses.asdict(Outer()) | {"name": "a", "fast": True, "roots": ()}
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("steps", "12", 12),
+        ("steps", "fast", "fast"),  # which `parse` refuses by name
+        ("name", "12", "12"),
+        ("fast", "false", False),
+        ("fast", "1", True),
+        ("fast", "maybe", "maybe"),
+        ("inner.rate", "1e-3", 1e-3),
+        ("inner.sizes", "(4, 5)", (4, 5)),
+        ("inner.sizes", "4,5", (4, 5)),
+        ("inner.sizes", "4", (4,)),
+        ("inner.sizes", "[]", ()),
+        ("roots", "/a,b c", ("/a", "b c")),
+        ("roots", "/a", ("/a",)),
+    ],
+)
+def test_text_is_read_as_the_value_that_it_replaces(path, text, value):
+    values = copy.deepcopy(VALUES)
+    override(values, path, text)
+    section_name, _, name = path.rpartition(".")
+    changed = (values[section_name] if section_name else values)[name]
+    assert changed == value
+    assert type(changed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("inner.rat", "unknown config field inner.rat; did you mean inner.rate? The fields of"),
+        ("inne.rate", "unknown config field inne; did you mean inner?"),
+        ("steps.rate", "steps.rate: steps is a field and has no fields"),
+        ("inner", "inner is a section; give one of its fields: sizes, ends_db, rate"),
+    ],
+)
+def test_only_fields_can_be_overridden(path, message):
+    values = copy.deepcopy(VALUES)
+    with pytest.raises(InputError) as caught:
+        override(values, path, "3")
+    assert str(caught.value).startswith(message)
+    assert values == VALUES

@@ -1,7 +1,9 @@
 """The typed form of an experiment; files in configs/ state where they differ from its defaults."""
 
 import dataclasses
-from collections.abc import Mapping
+import runpy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
@@ -21,6 +23,7 @@ from audiosep_jax.settings import (
     PositiveOrZero,
     Seed,
     fields_of,
+    override,
     parse,
     section,
     setting,
@@ -105,6 +108,47 @@ def from_mapping(values: Any, where: str = "") -> Config:
     others = {name: value for name, value in values.items() if name != "model"}
     config = parse(Config, others, where)
     return dataclasses.replace(config, model=parse(kind, model, where, inside="model"))
+
+
+def from_file(path: str, overrides: Mapping[str, str]) -> Config:
+    """Checked config of a Python file that defines `get_config()`, with fields overridden by text.
+
+    Raises:
+        InputError: the file is missing or no config file, or a field or value is wrong.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"--config={path}: there is no such file")
+    try:
+        values = runpy.run_path(path)["get_config"]().to_dict()
+    except (SyntaxError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--config={path}: is no Python file whose get_config() returns a config ({reason})"
+        ) from error
+    for name, text in overrides.items():
+        override(values, name, text)
+    return from_mapping(values)
+
+
+def take_overrides(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """({dotted field: text}, the other words) of a command line.
+
+    `--config.FIELD=VALUE` and `--config.FIELD VALUE` are the same; the second must have a value.
+    """
+    overrides, others, rest = {}, [], iter(words)
+    for word in rest:
+        option, equals, text = word.lstrip("-").partition("=")
+        if not word.startswith("-") or not option.startswith("config."):
+            others.append(word)
+            continue
+        if not equals and (text := next(rest, "--")).startswith("--"):  # the next option
+            raise InputError(f"{word} needs a value: {word}=VALUE")
+        overrides[option.removeprefix("config.")] = text
+    if sum(word.lstrip("-").partition("=")[0] == "config" for word in others) > 1:
+        raise InputError(
+            "--config is given twice; give one file, and change its fields by --config.FIELD=VALUE"
+        )
+    return overrides, others
 
 
 def material_difference(old: Any, new: Any) -> str | None:

@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
+import tiny
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.settings import fields_of
 from audiosep_jax.training.config import (
     Config,
     default_config,
+    from_file,
     from_mapping,
     material_difference,
     shared_fields,
+    take_overrides,
 )
 from audiosep_jax.training.optim import OptimConfig
 
@@ -157,3 +161,42 @@ def test_only_where_files_lie_and_how_they_are_read_may_differ_between_processes
     assert shared_fields(changed(**here)) == shared
     assert shared_fields(changed(data__max_bad_share=0.2)) != shared
     assert shared_fields(changed(seed=1)) == {**shared, "seed": 1}
+
+
+def test_overrides_are_taken_out_of_a_command_line():
+    words = ["train.py", "--config", "a.py", "--config.seed=3", "--config.name", "--x=2", "-v"]
+    with pytest.raises(InputError, match=r"^--config\.name needs a value: --config\.name=VALUE$"):
+        take_overrides(words)
+    words[4:5] = ["--config.name", "b=c", "--config.mixing.min_gain_db", "-3"]
+    overrides, others = take_overrides(words)
+    assert overrides == {"seed": "3", "name": "b=c", "mixing.min_gain_db": "-3"}
+    assert others == ["train.py", "--config", "a.py", "--x=2", "-v"]
+    for second in ("--config=b.py", "--config", "-config=b.py"):
+        with pytest.raises(InputError, match=r"^--config is given twice"):
+            take_overrides([*words, second])
+
+
+def test_a_config_file_with_overrides():
+    path = Path(tiny.__file__)
+    expected = from_mapping(tiny.get_config().to_dict())
+    assert from_file(str(path), {}) == expected
+    assert from_file(str(path), {"seed": "5", "model.time_pools": "4"}) == dataclasses.replace(
+        expected, seed=5, model=dataclasses.replace(expected.model, time_pools=(4,))
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no such file"),
+        ("# Heading\nText.", r"is no Python file whose get_config\(\) returns a config \(invalid"),
+        ("x = 1", r"is no Python file whose get_config\(\) returns a config \('get_config'\)"),
+        ("def get_config():\n    return None", "is no Python file whose get_config"),
+    ],
+)
+def test_what_is_no_config_file_is_refused_in_one_line(text, message, tmp_path):
+    path = tmp_path / "a.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=rf"^--config={path}: {message}"):
+        from_file(str(path), {})

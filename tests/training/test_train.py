@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-import unittest.mock
 from pathlib import Path
 
 import jax
@@ -133,8 +132,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def command(*arguments: str) -> int:
     """Exit code of train.py with these arguments, run in this process."""
     argv = ["train.py", *arguments]
-    # config_flags looks for the overrides in sys.argv, whatever it is given.
-    with flagsaver.flagsaver(), unittest.mock.patch.object(sys, "argv", argv):
+    with flagsaver.flagsaver():
         flags.FLAGS.unparse_flags()
         try:
             train._run(train._parse_flags(argv))
@@ -572,12 +570,16 @@ def test_given_weights_of_another_architecture_are_refused_before_the_workdir_is
 
 
 MISTAKES = {
-    "unknown field": (["--config.optim.lrr=1"], "lrr"),
+    "unknown field": (
+        ["--config.model.hop=1"],
+        "unknown config field model.hop; did you mean model.hop_samples? The fields of section",
+    ),
+    "seed beyond JAX": (["--config.seed=99999999999999999999"], "seed=99999999999999999999 must"),
     "unknown flag": (["--wrkdir=x"], "wrkdir"),
     "not a number": (["--config.optim.learning_rate=fast"], "learning_rate"),
     "value out of range": (["--config.optim.learning_rate=-1.0"], "optim.learning_rate=-1.0"),
     "stray word": (["demo"], "unexpected argument 'demo'"),
-    "no such config": (["--config=nowhere.py"], "nowhere.py"),
+    "two config files": (["--config=nowhere.py"], "--config is given twice; give one file"),
     "no data set named": (["--config.data.source=esc50"], "--config.data.root=DIR"),
     "no data set folder": (
         ["--config.data.source=esc50", "--config.data.root=nowhere"],
