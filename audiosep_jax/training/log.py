@@ -73,7 +73,7 @@ class RunLog:
         """Spectrograms below one another, and the audio, of one validation example."""
         if self._events is None:
             return
-        picture = spectrogram_picture(list(sounds.values()), model.window_samples)
+        picture = spectrogram_picture(list(sounds.values()), model.sample_rate_hz)
         tag = f"{name}/{' above '.join(sounds)}"
         self._event(step, summary=summary.image(tag, picture, dataformats="HWC"))
         peak = max(1.0, *(np.abs(audio_S).max() for audio_S in sounds.values()))

@@ -97,7 +97,9 @@ def test_example_has_picture_and_sounds(tmp_path):
     [(step, tag, image)] = values(tmp_path, "image")
     assert (step, tag) == (7, "example_0/mixture_above_estimate")  # the board allows no spaces
     picture = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
-    np.testing.assert_array_equal(picture, spectrogram_picture(list(sounds.values()), 32))
+    np.testing.assert_array_equal(
+        picture, spectrogram_picture(list(sounds.values()), TINY.sample_rate_hz)
+    )
     audios = {tag: audio for _, tag, audio in values(tmp_path, "audio")}
     assert set(audios) == {"example_0/mixture", "example_0/estimate"}
     peak = np.abs(sounds["estimate"]).max()
