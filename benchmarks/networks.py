@@ -5,9 +5,9 @@ import numpy as np
 
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.encoders.hashed import HashedEncoder
+from audiosep_jax.model import variable_shapes
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.separation.separator import Separator
-from audiosep_jax.training.trained import variable_shapes
 
 
 def random_separator(model: ModelConfig) -> Separator:

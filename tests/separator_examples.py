@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from golden_towers import GOLDEN, recipe, recipe_state
 
-from audiosep_jax.model import make_model
+from audiosep_jax.model import variable_shapes
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.weights.names import BUFFERS, PREFIX, export_separator, import_separator
 
@@ -28,15 +28,6 @@ TINY = ResUNetConfig(
 SMALLEST = dataclasses.replace(
     TINY, stem_channels=3, encoder_channels=(4,), time_pools=(2,), frequency_pools=(2,)
 )
-
-
-def variable_shapes(config):
-    """Shapes of a model's variables, without computing any."""
-    audio_BS = jnp.zeros((1, config.window_samples))
-    condition_BE = jnp.zeros((1, config.condition_features))
-    return jax.eval_shape(
-        lambda: make_model(config).init(jax.random.key(0), audio_BS, condition_BE, train=False)
-    )
 
 
 def published_listing():

@@ -33,7 +33,7 @@ from audiosep_jax.model import make_model
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import num_frames
-from audiosep_jax.model.streaming import bucket, separate_tile, spectrum_of
+from audiosep_jax.model.tiles import bucket, separate_tile, spectrum_of
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training.steps import parallel_eval_step, place_state, split_batch
 

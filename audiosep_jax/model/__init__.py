@@ -4,11 +4,15 @@ A new network is a file in this folder with a section of settings (derived from 
 a class (derived from `Network`), and one line in `NETWORKS`.
 """
 
+import functools
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS, AudioSep
-from audiosep_jax.model.network import ModelConfig, Network
+from audiosep_jax.model.network import ModelConfig, Network, Span
 from audiosep_jax.model.resunet import ResUNet, ResUNetConfig
 
 
@@ -18,6 +22,8 @@ class Kind(NamedTuple):
     config: type[Any]  # derived from ModelConfig, with a default for every field
     network: type[Network]
 
+
+SIZING_FRAMES = 4096  # long against what a network pads or keeps of the past
 
 # By the name that `config.model.network` has.
 NETWORKS: dict[str, Kind] = {"resunet": Kind(ResUNetConfig, ResUNet)}
@@ -30,6 +36,37 @@ def kind_of(name: str) -> Kind:
     return NETWORKS[name]
 
 
+def make_network(config: ModelConfig, axis_name: str | None = None) -> Network:
+    """Build the network that `config` names and sizes."""
+    network: Network = kind_of(config.network).network(config, NUM_MASK_CHANNELS, axis_name)
+    return network
+
+
 def make_model(config: ModelConfig, axis_name: str | None = None) -> AudioSep:
-    """Build the separator with the network that `config` names and sizes."""
-    return AudioSep(kind_of(config.network).network(config, NUM_MASK_CHANNELS, axis_name))
+    """Build the separator around the network of `config`."""
+    return AudioSep(make_network(config, axis_name))
+
+
+def variable_shapes(config: ModelConfig) -> dict[str, Any]:
+    """Variables of the separator that `config` describes, shapes and types only."""
+    return {
+        name: shapes(config)[name] for name in shapes(config).keys() & {"params", "batch_stats"}
+    }
+
+
+@functools.cache
+def shapes(config: ModelConfig) -> Any:
+    """All collections of a network, traced once, shapes and types only.
+
+    "intermediates" are the outputs of all modules for one row of about `SIZING_FRAMES` frames,
+    "stream" is what a network that can stream carries for one row.
+    """
+    network = make_network(config)
+    frames = -(-SIZING_FRAMES // config.time_stride) * config.time_stride
+    options: dict[str, Any] = {"mutable": True, "capture_intermediates": True}
+    if network.delay_frames is not None:
+        options["span"] = Span(0, frames)
+    mag_BTF = jax.ShapeDtypeStruct((1, frames, config.num_bins), jnp.float32)
+    condition_BE = jax.ShapeDtypeStruct((1, config.condition_features), jnp.float32)
+    init = functools.partial(network.init, train=False, **options)
+    return jax.eval_shape(init, jax.random.key(0), mag_BTF, condition_BE)

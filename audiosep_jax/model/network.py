@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from pydantic import Field
 
 from audiosep_jax.errors import InputError
@@ -53,6 +54,11 @@ class Span(NamedTuple):
 
     first: Any
     total: Any
+
+    def inside(self, count: int) -> jax.Array:
+        """Which of the `count` frames from `first` on belong to the recording."""
+        frame_T = self.first + jnp.arange(count)
+        return (frame_T >= 0) & (frame_T < self.total)
 
 
 class Network(nn.Module):

@@ -12,7 +12,7 @@ import numpy as np
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.stft import num_frames
-from audiosep_jax.model.streaming import bucket, separate_tile, spectrum_of
+from audiosep_jax.model.tiles import bucket, separate_tile, spectrum_of
 from audiosep_jax.separation.separator import Separator
 
 

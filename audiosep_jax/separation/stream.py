@@ -13,7 +13,7 @@ from audiosep_jax.audio.resampling import Resampler, waiting_seconds
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import hann_window
-from audiosep_jax.model.streaming import TileStream, latency_samples, tile_bytes
+from audiosep_jax.model.tiles import TileStream, latency_samples, tile_bytes
 
 Stereo = Literal["mid", "channels"]
 AboveNyquist = Literal["keep", "drop"]

@@ -6,19 +6,17 @@ Files of weights are AudioSep's own, of any of PyTorch's formats.
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
-from audiosep_jax.model import make_model
+from audiosep_jax.model import variable_shapes
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.config import CHECKPOINT_FOLDER as FOLDER
 from audiosep_jax.training.config import CheckpointConfig, Config, from_mapping
@@ -160,14 +158,6 @@ def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
             checkpoints.wait()
     except OSError as error:
         raise InputError(f"{workdir}: cannot be written ({error.strerror})") from error
-
-
-def variable_shapes(model: ModelConfig) -> Any:
-    """Tree of the variables of a network of these sizes, shapes and types only."""
-    audio_BS = jax.ShapeDtypeStruct((1, model.window_samples), jnp.float32)
-    condition_BE = jax.ShapeDtypeStruct((1, model.condition_features), jnp.float32)
-    init = functools.partial(make_model(model).init, train=False)
-    return jax.eval_shape(init, jax.random.key(0), audio_BS, condition_BE)
 
 
 def _is_folder_of_weights(path: Path) -> bool:

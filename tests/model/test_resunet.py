@@ -7,18 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_towers import recipe
-from separator_examples import TINY, variable_shapes
+from separator_examples import TINY
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.resunet import (
-    BatchNorm,
-    FiLM,
-    Pointwise,
-    ResUNetConfig,
-    Upsample,
-    _average_pool,
-    block_table,
-)
+from audiosep_jax.model import variable_shapes
+from audiosep_jax.model.layers import BatchNorm, Pointwise, Upsample, average_pool
+from audiosep_jax.model.resunet import FiLM, ResUNetConfig, block_table
 
 
 def test_table_is_the_published_one():
@@ -170,7 +164,7 @@ def test_upsample_spreads_every_point_over_its_own_patch():
 
 def test_average_pool():
     x_BTFC = recipe.waveform(1, 1, 4, 6, 2)
-    y_BTFC = _average_pool(jnp.asarray(x_BTFC), (2, 3))
+    y_BTFC = average_pool(jnp.asarray(x_BTFC), (2, 3))
     for t, f in np.ndindex(2, 2):
         patch = x_BTFC[:, 2 * t : 2 * t + 2, 3 * f : 3 * f + 3].mean((1, 2))
         np.testing.assert_allclose(y_BTFC[:, t, f], patch, rtol=0, atol=1e-6)

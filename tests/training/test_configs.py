@@ -15,9 +15,8 @@ from tiny_models import write_clap, write_clip
 from tiny_run import save_run
 
 import train
-from audiosep_jax.model import make_model
+from audiosep_jax.model import make_model, variable_shapes
 from audiosep_jax.training.config import from_mapping, material_difference
-from audiosep_jax.training.trained import variable_shapes
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 LINES = ("Command:", "Hardware:", "Time:", "Expect:")

@@ -4,9 +4,9 @@ import dataclasses
 
 import jax
 import pytest
-from separator_examples import SMALLEST, TINY, tiny_batch, variable_shapes
+from separator_examples import SMALLEST, TINY, tiny_batch
 
-from audiosep_jax.model import make_model
+from audiosep_jax.model import make_model, variable_shapes
 from audiosep_jax.model.resunet import ResUNetConfig, block_table
 from audiosep_jax.training.roofline import (
     DEVICES,

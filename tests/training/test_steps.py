@@ -23,7 +23,8 @@ from separator_examples import (
 from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import sdr_improvement
 from audiosep_jax.model import make_model
-from audiosep_jax.model.resunet import BatchNorm, ResUNetConfig
+from audiosep_jax.model.layers import BatchNorm
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.training import steps
 from audiosep_jax.training.losses import LossConfig
 from audiosep_jax.training.optim import OptimConfig
@@ -349,7 +350,7 @@ class OneWeight:
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_a_finite_loss_is_not_enough(monkeypatch, weight):
-    monkeypatch.setattr(steps, "AudioSep", OneWeight)
+    monkeypatch.setattr(steps, "make_model", OneWeight)
     params, batch_stats = {"weight": jnp.float32(weight)}, {"mean": jnp.float32(3)}
     variables = {"params": params, "batch_stats": batch_stats}
     state = steps.state_from_variables(variables, PUBLISHED_OPTIM)

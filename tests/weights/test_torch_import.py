@@ -8,10 +8,10 @@ from separator_examples import (
     published_listing,
     published_variables,
     tiny_variables,
-    variable_shapes,
 )
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.model import variable_shapes
 from audiosep_jax.weights.names import COUNTER, PREFIX, export_separator, import_separator
 
 

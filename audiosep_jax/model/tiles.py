@@ -1,0 +1,398 @@
+"""Recordings of any length, separated in tiles of frames.
+
+A network that can stream (`Network.delay_frames`) carries its own past from tile to tile, and the
+result equals one pass over the whole recording. Any other network runs on overlapping tiles: it
+sees the last quarter of the tile before once more, and there the two estimates are cross-faded.
+That is not equal to one pass, since the network sees no further than its tile.
+
+Both ways delay the result by a fixed number of frames. The mixture's spectrum waits for the mask
+that long, and the inverse STFT keeps the frames that overlap the next tile's samples.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from audiosep_jax.model import SIZING_FRAMES, make_network, shapes
+from audiosep_jax.model.audiosep import apply_mask, magnitude
+from audiosep_jax.model.network import ModelConfig, Span
+from audiosep_jax.model.stft import num_frames, padded_istft, padded_stft
+
+UNKNOWN_FRAMES = 1 << 30  # total of a recording whose end has not come yet
+OVERLAP = 0.25  # of a tile, for networks that cannot stream
+TOP_BINS_SHARE = 0.125  # of the bins, whose gain is used for everything above the Nyquist frequency
+# Copies of the largest activation that are in memory at once, as measured with ResUNet30.
+LIVE_ACTIVATIONS = 3.3
+
+State = dict[str, Any]
+
+
+# ---------------------------------------------------------------------- delay, memory
+
+
+def can_stream(config: ModelConfig) -> bool:
+    """Whether the network carries its own past, so that tiles equal one pass."""
+    return make_network(config).delay_frames is not None
+
+
+def delay_frames(config: ModelConfig, tile_frames: int) -> int:
+    """Frames by which estimates lag behind their input."""
+    delay = make_network(config).delay_frames
+    return _up_to_grid(OVERLAP * tile_frames, config.time_stride) if delay is None else delay
+
+
+def tail_frames(config: ModelConfig) -> int:
+    """Frames of the past that the inverse STFT adds to the next hop."""
+    return -(-config.window_samples // config.hop_samples) - 1
+
+
+def latency_samples(config: ModelConfig, tile_frames: int) -> int:
+    """Most samples that have to be fed before the estimate of the first of them is ready."""
+    frames = delay_frames(config, tile_frames) + tile_frames - 1
+    return frames * config.hop_samples + config.window_samples
+
+
+def tile_bytes(config: ModelConfig, tile_frames: int, *, whole: bool = False) -> int:
+    """Estimate the memory of a tile of one mixture and query, without the weights.
+
+    Args:
+        whole: the tile is a whole recording, for which nothing is carried.
+    """
+    found = shapes(config)
+    activation = max(map(_nbytes, jax.tree.leaves(found["intermediates"]))) / SIZING_FRAMES
+    carried = sum(map(_nbytes, jax.tree.leaves(found.get("stream", {}))))
+    delay = 0 if whole else delay_frames(config, tile_frames)
+    seen = tile_frames if can_stream(config) else tile_frames + delay
+    network = int(LIVE_ACTIVATIONS * activation * seen) + 8 * 4 * seen * config.num_bins
+    if whole:
+        return network
+    return network + 2 * carried + 8 * delay * config.num_bins
+
+
+def _nbytes(leaf: jax.ShapeDtypeStruct) -> int:
+    return math.prod(leaf.shape) * leaf.dtype.itemsize
+
+
+def _up_to_grid(frames: float, grid: int) -> int:
+    return math.ceil(frames / grid) * grid
+
+
+def bucket(config: ModelConfig, frames: int) -> int:
+    """Round up to one of few numbers of frames, at most a quarter more: each is compiled once.
+
+    A network that cannot stream cannot ignore the padding, either: the number stays as it is.
+    """
+    if not can_stream(config):
+        return frames
+    strides = -(-frames // config.time_stride)
+    unit = 1 << max(0, strides.bit_length() - 3)
+    return _up_to_grid(strides, unit) * config.time_stride
+
+
+# ---------------------------------------------------------------------- one tile
+
+
+def initial_state(
+    config: ModelConfig, queries: int, channels: int, masks: int, tile_frames: int
+) -> State:
+    """What is carried between tiles, at the start of a recording.
+
+    Args:
+        channels: of the mixture.
+        masks: 1 for one that all channels share, or `channels`.
+    """
+    delay, bins, rows = delay_frames(config, tile_frames), config.num_bins, queries * masks
+    state: State = {
+        "spectrum": jnp.zeros((channels, delay, bins), jnp.complex64),
+        "tail": jnp.zeros((queries, channels, tail_frames(config), bins), jnp.complex64),
+    }
+    if can_stream(config):
+        state["network"] = jax.tree.map(
+            lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), shapes(config)["stream"]
+        )
+        return state
+    return state | {"faded": jnp.zeros((queries, channels, delay, bins), jnp.complex64)}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "num"))
+def spectrum_of(config: ModelConfig, padded_CS: jax.Array, num: int) -> jax.Array:
+    """Spectrum `(C, num, F)` of samples that include their half windows, or zeros at the end."""
+    return padded_stft(padded_CS, num, config.window_samples, config.hop_samples)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "masks"), donate_argnames="state")
+def separate_tile(
+    config: ModelConfig,
+    masks: int,
+    variables: Any,
+    state: State,
+    spectrum_CTF: jax.Array,
+    condition_NE: jax.Array,
+    first: jax.Array,
+    total: jax.Array,
+) -> tuple[jax.Array, jax.Array, State]:
+    """Estimates of the next tile of frames.
+
+    Args:
+        masks: 1 for one that all channels share, made from their mean, or one for each channel.
+        state: that of the tile before, at first `initial_state`; empty if the tile is the whole
+            recording.
+        first: index of the tile's first frame.
+        total: frames of the recording, those behind are ignored; `UNKNOWN_FRAMES` until known.
+
+    Returns:
+        `(N, C, S)` with their half windows, of the frames from `first - delay_frames` on (with an
+        empty state: from 0 on); the mask's gain `(N, masks, T)` in the topmost bins of these
+        frames; and the next state.
+    """
+    queries, (channels, frames, _) = len(condition_NE), spectrum_CTF.shape
+    spectrum_CTF, masked_NCTF, state_out = _masked(
+        config, masks, variables, state, spectrum_CTF, condition_NE, Span(first, total)
+    )
+    gain_NMT = _top_gain(spectrum_CTF, masked_NCTF, masks)
+    tail = 0
+    if state:
+        first = first - state["spectrum"].shape[1]
+        masked_NCTF = jnp.concatenate([state["tail"], masked_NCTF], axis=2)
+        tail = state["tail"].shape[2]
+        state_out["tail"] = masked_NCTF[:, :, frames:]
+    inside_T = Span(first - tail, total).inside(frames + tail)
+    masked_BTF = masked_NCTF.reshape(queries * channels, *masked_NCTF.shape[2:])
+    # Frames outside the recording may hold NaN: zero them, so that it cannot spread.
+    masked_BTF = jnp.where(inside_T[:, None], masked_BTF, 0)
+    hop = config.hop_samples
+    audio_BS = padded_istft(masked_BTF, inside_T, config.window_samples, hop)
+    if state:
+        audio_BS = audio_BS[:, tail * hop : (tail + frames) * hop]
+    return audio_BS.reshape(queries, channels, -1), gain_NMT, state_out
+
+
+def _masked(
+    config: ModelConfig,
+    masks: int,
+    variables: Any,
+    state: State,
+    spectrum_CTF: jax.Array,
+    condition_NE: jax.Array,
+    span: Span,
+) -> tuple[jax.Array, jax.Array, State]:
+    """The delayed spectrum `(C, T, F)`, its estimates `(N, C, T, F)`, and the next state."""
+    network, frames, state_out = make_network(config), spectrum_CTF.shape[1], State()
+    past_CTF = state["spectrum"] if state else spectrum_CTF[:, :0]
+    both_CTF = jnp.concatenate([past_CTF, spectrum_CTF], axis=1)
+    delayed_CTF = both_CTF[:, :frames]
+    streams, options = network.delay_frames is not None, dict[str, Any]()
+    if streams:
+        options["span"] = span
+    if streams and state:
+        options["mutable"] = ["stream"]
+        variables = {**variables, "stream": state["network"]}
+    # What streams has its own past; what does not hears the overlap once more.
+    heard_CTF = spectrum_CTF if streams else both_CTF
+    mag_MTF = magnitude(heard_CTF.mean(0, keepdims=True) if masks == 1 else heard_CTF)
+    mag_BTF = jnp.tile(mag_MTF, (len(condition_NE), 1, 1))
+    condition_BE = jnp.repeat(condition_NE, masks, axis=0)
+    result: Any = network.apply(variables, mag_BTF, condition_BE, train=False, **options)
+    if streams and state:
+        result, updated = result
+        state_out["network"] = updated["stream"]
+    mask_NMTFC = result.reshape(len(condition_NE), masks, *result.shape[1:])
+    if not state:
+        return delayed_CTF, apply_mask(delayed_CTF, mask_NMTFC), state_out
+    state_out["spectrum"] = both_CTF[:, frames:]
+    if streams:
+        return delayed_CTF, apply_mask(delayed_CTF, mask_NMTFC), state_out
+    masked_NCTF = apply_mask(both_CTF, mask_NMTFC)
+    masked_NCTF, state_out["faded"] = _cross_faded(masked_NCTF, state["faded"])
+    return delayed_CTF, masked_NCTF, state_out
+
+
+def _cross_faded(tile_NCTF: jax.Array, faded_NCTF: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Add the faded end of the tile before; return what is final, and the end of this one, faded.
+
+    A tile's window rises over the overlap with the tile before, and falls over that with the next.
+    """
+    overlap = faded_NCTF.shape[2]
+    window_T = np.ones(tile_NCTF.shape[2], np.float32)
+    window_T[:overlap] = (np.arange(overlap) + 0.5) / max(overlap, 1)
+    window_T[len(window_T) - overlap :] = window_T[:overlap][::-1]
+    sums_T = window_T[:overlap] + window_T[len(window_T) - overlap :]
+    assert np.allclose(sums_T, 1), "the windows of overlapping tiles must add up to one"
+    weighted_NCTF = tile_NCTF * window_T[:, None]
+    start_NCTF = weighted_NCTF[:, :, :overlap] + faded_NCTF
+    frames = len(window_T) - overlap
+    final_NCTF = jnp.concatenate([start_NCTF, weighted_NCTF[:, :, overlap:frames]], axis=2)
+    return final_NCTF, weighted_NCTF[:, :, frames:]
+
+
+def _top_gain(spectrum_CTF: jax.Array, masked_NCTF: jax.Array, masks: int) -> jax.Array:
+    """Ratio of amplitudes `(N, masks, T)` of estimate and mixture in the topmost bins."""
+    top = max(1, round(TOP_BINS_SHARE * spectrum_CTF.shape[-1]))
+    power_CT = (jnp.abs(spectrum_CTF[..., -1 - top : -1]) ** 2).sum(-1)
+    masked_NCT = (jnp.abs(masked_NCTF[..., -1 - top : -1]) ** 2).sum(-1)
+    if masks == 1:
+        power_CT, masked_NCT = power_CT.sum(0, keepdims=True), masked_NCT.sum(1, keepdims=True)
+    return jnp.sqrt(masked_NCT / jnp.maximum(power_CT, 1e-20))
+
+
+# ---------------------------------------------------------------------- a stream of samples
+
+
+class CentredPadding:
+    """Reflects half a window at either end of a stream, as `stft` does with a whole recording."""
+
+    def __init__(self, num_channels: int, half: int) -> None:
+        self._half = half
+        self._started = False
+        self._held_CS = np.zeros((num_channels, 0), np.float32)
+
+    def feed(self, audio_CS: np.ndarray) -> np.ndarray:
+        """Samples that are ready: none until enough have come for the reflection in front."""
+        if self._started:
+            together_CS = np.concatenate([self._held_CS, audio_CS], axis=1)
+            self._held_CS = together_CS[:, -self._half - 1 :].copy()
+            return audio_CS
+        self._held_CS = np.concatenate([self._held_CS, audio_CS], axis=1)
+        if self._held_CS.shape[1] <= self._half:
+            return audio_CS[:, :0]
+        self._started = True
+        padded_CS = np.pad(self._held_CS, ((0, 0), (self._half, 0)), mode="reflect")
+        self._held_CS = self._held_CS[:, -self._half - 1 :].copy()
+        return padded_CS
+
+    def finish(self) -> np.ndarray:
+        """The reflection at the end; the whole padded recording if it is below half a window."""
+        half = self._half
+        if not self._started:
+            return np.pad(self._held_CS, ((0, 0), (half, half)), mode="reflect")
+        return np.pad(self._held_CS, ((0, 0), (0, half)), mode="reflect")[:, half + 1 :]
+
+
+class TileStream:
+    """Separates a mixture that comes in blocks of any size, at the model's sample rate.
+
+    Args:
+        masks: as in `separate_tile`.
+        tile_frames: frames that are computed at once, a multiple of `config.time_stride`.
+        whole_frames: a recording of at most so many frames is separated in one pass at its end.
+        group: queries that are computed at once.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        variables: Any,
+        condition_NE: np.ndarray,
+        *,
+        channels: int,
+        masks: int,
+        tile_frames: int,
+        whole_frames: int,
+        group: int,
+    ) -> None:
+        self._config, self._variables, self._masks = config, variables, masks
+        self._channels, self._tile, self._whole = channels, tile_frames, whole_frames
+        self._conditions = [
+            condition_NE[start : start + group] for start in range(0, len(condition_NE), group)
+        ]
+        self._states: list[State] = []
+        self._padding = CentredPadding(channels, config.window_samples // 2)
+        self._held_CS = np.zeros((channels, 0), np.float32)  # from frame self._first on
+        self._first = self._num_samples = 0
+        self._delay = delay_frames(config, tile_frames)
+
+    def feed(self, audio_CS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take samples; return (estimate_NCS, gain_NMT) of the next samples and frames."""
+        self._num_samples += audio_CS.shape[1]
+        self._hold(self._padding.feed(audio_CS))
+        if not self._states and self._held_CS.shape[1] <= self._samples(self._whole):
+            return self._nothing()
+        ready = [self._nothing()]
+        while self._held_CS.shape[1] >= self._samples(self._tile):
+            ready.append(self._next_tile(UNKNOWN_FRAMES))
+        return _joined(ready)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rest of the estimates and gains."""
+        if self._num_samples == 0:
+            return self._nothing()
+        self._hold(self._padding.finish())
+        total = num_frames(self._num_samples, self._config.hop_samples)
+        if not self._states and total <= self._whole:
+            return self._in_one_pass(total)
+        end = self._config.window_samples // 2 + self._num_samples
+        ready = [self._nothing()]
+        while (self._first - self._delay) * self._config.hop_samples < end:
+            ready.append(self._next_tile(total))
+        return _joined(ready)
+
+    def _in_one_pass(self, total: int) -> tuple[np.ndarray, np.ndarray]:
+        half = self._config.window_samples // 2
+        results = self._run([{} for _ in self._conditions], bucket(self._config, total), total)
+        audio_NCS = np.concatenate([audio for audio, _, _ in results])
+        gain_NMT = np.concatenate([gain for _, gain, _ in results])
+        return audio_NCS[..., half : half + self._num_samples], gain_NMT[..., :total]
+
+    def _next_tile(self, total: int) -> tuple[np.ndarray, np.ndarray]:
+        hop, half = self._config.hop_samples, self._config.window_samples // 2
+        if not self._states:
+            self._states = [
+                initial_state(
+                    self._config, len(condition_NE), self._channels, self._masks, self._tile
+                )
+                for condition_NE in self._conditions
+            ]
+        results = self._run(self._states, self._tile, total)
+        self._states = [state for _, _, state in results]
+        audio_NCS = np.concatenate([audio for audio, _, _ in results])
+        gain_NMT = np.concatenate([gain for _, gain, _ in results])
+        frame = self._first - self._delay
+        start, frames = frame * hop - half, slice(max(0, -frame), max(0, total - frame))
+        end = self._num_samples - start if total < UNKNOWN_FRAMES else None
+        self._first += self._tile
+        self._held_CS = self._held_CS[:, self._tile * hop :]
+        return audio_NCS[..., max(0, -start) : end], gain_NMT[..., frames]
+
+    def _run(
+        self, states: list[State], frames: int, total: int
+    ) -> list[tuple[np.ndarray, np.ndarray, State]]:
+        samples = self._samples(frames)
+        padded_CS = self._held_CS[:, :samples]
+        missing = samples - padded_CS.shape[1]
+        if missing:
+            padded_CS = np.pad(padded_CS, ((0, 0), (0, missing)))
+        spectrum_CTF = spectrum_of(self._config, padded_CS, frames)
+        results = []
+        for state, condition_NE in zip(states, self._conditions, strict=True):
+            audio_NCS, gain_NMT, state = separate_tile(
+                self._config,
+                self._masks,
+                self._variables,
+                state,
+                spectrum_CTF,
+                condition_NE,
+                np.int32(self._first),
+                np.int32(total),
+            )
+            results.append((np.asarray(audio_NCS), np.asarray(gain_NMT), state))
+        return results
+
+    def _samples(self, frames: int) -> int:
+        return (frames - 1) * self._config.hop_samples + self._config.window_samples
+
+    def _hold(self, padded_CS: np.ndarray) -> None:
+        self._held_CS = np.concatenate([self._held_CS, padded_CS], axis=1)
+
+    def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
+        queries = sum(len(condition_NE) for condition_NE in self._conditions)
+        audio_NCS = np.zeros((queries, self._channels, 0), np.float32)
+        return audio_NCS, np.zeros((queries, self._masks, 0), np.float32)
+
+
+def _joined(ready: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    audio, gain = zip(*ready, strict=True)
+    return np.concatenate(audio, axis=-1), np.concatenate(gain, axis=-1)
