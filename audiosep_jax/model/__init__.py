@@ -49,9 +49,7 @@ def make_model(config: ModelConfig, axis_name: str | None = None) -> AudioSep:
 
 def variable_shapes(config: ModelConfig) -> dict[str, Any]:
     """Variables of the separator that `config` describes, shapes and types only."""
-    return {
-        name: shapes(config)[name] for name in shapes(config).keys() & {"params", "batch_stats"}
-    }
+    return {name: shapes(config).get(name, {}) for name in ("params", "batch_stats")}
 
 
 @functools.cache

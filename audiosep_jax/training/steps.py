@@ -56,7 +56,7 @@ def state_from_variables(variables: Mapping[str, Any], optim: OptimConfig) -> Tr
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
+        batch_stats=variables.get("batch_stats", {}),
         opt_state=make_optimizer(optim).init(params),
         ema=jax.tree.map(jnp.array, params) if optim.ema_decay else None,
         skipped_steps=jnp.zeros((), jnp.int32),
@@ -86,7 +86,10 @@ def make_train_step(
         terms = loss_terms(loss, model, estimate_BS, batch["target"])
         sdri_B = sdr_improvement(batch["target"], estimate_BS, batch["mixture"])
         value = total_loss(loss, terms)
-        return value, (updated["batch_stats"], {"loss": value, **terms, "sdri": sdri_B.mean()})
+        return value, (
+            updated.get("batch_stats", {}),
+            {"loss": value, **terms, "sdri": sdri_B.mean()},
+        )
 
     def gradients_of(params: Any, batch_stats: Any, batch: Batch) -> tuple[Any, Any, Metrics]:
         gradients, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(

@@ -18,16 +18,18 @@ from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.model import variable_shapes
 from audiosep_jax.model.network import ModelConfig
+from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.training.config import CHECKPOINT_FOLDER as FOLDER
 from audiosep_jax.training.config import CheckpointConfig, Config, from_mapping
-from audiosep_jax.weights.names import import_separator
 from audiosep_jax.weights.published import (
+    MAX_STEPS,
     PREFIXES,
-    float32_state_dict,
     full_state_dict,
-    learnt_state_dict,
     model_config,
     num_steps,
+    stored_prefixes,
+    stored_state_dict,
+    stored_variables,
 )
 from audiosep_jax.weights.torch_files import read_state_dict, write_safetensors, write_torch
 
@@ -101,7 +103,7 @@ def read_file(
     state_dict = read_state_dict(path, prefixes=PREFIXES)
     try:
         model = model_config(state_dict, sample_rate_hz, hop_samples)
-        variables = import_separator(float32_state_dict(state_dict), variable_shapes(model))
+        variables = stored_variables(model, state_dict)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return Trained(model, TextConfig(encoder="clap"), None, variables, num_steps(state_dict))
@@ -111,19 +113,24 @@ def read_folder(folder: Path) -> Trained:
     """What `write_folder` wrote."""
     about = _read_config(folder / CONFIG)
     config, fingerprint = _config(about, folder / CONFIG)
-    state_dict = read_state_dict(folder / WEIGHTS, prefixes=PREFIXES)
+    prefixes = stored_prefixes(config.model)
+    state_dict = read_state_dict(folder / WEIGHTS, prefixes=prefixes)
     try:
-        variables = import_separator(float32_state_dict(state_dict), variable_shapes(config.model))
+        variables = stored_variables(config.model, state_dict)
     except InputError as error:
         raise InputError(f"{folder / WEIGHTS}: {error}") from error
-    return Trained(config.model, config.text, fingerprint, variables, num_steps(state_dict))
+    step, told = num_steps(state_dict), about.get("step")
+    if not step and isinstance(told, int) and 0 <= told <= MAX_STEPS:
+        step = told  # only the published names include a counter
+    return Trained(config.model, config.text, fingerprint, variables, step)
 
 
 def write_folder(folder: Path, trained: Trained) -> None:
     """Writes weights and config; files of these names are replaced, each in one go."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(folder / WEIGHTS, learnt_state_dict(trained.variables, trained.step))
+        tensors = stored_state_dict(trained.model, trained.variables, trained.step)
+        write_safetensors(folder / WEIGHTS, tensors)
         write_text(folder / CONFIG, json.dumps(_hub_config(trained), indent=2) + "\n")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
@@ -131,6 +138,11 @@ def write_folder(folder: Path, trained: Trained) -> None:
 
 def write_file(path: Path, trained: Trained) -> None:
     """Writes what the original loads with `strict=True`, in the format of the suffix."""
+    if not isinstance(trained.model, ResUNetConfig):
+        raise InputError(
+            f"{path}: only a ResUNet has a form in AudioSep's PyTorch code, not a network "
+            f"{trained.model.network!r}; give a folder"
+        )
     tensors = full_state_dict(trained.variables, trained.model, trained.step)
     if path.suffix == ".safetensors":
         write_safetensors(path, tensors)
@@ -147,7 +159,7 @@ def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
     state = TrainState(
         step=jnp.int32(trained.step),
         params=trained.variables["params"],
-        batch_stats=trained.variables["batch_stats"],
+        batch_stats=trained.variables.get("batch_stats", {}),
         opt_state={},
         ema=None,
         skipped_steps=jnp.int32(0),

@@ -1,6 +1,10 @@
-"""AudioSep's state dict to our variables and back: a rename and a transpose for every tensor."""
+"""State dicts to our variables and back.
 
-from collections.abc import Iterator, Mapping
+The ResUNet's tensors have the names and layouts of AudioSep's PyTorch code: each is renamed and
+transposed. Those of any other network have their Flax paths, such as `params/block1/kernel`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -59,24 +63,54 @@ def import_separator(state_dict: Mapping[str, np.ndarray], template: Variables) 
     for name in tensors:
         if name in state_dict and PREFIX + name in state_dict:
             raise InputError(f"the state dict has {name} twice, with and without {PREFIX}")
-    unused = {name for name in tensors if not _is_buffer(name)}
+    learnt = {name: tensor for name, tensor in tensors.items() if not _is_buffer(name)}
+    return _picked(learnt, template, torch_name, to_torch_layout, from_torch_layout)
+
+
+def import_variables(state_dict: Mapping[str, np.ndarray], template: Variables) -> dict[str, Any]:
+    """Variables shaped as `template` from tensors under their Flax paths, each used once."""
+    return _picked(state_dict, template, "/".join, _unchanged, _unchanged)
+
+
+def export_variables(variables: Variables) -> dict[str, np.ndarray]:
+    """Every leaf in float32 under its Flax path."""
+    leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
+    return {"/".join(_path(key_path)): np.asarray(leaf, np.float32) for key_path, leaf in leaves}
+
+
+Layout = Callable[[tuple[str, ...], np.ndarray], np.ndarray]
+
+
+def _picked(
+    tensors: Mapping[str, np.ndarray],
+    template: Variables,
+    name_of: Callable[[tuple[str, ...]], str],
+    stored: Layout,
+    restored: Layout,
+) -> dict[str, Any]:
+    """Fill the template; InputError where a tensor is missing, left over or of another shape."""
+    unused = set(tensors)
 
     def pick(key_path: tuple[Any, ...], wanted: jax.ShapeDtypeStruct | np.ndarray) -> np.ndarray:
         path = _path(key_path)
-        name = torch_name(path)
+        name = name_of(path)
         if name not in tensors:
             raise InputError(f"the state dict has no {name}")
         unused.discard(name)
         tensor = np.asarray(tensors[name])
-        shape = to_torch_layout(path, np.broadcast_to(0, wanted.shape)).shape
+        shape = stored(path, np.broadcast_to(0, wanted.shape)).shape
         if tensor.shape != shape:
             raise InputError(f"{name} has shape {tensor.shape}, the model needs {shape}")
-        return from_torch_layout(path, tensor)
+        return restored(path, tensor)
 
     variables = jax.tree_util.tree_map_with_path(pick, dict(template))
     if unused:
         raise InputError(f"the state dict has {min(unused)}, which the model does not")
     return variables
+
+
+def _unchanged(path: tuple[str, ...], leaf: np.ndarray) -> np.ndarray:
+    return leaf
 
 
 def export_separator(variables: Variables) -> Iterator[tuple[str, np.ndarray]]:

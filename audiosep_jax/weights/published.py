@@ -8,16 +8,25 @@ import ml_dtypes
 import numpy as np
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.model import variable_shapes
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import hann_window
-from audiosep_jax.weights.names import COUNTER, PREFIX, export_separator
+from audiosep_jax.weights.names import (
+    COUNTER,
+    PREFIX,
+    export_separator,
+    export_variables,
+    import_separator,
+    import_variables,
+)
 
 # What a Lightning checkpoint holds besides, such as `query_encoder.*`, is not the separator's.
 PREFIXES = (PREFIX, "base.", "film.")
 # Rate and hop by window: the published model's, and the 16 kHz variant's of DCASE 2024.
 RATE_AND_HOP = {2048: (32000, 320), 1024: (16000, 160)}
 MAX_WINDOW_SAMPLES, MAX_LEVELS = 1 << 16, 16
+MAX_STEPS = 99_999_999  # the folder of a checkpoint has a name of eight digits
 # The decoder's own second norm is in the file, but no forward pass counts a batch there.
 _UNUSED_NORM = re.compile(r"base\.decoder_block\d+\.bn2\.")
 
@@ -65,6 +74,26 @@ def model_config(
     )
 
 
+def stored_state_dict(
+    model: ModelConfig, variables: Mapping[str, Any], step: int
+) -> dict[str, np.ndarray]:
+    """All that a network has learnt, float32, under the names in which it is stored."""
+    if isinstance(model, ResUNetConfig):
+        return learnt_state_dict(variables, step)
+    return export_variables(variables)
+
+
+def stored_prefixes(model: ModelConfig) -> tuple[str, ...]:
+    """Beginnings of the names of `stored_state_dict`."""
+    return PREFIXES if isinstance(model, ResUNetConfig) else tuple(variable_shapes(model))
+
+
+def stored_variables(model: ModelConfig, state_dict: StateDict) -> dict[str, Any]:
+    """Variables from a `stored_state_dict`; InputError where it is of another network."""
+    convert = import_separator if isinstance(model, ResUNetConfig) else import_variables
+    return convert(float32_state_dict(state_dict), variable_shapes(model))
+
+
 def float32_state_dict(state_dict: StateDict) -> dict[str, np.ndarray]:
     """The learnt tensors in float32, which must be finite floating-point numbers."""
     tensors = {}
@@ -84,8 +113,7 @@ def num_steps(state_dict: StateDict) -> int:
     name = f"base.bn0.{COUNTER}"
     counter = np.asarray(state_dict.get(PREFIX + name, state_dict.get(name, 0)))
     told = counter.size == 1 and counter.dtype.kind in "iu"
-    # A checkpoint's folder has a name of eight digits.
-    return min(max(int(counter.reshape(())), 0), 99_999_999) if told else 0
+    return min(max(int(counter.reshape(())), 0), MAX_STEPS) if told else 0
 
 
 def is_buffer(name: str) -> bool:

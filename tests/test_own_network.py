@@ -1,0 +1,159 @@
+"""A network of one's own: registered in one place, it trains, streams, separates, and is stored."""
+
+import json
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from separator_examples import tiny_batch, unit_rows
+
+from audiosep_jax import model as model_package
+from audiosep_jax.encoders.encoder import TextConfig
+from audiosep_jax.encoders.hashed import HashedEncoder
+from audiosep_jax.errors import InputError
+from audiosep_jax.model import Kind, make_model, variable_shapes
+from audiosep_jax.model.network import ModelConfig, Network, Size
+from audiosep_jax.model.tiles import TileStream, delay_frames, tile_bytes
+from audiosep_jax.separation.separator import Separator
+from audiosep_jax.settings import section
+from audiosep_jax.training import steps, trained
+from audiosep_jax.training.config import default_config, from_mapping
+from audiosep_jax.training.losses import LossConfig
+from audiosep_jax.training.optim import OptimConfig
+
+TILE = 16
+
+
+@section
+class ToyConfig(ModelConfig):
+    """Settings of `Toy`."""
+
+    network: Literal["toy"] = "toy"
+    channels: Size = 5
+    context: Size = 1  # frames that a convolution in time sees
+
+
+class Toy(Network):
+    """A convolution in time, multiplied by the condition; no BatchNorm, no stream."""
+
+    config: ToyConfig
+
+    @nn.compact
+    def __call__(self, mag_BTF, condition_BE, *, train, span=None):
+        assert span is None
+        x_BTFC = nn.Conv(self.config.channels, (self.config.context, 1))(mag_BTF[..., None])
+        gain_BC = nn.Dense(self.config.channels)(condition_BE)
+        return nn.Dense(self.mask_channels)(nn.relu(x_BTFC + gain_BC[:, None, None]))
+
+
+SMALL = {"sample_rate_hz": 800, "window_samples": 32, "hop_samples": 8, "condition_features": 6}
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch):
+    monkeypatch.setitem(model_package.NETWORKS, "toy", Kind(ToyConfig, Toy))
+
+
+def toy_variables(config, seed=0):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), variable_shapes(config)
+    )
+
+
+def toy_separator(**settings):
+    config = ToyConfig(**SMALL | settings)
+    encoder = HashedEncoder()
+    text = TextConfig(encoder="hashed")
+    return Separator(config, toy_variables(config), encoder, 7, text, None)
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def one_pass(config, audio_BS, condition_BE):
+    apply = jax.jit(lambda v, x, c: make_model(config).apply(v, x, c, train=False))
+    return np.asarray(apply(toy_variables(config), audio_BS, condition_BE))
+
+
+def streamed(config, audio_CS, condition_NE, block=97, whole=0):
+    stream = TileStream(
+        *(config, toy_variables(config), condition_NE),
+        channels=len(audio_CS),
+        masks=len(audio_CS),
+        tile_frames=TILE,
+        whole_frames=whole,
+        group=1,
+    )
+    cuts = range(block, audio_CS.shape[1], block)
+    blocks = np.split(audio_CS, cuts, axis=1)
+    return np.concatenate([stream.feed(x)[0] for x in blocks] + [stream.finish()[0]], axis=-1)
+
+
+def test_config_holds_the_sections_of_the_network_it_names():
+    values = json.loads(default_config("toy").to_json())
+    values["model"] |= {"channels": 9}
+    config = from_mapping(values).model
+    assert config == ToyConfig(channels=9)
+    with pytest.raises(InputError, match=r"unknown config field model.encoder_channels"):
+        from_mapping({"model": {"network": "toy", "encoder_channels": [1]}})
+    with pytest.raises(InputError, match=r"model.channels=0 must"):
+        from_mapping({"model": {"network": "toy", "channels": 0}})
+    with pytest.raises(InputError, match=r"model.network='transformer' must be one of: resunet, t"):
+        from_mapping({"model": {"network": "transformer"}})
+
+
+def test_it_trains():
+    config = ToyConfig(**SMALL, context=3)
+    optim = OptimConfig(warmup="none", learning_rate=0.03)
+    body = jax.jit(steps.make_train_step(config, optim, LossConfig(), None))
+    state = steps.init_state(config, optim, jax.random.key(0))
+    losses = []
+    for _ in range(10):
+        state, metrics = body(state, tiny_batch(0, 2))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.95 * losses[0]
+    assert (int(state.step), int(state.skipped_steps)) == (10, 0)
+
+
+def test_tiles_of_a_network_without_context_equal_one_pass():
+    """The windows of the overlap add up to one, so that nothing is left of the seams."""
+    config, condition_NE = ToyConfig(**SMALL), unit_rows(1, 2)
+    audio_CS = noise(2, 1501)
+    expected_NCS = [one_pass(config, audio_CS, np.repeat(row[None], 2, 0)) for row in condition_NE]
+    np.testing.assert_allclose(streamed(config, audio_CS, condition_NE), expected_NCS, atol=1e-5)
+
+
+def test_tiles_of_a_network_with_context_come_near_one_pass():
+    config, condition_NE = ToyConfig(**SMALL, context=5), unit_rows(1, 1)
+    audio_CS = noise(1, 3001)
+    expected_NCS = one_pass(config, audio_CS, condition_NE)[None]
+    error_NCS = streamed(config, audio_CS, condition_NE) - expected_NCS
+    assert 1e-6 < np.mean(error_NCS**2) / np.mean(expected_NCS**2) < 0.05
+    whole_NCS = streamed(config, audio_CS, condition_NE, whole=1000)
+    np.testing.assert_allclose(whole_NCS, expected_NCS, atol=1e-5)
+
+
+def test_memory_and_latency_follow_from_the_network():
+    narrow, wide = ToyConfig(**SMALL), ToyConfig(**SMALL, channels=50)
+    assert delay_frames(narrow, TILE) == TILE // 4
+    assert tile_bytes(wide, TILE) > 4 * tile_bytes(narrow, TILE)
+    assert tile_bytes(wide, 10 * TILE) == pytest.approx(10 * tile_bytes(wide, TILE), rel=0.01)
+
+
+def test_it_is_saved_and_loaded(tmp_path):
+    separator = toy_separator()
+    separator.save_pretrained(tmp_path / "weights")
+    loaded = Separator.from_pretrained(tmp_path / "weights")
+    assert (loaded.model, loaded.step) == (separator.model, 7)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, separator.variables)
+    assert "| channels | 5 |" in (tmp_path / "weights" / "README.md").read_text()
+    stored = trained.read(tmp_path / "weights", option="")
+    trained.write_workdir(tmp_path / "workdir", stored, "toy")
+    again = Separator.load(tmp_path / "workdir")
+    jax.tree.map(np.testing.assert_array_equal, again.variables, separator.variables)
+    with pytest.raises(InputError, match="only a ResUNet"):
+        trained.write_file(tmp_path / "toy.ckpt", stored)
