@@ -51,7 +51,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     from absl import logging
 
     logging.set_verbosity(logging.ERROR)  # what Orbax tells of a load
-    from audiosep_jax.compilation_cache import use_compilation_cache
+    from audiosep_jax.cli import use_compilation_cache
     from audiosep_jax.separation import batch
     from audiosep_jax.separation.separator import Separator
 

@@ -2,13 +2,17 @@
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from audiosep_jax import files
 from audiosep_jax.errors import InputError
+
+_MAX_PROGRAM_BYTES = 2 << 30  # of all compiled programs; the least recently used are removed
 
 
 class Parser(argparse.ArgumentParser):
@@ -107,3 +111,21 @@ def say(*words: str) -> None:
     encoding = sys.stderr.encoding or "utf-8"
     line = line.encode(encoding, "backslashreplace").decode(encoding)
     print("".join(x if x.isprintable() else "?" for x in line), file=sys.stderr, flush=True)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the package's cache folder; call it before the first compilation.
+
+    The environment variable JAX_COMPILATION_CACHE_DIR names another folder, and
+    JAX_ENABLE_COMPILATION_CACHE=false disables the cache. If the folder cannot be written, JAX
+    warns and compiles as without a cache.
+    """
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(files.cache_folder("xla")))
+    if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:
+        jax.config.update("jax_compilation_cache_max_size", _MAX_PROGRAM_BYTES)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -22,7 +22,7 @@ import numpy as np
 from networks import random_separator
 
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.compilation_cache import use_compilation_cache
+from audiosep_jax.cli import use_compilation_cache
 from audiosep_jax.evaluation.baselines import body_of
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.results import RowLog

@@ -22,7 +22,7 @@ import numpy as np
 from networks import random_separator
 
 from audiosep_jax.audio.files import AudioWriter
-from audiosep_jax.compilation_cache import use_compilation_cache
+from audiosep_jax.cli import use_compilation_cache
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.separation.separator import Separator
 

@@ -96,7 +96,7 @@ def _is_loopback(host: str) -> bool:
 def _load(checkpoint: str, text_model: str) -> "Separator":
     from absl import logging
 
-    from audiosep_jax.compilation_cache import use_compilation_cache
+    from audiosep_jax.cli import use_compilation_cache
     from audiosep_jax.separation.separator import Separator
 
     use_compilation_cache()

@@ -82,7 +82,7 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     _check_files(items, arguments.allow_missing)
 
     # ------------------------------------------------------------------ the separator
-    from audiosep_jax.compilation_cache import use_compilation_cache
+    from audiosep_jax.cli import use_compilation_cache
     from audiosep_jax.evaluation.scores import score_functions
 
     use_compilation_cache()

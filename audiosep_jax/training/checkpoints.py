@@ -1,13 +1,14 @@
-"""Checkpoints of a run: written by Orbax in the background, atomic, pruned by a policy."""
+"""Checkpoints of a run: written by Orbax in the background, whole or not at all."""
 
-import concurrent.futures
-import dataclasses
 import errno
+import hashlib
 import json
+import math
 import os
-import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -16,183 +17,186 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.training.config import CHECKPOINT_FOLDER as FOLDER
-from audiosep_jax.training.config import CheckpointConfig
+from audiosep_jax.training.config import CheckpointConfig, ValidConfig
+from audiosep_jax.training.processes import RunFailed
 from audiosep_jax.training.steps import TrainState, place_state
 
 BEST_METRIC = "valid/sdri"
+VALID_SET = "valid_set"  # which validation set the score is of
+Result = TypeVar("Result")
 
 
-class NotWritten(OSError):
-    """A checkpoint that could not be written; the message is one line."""
-
-    def __str__(self) -> str:
-        return str(self.strerror)
+class Damaged(InputError):
+    """Part of a checkpoint is missing or cannot be read."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of a checkpoint: seconds it took to write, and why it is not there if it is not.
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which would also ask JAX for preemptions, from a thread, for old steps."""
 
-    Nothing is wrong with one that was `skipped`: the folder was too slow for it.
-    """
-
-    step: int
-    seconds: float = 0.0
-    error: NotWritten | None = None
-    skipped: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class _Save:
-    step: int
-    state: TrainState
-    about: dict[str, Any]
-    sdri_db: float | None
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class Checkpoints:
-    """The checkpoints below `workdir`; of several processes one holds it.
+    """The checkpoints in a workdir. Where a run has several processes, process 0 alone opens it.
 
-    Each holds three items: `model`, what separation needs (averaged parameters where there are
-    any); `training`, the rest of the state; and `about`, a JSON of config, fingerprints and step.
+    A checkpoint has three items: `model`, which separation needs (the averaged parameters, if
+    there are any); `training`, the rest of the state; and `about`, a JSON object with config,
+    fingerprints and step. Checkpoints with a validation score have a fourth one, `metrics`.
     """
 
     def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None) -> None:
-        """Opens the folder; without a config only for reading."""
+        """Open the folder, without a config for reading only."""
         self.folder = Path(workdir).absolute() / FOLDER
         if config is None and not self.folder.is_dir():
             raise InputError(f"{workdir}: holds no checkpoint (no folder {FOLDER} in it)")
         if config is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
         self._config = config
-        self._manager = ocp.CheckpointManager(self.folder, options=_options(config))
-        # Orbax itself starts to write on the caller's time; here a slow folder costs it nothing.
-        self._writer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._running: tuple[int, concurrent.futures.Future[float]] | None = None
-        self._waiting: _Save | None = None
-        self._outcomes: list[Outcome] = []
+        self._manager: _Manager | None = None
+        self._valid_set: str | None = None
+
+    # ------------------------------------------------------------------ which there are
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, in order."""
+        return saved_steps(self.folder.parent)
 
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, or None."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the highest validation SDRi, else of the newest, or None."""
-        step = self._manager.best_step()
-        return self._manager.latest_step() if step is None else step
+        """Step of the highest validation SDRi, or of the newest checkpoint without any, or None.
+
+        Only scores of one validation set are compared: that of the newest score.
+        """
+        scores = [(step, score) for step in self.steps() if (score := self._score(step))]
+        if not scores:
+            return self.latest_step()
+        valid_set = scores[-1][1].get(VALID_SET)
+        alike = [(score[BEST_METRIC], step) for step, score in scores
+                 if score.get(VALID_SET) == valid_set]  # fmt: skip
+        return max(alike)[1]
+
+    def _score(self, step: int) -> dict[str, Any] | None:
+        """Validation score and set of a checkpoint; None if it has none or it is damaged."""
+        try:
+            return self._json(step, "metrics")
+        except Damaged:
+            return None
+
+    def newest_whole(
+        self,
+        read: Callable[[int], Result],
+        say: Callable[[str], None],
+        first: int | None = None,
+    ) -> Result | None:
+        """Return `read(step)` of the newest checkpoint that is not damaged; None without any.
+
+        A line names the damaged ones. If the folder is open for writing they are renamed, so that
+        the run can save these steps again.
+
+        Args:
+            first: step to try before the others, such as that of the best checkpoint.
+
+        Raises:
+            Damaged: all of them are.
+        """
+        steps = sorted(self.steps(), key=lambda step: (step == first, step), reverse=True)
+        errors: dict[int, Damaged] = {}
+        for step in steps:
+            try:
+                if (self._step_folder(step) / "metrics").exists():
+                    self._json(step, "metrics")
+                result = read(step)
+            except Damaged as error:
+                errors[step] = error
+                continue
+            for damaged, reason in errors.items():
+                say(f"{reason}; the checkpoint of step {step} is used instead")
+                if self._config is not None:
+                    self._set_aside(damaged)
+            return result
+        if errors:
+            raise errors[steps[0]]
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        """Rename a damaged checkpoint, so that neither we nor Orbax take it for one."""
+        folder = self._step_folder(step)
+        os.replace(folder, folder.with_name(f"{folder.name}.damaged.{uuid.uuid4().hex[:8]}"))
+
+    # ------------------------------------------------------------------ writing
 
     def save(
         self, step: int, state: TrainState, about: dict[str, Any], sdri_db: float | None
     ) -> None:
-        """Starts writing, once what was being written is; the state may be donated at once.
+        """Start to write in the background, as soon as the save before this one has ended.
 
-        A step that is there already stays. Raises what went wrong with the ones before.
+        The state may be donated at once. A step that exists already is left as it is.
+
+        Raises:
+            RunFailed: this or the save before failed.
         """
-        self.wait()
-        self.offer(step, state, about, sdri_db)
-
-    def offer(
-        self, step: int, state: TrainState, about: dict[str, Any], sdri_db: float | None
-    ) -> None:
-        """Like `save`, but never waits for the folder.
-
-        The state is copied and written when its turn comes; of several that wait the newest, or
-        the newest with a score, is kept.
-        """
-        self._look()
-        # Copies: on a CPU `device_get` may only look into buffers that the next step is given.
-        host = jax.tree.map(np.array, jax.device_get(state))
-        offered = _Save(step, host, {**about, "step": step}, sdri_db)
-        if self._running is None:
-            self._start(offered)
+        if step == self.latest_step():
             return
-        waiting, self._waiting = self._waiting, offered
-        if waiting and waiting.sdri_db is not None and sdri_db is None:
-            waiting, self._waiting = offered, waiting
-        if waiting:
-            self._outcomes.append(Outcome(waiting.step, skipped=True))
-
-    def outcomes(self) -> list[Outcome]:
-        """What has become of the checkpoints since the last call; starts the one that waits."""
-        self._look()
-        told, self._outcomes = self._outcomes, []
-        return told
+        # Copies, since on a CPU `device_get` may return a view of memory that the next step reuses.
+        state = jax.tree.map(np.array, jax.device_get(state))
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(state.variables()),
+            training=ocp.args.StandardSave(_training(state)),
+            about=ocp.args.JsonSave({**about, "step": step}),
+        )
+        self._valid_set = about.get(VALID_SET)
+        metrics = None
+        if sdri_db is not None:
+            metrics = {BEST_METRIC: float(sdri_db), VALID_SET: self._valid_set}
+        self._attempt(lambda manager: manager.save(step, args=items, metrics=metrics, force=True))
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk; raises what went wrong."""
-        self.finish()
-        errors = [outcome.error for outcome in self._outcomes if outcome.error]
-        if errors:
-            self._outcomes = [outcome for outcome in self._outcomes if not outcome.error]
-            raise errors[0]
-
-    def finish(self) -> None:
-        """Returns when nothing is being written and nothing waits for it."""
-        while self._running:
-            concurrent.futures.wait([self._running[1]])
-            self._look()
+        """Return when everything saved is on disk; RunFailed if something could not be saved."""
+        if self._manager is not None:
+            self._attempt(_Manager.wait_until_finished)
 
     def close(self) -> None:
-        """Finishes and frees the threads."""
-        self.finish()
-        self._writer.shutdown()
-        self._manager.close()
+        """Wait, and free Orbax's threads."""
+        self.wait()
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.close()
 
-    def _look(self) -> None:
-        if self._running is None or not self._running[1].done():
-            return
-        (step, future), self._running = self._running, None
-        error = future.exception()
-        if error is None:
-            self._outcomes.append(Outcome(step, seconds=future.result()))
-        else:
-            self._outcomes.append(Outcome(step, error=self._not_written(step, error)))
-        if self._waiting:
-            waiting, self._waiting = self._waiting, None
-            self._start(waiting)
-
-    def _start(self, save: _Save) -> None:
-        self._running = (save.step, self._writer.submit(self._write, save))
-
-    def _write(self, save: _Save) -> float:
-        """Seconds that it took."""
-        started = time.perf_counter()
-        if self._manager.latest_step() == save.step:
-            return 0.0
-        items = ocp.args.Composite(
-            model=ocp.args.StandardSave(save.state.variables()),
-            training=ocp.args.StandardSave(_training(save.state)),
-            about=ocp.args.JsonSave(save.about),
-        )
-        metrics = None if save.sdri_db is None else {BEST_METRIC: float(save.sdri_db)}
+    def _attempt(self, action: Callable[[_Manager], Any]) -> None:
+        if self._manager is None:
+            self._manager = self._open_manager()
         try:
-            self._manager.save(save.step, args=items, metrics=metrics, force=True)
-            self._manager.wait_until_finished()
-        except Exception:
-            # A manager is of no use after that; a new one also removes what lies there in part.
-            self._manager = ocp.CheckpointManager(self.folder, options=_options(self._config))
-            raise
-        return time.perf_counter() - started
+            action(self._manager)
+        except Exception as error:  # Orbax raises whatever its threads have raised
+            self._manager = None  # it fails from now on
+            newest = self.latest_step()
+            left = "there is none yet" if newest is None else f"that of step {newest} is the newest"
+            raise RunFailed(
+                f"{self.folder}: a checkpoint could not be written ({_reason(error)}); {left}"
+            ) from error
 
-    def _not_written(self, step: int, error: BaseException) -> NotWritten:
-        newest = self._manager.latest_step()
-        left = "there is none before it" if newest is None else f"step {newest} is the newest"
-        return NotWritten(
-            errno.EIO,
-            f"{self.folder}: the checkpoint of step {step} could not be written "
-            f"({_reason(error)}); {left}",
-        )
+    def _open_manager(self) -> _Manager:
+        """Orbax's manager; it also removes what killed processes left in part."""
+        assert self._config is not None, "the folder is open for reading only"
+        # Orbax reads all scores at once, and fails if one of them is damaged.
+        for step in self.steps():
+            if self._score(step) is None and (self._step_folder(step) / "metrics").exists():
+                self._set_aside(step)
+        return _Manager(self.folder, options=_options(self._config, self._rank))
+
+    def _rank(self, metrics: dict[str, Any]) -> float:
+        """Score to choose the best one by; below all others if it is of another validation set."""
+        return metrics[BEST_METRIC] if metrics.get(VALID_SET) == self._valid_set else -math.inf
+
+    # ------------------------------------------------------------------ reading
 
     def about(self, step: int) -> dict[str, Any]:
         """Config, fingerprints and step, read without opening any array."""
-        path = self.folder / self._name(step) / "about" / "metadata"
-        try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            about = None
-        if not isinstance(about, dict):
-            raise InputError(f"{path.parent.parent}: is no checkpoint of audiosep_jax")
-        return about
+        return self._json(step, "about")
 
     def restore_variables(self, step: int, template: Any) -> Any:
         """`model` of a step, on every local device; `template` is its tree of shapes."""
@@ -213,7 +217,7 @@ class Checkpoints:
         )
 
     def _restore(self, step: int, item: str, template: Any) -> Any:
-        place = self.folder / self._name(step) / item
+        place = self._step_folder(step) / item
         with ocp.StandardCheckpointer(multiprocessing_options=_this_process()) as checkpointer:
             try:
                 _check_shapes(checkpointer.metadata(place).item_metadata, template, str(place))
@@ -222,51 +226,63 @@ class Checkpoints:
                 raise
             except Exception as error:  # Orbax raises a bare Exception for a damaged array
                 reason = " ".join(str(error).split(". See full")[0].split()) or type(error).__name__
-                raise InputError(f"{place}: cannot be read ({reason})") from error
+                raise Damaged(f"{place}: cannot be read ({reason})") from error
 
-    def _name(self, step: int) -> str:
-        return f"{step:08d}"
+    def _json(self, step: int, item: str) -> dict[str, Any]:
+        path = self._step_folder(step) / item / ("metadata" if item == "about" else item)
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            value = None
+        if not isinstance(value, dict):
+            raise Damaged(f"{path.parent}: cannot be read (no JSON object in {path.name})")
+        return value
+
+    def _step_folder(self, step: int) -> Path:
+        return self.folder / f"{step:08d}"
 
 
-def _options(config: CheckpointConfig | None) -> ocp.CheckpointManagerOptions:
-    def score(metrics: dict[str, float]) -> float:
-        return metrics[BEST_METRIC]
+def saved_steps(workdir: Path) -> list[int]:
+    """Steps of the checkpoints in a workdir, in order; none if the workdir does not exist."""
+    folder = workdir / FOLDER
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
 
-    # Without best_fn Orbax would not write the metrics that BestN reads.
-    best: dict[str, Any] = {"best_fn": score, "best_mode": "max"}
-    if config is None:
-        return ocp.CheckpointManagerOptions(
-            read_only=True,
-            save_interval_steps=0,
-            step_format_fixed_length=8,
-            create=False,
-            multiprocessing_options=_this_process(),
-            **best,
-        )
+
+def score_fingerprint(valid: ValidConfig, source_fingerprint: str) -> str:
+    """Hash of everything that decides on the validation mixtures; scores of one are comparable."""
+    fields = (valid.num_mixtures, valid.segment_seconds, valid.snr_db, valid.seed)
+    return hashlib.sha256(repr((fields, source_fingerprint)).encode()).hexdigest()[:12]
+
+
+def _options(
+    config: CheckpointConfig, rank: Callable[[dict[str, Any]], float]
+) -> ocp.CheckpointManagerOptions:
     keep: list[Any] = [
         policy.LatestN(config.keep_latest),
-        policy.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False),
+        policy.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False),
     ]
     if config.keep_every_steps:
         keep.append(policy.EveryNSteps(config.keep_every_steps))
     return ocp.CheckpointManagerOptions(
         preservation_policy=policy.AnyPreservationPolicy(keep),
+        best_fn=rank,  # without it Orbax would not write the metrics that BestN reads
+        best_mode="max",
         step_format_fixed_length=8,
         cleanup_tmp_directories=True,
         create=False,
         multiprocessing_options=_this_process(),
-        **best,
     )
 
 
 def _this_process() -> ocp.options.MultiprocessingOptions:
-    """Leaves the other processes out of it: the state is the same on all."""
+    """Options that leave the other processes out, since the state is the same in all of them."""
     index = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, however deep Orbax has hidden it, or else the beginning of its text."""
+    """What the system said, at any depth of Orbax's errors, or the beginning of the first text."""
     texts = []
     cause: BaseException | None = error
     while cause is not None:
@@ -278,15 +294,8 @@ def _reason(error: BaseException) -> str:
     return texts[0][:200] or type(error).__name__
 
 
-def saved_steps(workdir: Path) -> list[int]:
-    """Steps of the checkpoints below a workdir, in order; none where it is not there."""
-    folder = workdir / FOLDER
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
 def _training(state: TrainState) -> dict[str, Any]:
-    """All of the state that `model` does not hold."""
+    """Everything of the state that `model` does not hold."""
     rest = {
         "step": state.step,
         "opt_state": state.opt_state,
@@ -296,11 +305,11 @@ def _training(state: TrainState) -> dict[str, Any]:
 
 
 def _check_shapes(stored: Any, template: Any, place: str) -> None:
-    """InputError that names the first array that is missing, left over or of another shape."""
+    """Raise InputError for the first array that is missing, left over or of another shape."""
     there = {_path(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(stored)}
     wanted = {_path(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(template)}
     if not there:
-        raise InputError(f"{place}: cannot be read (its list of arrays is missing or damaged)")
+        raise Damaged(f"{place}: cannot be read (its list of arrays is missing or damaged)")
     for name in sorted(there.keys() | wanted.keys()):
         if there.get(name) != wanted.get(name):
             raise InputError(

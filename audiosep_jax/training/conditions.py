@@ -3,15 +3,16 @@
 import hashlib
 from collections.abc import Iterator
 
-import jax
 import numpy as np
 
 from audiosep_jax.data.sources import Source
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import check_dimensions
 from audiosep_jax.encoders.table import caption_table
+from audiosep_jax.training import processes
 from audiosep_jax.training.config import Config
-from audiosep_jax.training.processes import Peers
+
+_ROWS_SENT = 2**15  # at once: the copies on the devices take a few times their 64 MB
 
 
 def distinct_captions(*sources: Source) -> list[str]:
@@ -24,22 +25,23 @@ def captions_hash(captions: list[str]) -> str:
     return hashlib.sha256("\0".join(captions).encode()).hexdigest()[:16]
 
 
-def make_conditions(
-    config: Config, captions: list[str], peers: Peers
-) -> tuple[dict[str, np.ndarray], str]:
-    """(each caption's `(E,)`, what the encoder is); process 0 computes them for all."""
-    table, fingerprint = {}, ""
-    if peers.is_main:
-        encoder = make_encoder(config.text)
-        table, fingerprint = caption_table(encoder, captions), encoder.fingerprint
-        check_dimensions(table, config.model.condition_features)
-        del encoder  # and with it its weights, which a device holds
-    if peers.count == 1:
-        return table, fingerprint
-    peers.meet("captions")
-    size = (len(captions), config.model.condition_features)
-    rows_NE = np.stack([table[caption] for caption in captions]) if peers.is_main else None
-    rows_NE = peers.share(rows_NE, jax.ShapeDtypeStruct(size, np.float32))
+def make_conditions(config: Config, captions: list[str]) -> tuple[dict[str, np.ndarray], str]:
+    """Return the `(E,)` of each caption, and the encoder's fingerprint (in process 0 only).
+
+    Process 0 computes the embeddings and sends them to the others.
+    """
+    fingerprint = ""
+    rows_NE = np.zeros((len(captions), config.model.condition_features), np.float32)
+    with processes.failing_together():
+        if processes.is_main():
+            encoder = make_encoder(config.text)
+            table, fingerprint = caption_table(encoder, captions), encoder.fingerprint
+            check_dimensions(table, config.model.condition_features)
+            del encoder  # and with it its weights, which a device holds
+            rows_NE = np.stack([table[caption] for caption in captions])
+    for start in range(0, len(captions), _ROWS_SENT):
+        part = slice(start, start + _ROWS_SENT)
+        rows_NE[part] = processes.broadcast(rows_NE[part], rows_NE[part])
     return dict(zip(captions, rows_NE, strict=True)), fingerprint
 
 

@@ -1,32 +1,45 @@
-"""What a run tells: metrics.jsonl, TensorBoard, and a progress bar."""
+"""What a run reports: metrics.jsonl, TensorBoard, the terminal, and a profiler trace."""
 
+import contextlib
+import hashlib
+import importlib.metadata
 import json
-import os
-import socket
-import struct
+import math
+import resource
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.record_writer import masked_crc32c
 from tqdm import tqdm
 
+from audiosep_jax import files
+from audiosep_jax.data.pipeline import BadClips
 from audiosep_jax.errors import InputError
 from audiosep_jax.plots import spectrogram_picture
+from audiosep_jax.training.config import Config
+from audiosep_jax.training.processes import RunFailed, failing_together, gather
+from audiosep_jax.training.roofline import device_peak_flops, step_flop
 
 METRICS_FILE = "metrics.jsonl"
-_MOST_UNWRITTEN_BYTES = 64 * 2**20
+WARM_STEPS = 10  # steps before a trace: they compile
+PACKAGE = Path(__file__).parents[1]
+_TERMINAL_SECONDS, _FILE_SECONDS = 1.0, 30.0  # between two updates of the progress bar
 
 
 class RunLog:
-    """Writes below `workdir`, going on from `first_step`; what was logged after it is dropped.
+    """Rows of metrics.jsonl, events of TensorBoard, and lines above a progress bar.
 
-    Only the main process of several writes; in the others every method does nothing. A full disk
-    ends nothing: what it refuses is kept, and written when there is space again.
+    Rows of steps after `first_step`, which a resumed run trains again, are removed. Where a run has
+    several processes only process 0 has `write=True`; elsewhere every method does nothing.
     """
 
     def __init__(
@@ -38,39 +51,49 @@ class RunLog:
             unit="step",
             disable=not write,
             dynamic_ncols=True,
-            mininterval=1.0,
+            mininterval=_TERMINAL_SECONDS if sys.stderr.isatty() else _FILE_SECONDS,
             smoothing=0.05,
         )
+        self._folder = workdir / "tensorboard"
         self._rows = self._events = None
-        if write:
-            try:
-                _drop_after(workdir / METRICS_FILE, first_step)
-                self._rows = Tail(workdir / METRICS_FILE)
-                self._events = Tail(_new_events_file(workdir / "tensorboard"))
-            except OSError as error:
-                raise InputError(f"{workdir}: cannot be written to ({error.strerror})") from error
-            self._event(first_step + 1, file_version="brain.Event:2")
-            self._event(first_step + 1, session_log=SessionLog(status=SessionLog.START))
+        if not write:
+            return
+        try:
+            path = workdir / METRICS_FILE
+            if path.exists():
+                rows = [row for row in files.read_records(path) if row["step"] <= first_step]
+                files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+            self._rows = files.FinishedLog(workdir, path.stem)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._events = EventsWriter(str(self._folder / "events"), f".{time.time_ns()}")
+        except OSError as error:
+            raise files.cannot_write(workdir, error) from error
+        self._event(first_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of JSON and one point of every curve."""
-        if self._rows is None:
+        """Write one row and one point of every curve. Values that are not finite become null.
+
+        Raises:
+            RunFailed: the disk is full.
+        """
+        if self._rows is None or self._events is None:
             return
-        row = {"step": step, **{name: float(value) for name, value in values.items()}}
-        told = self._rows.error
-        error = self._rows.write((json.dumps(row) + "\n").encode())
+        finite = {name: float(x) if math.isfinite(x) else None for name, x in values.items()}
+        try:
+            self._rows.add({"step": step, **finite})
+        except InputError as error:
+            raise RunFailed(str(error)) from error
         for name, value in values.items():
             self._event(step, summary=summary.scalar(name, value))
-        if error and not told:
-            self.say(f"{self._rows.path}: {error}; rows are kept and written when that is over")
 
     def say(self, text: str) -> None:
-        """A line above the progress bar."""
+        """Print a line above the progress bar."""
         if self._rows is not None:
             self.bar.write(text)
+            sys.stdout.flush()
 
     def example(self, step: int, name: str, sounds: Mapping[str, np.ndarray], model: Any) -> None:
-        """Spectrograms below one another, and the audio, of one validation example."""
+        """Write spectrograms below one another, and the audio, of one validation example."""
         if self._events is None:
             return
         picture = spectrogram_picture(list(sounds.values()), model.sample_rate_hz)
@@ -82,67 +105,229 @@ class RunLog:
             self._event(step, summary=sound)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Close the files."""
         self.bar.close()
-        for tail in (self._rows, self._events):
-            if tail is not None:
-                tail.close()
+        if self._rows is not None:
+            self._rows.close()
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._events.close()
+        self._rows = self._events = None
 
     def _event(self, step: int, **what: Any) -> None:
-        """A record as TFRecord frames it."""
+        # SummaryWriter's thread dies on a full disk, and the events after that wait forever.
         if self._events is not None:
-            data = Event(step=step, wall_time=time.time(), **what).SerializeToString()
-            length = struct.pack("<Q", len(data))
-            checks = (struct.pack("<I", masked_crc32c(part)) for part in (length, data))
-            self._events.write(length + next(checks) + data + next(checks))
+            try:
+                self._events.write_event(Event(step=step, wall_time=time.time(), **what))
+                self._events.flush()
+            except OSError as error:
+                raise RunFailed(str(files.cannot_write(self._folder, error))) from error
 
 
-class Tail:
-    """A file that is appended to; what the disk refuses is kept and tried again with the next."""
+class Progress:
+    """Reads the metrics of a step while the next one runs, logs their means, stops on a bad loss.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("ab", buffering=0)
-        self._unwritten = b""
-        self.error = ""
+    All processes use it alike, since they exchange the clips that they could not read.
+    """
 
-    def write(self, data: bytes) -> str:
-        """What went wrong, or nothing; of too much that is unwritten the latest is given up."""
-        if len(self._unwritten) + len(data) <= _MOST_UNWRITTEN_BYTES:
-            self._unwritten += data
-        self.error = ""
-        try:
-            while self._unwritten:
-                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
-        except OSError as error:
-            self.error = error.strerror or str(error)
-        return self.error
+    def __init__(
+        self, config: Config, log: RunLog, bad_clips: BadClips, first_step: int, skipped_steps: int
+    ) -> None:
+        self.log, self.bad_clips = log, bad_clips
+        self._config, self._skipped = config, skipped_steps
+        num_samples = max(1, round(config.data.segment_seconds * config.model.sample_rate_hz))
+        self._step_flop = step_flop(config.model, config.batch_size, num_samples)
+        self._pending: tuple[int, dict[str, Any]] | None = None
+        self._new_bad: set[int] = set()
+        self._values: dict[str, list[float]] = defaultdict(list)
+        self._read_step = first_step
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Restart the clock, so that validation does not count in the speeds."""
+        self._clock_step = self._read_step
+        self._clock = time.perf_counter()
+        self._waited = 0.0
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Count the time of the block as time spent waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def record(self, step: int, metrics: dict[str, Any], bad_clips: np.ndarray) -> None:
+        """Take the metrics of a step that may still run, and read those of the step before."""
+        self.catch_up()
+        self._pending = (step, metrics)
+        self._new_bad |= set(np.ravel(bad_clips).tolist()) - {-1}
+
+    def catch_up(self) -> None:
+        """Wait for the newest step.
+
+        Raises:
+            FloatingPointError: too many steps were not finite.
+            InputError: too many clips are unusable.
+            RunFailed: the disk is full.
+        """
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._check(step, values)
+        for name, value in values.items():
+            self._values[name].append(value)
+        self.log.bar.update(step - self.log.bar.n)
+        self._read_step = step
+        if step % self._config.log_every_steps == 0:
+            self.exchange_bad_clips()
+            with failing_together():
+                self._log(step)
+
+    def exchange_bad_clips(self) -> None:
+        """Name the clips that any process has skipped; InputError if there are too many."""
+        new, self._new_bad = sorted(self._new_bad), set()
+        everyone = np.array([i for indices in gather(new) for i in indices], np.int64)
+        for line in self.bad_clips.update(everyone):
+            self.log.say(line)
+
+    def _check(self, step: int, values: dict[str, float]) -> None:
+        """Count a step that was skipped, and stop when there are too many."""
+        names = ("loss", "gradient_norm", "parameter_norm")
+        bad = next((name for name in names if not np.isfinite(values[name])), None)
+        if not values["skipped"]:
+            if bad:  # though the gradients are finite
+                raise FloatingPointError(f"{bad} is {values[bad]} at step {step}: training stopped")
+            return
+        self._skipped += 1
+        most = self._config.optim.max_skipped_steps
+        what = f"{bad} is {values[bad]}" if bad else "a running statistic is not finite"
+        if self._skipped > most:
+            raise FloatingPointError(
+                f"{what} at step {step}: training stopped after {self._skipped} skipped steps; "
+                f"optim.max_skipped_steps={self._skipped} lets it skip this one"
+            )
+        self.log.say(f"step {step} is skipped: {what} ({self._skipped} of at most {most})")
+
+    def _log(self, step: int) -> None:
+        seconds = max(time.perf_counter() - self._clock, 1e-9)
+        steps_per_second = (step - self._clock_step) / seconds
+        wait = self._waited / seconds
+        self.start_clock()
+        means = {name: _mean(values) for name, values in self._values.items()}
+        means["learning_rate"] = self._values["learning_rate"][-1]
+        self._values.clear()
+        rows = {f"train/{name}": value for name, value in means.items()}
+        if steps_per_second:
+            rows |= self._speeds(steps_per_second) | {"data_wait_share": wait}
+        epoch = step * self._config.batch_size / len(self.bad_clips.source)
+        rows |= {"epoch": epoch, "bad_clips": len(self.bad_clips.indices), **memory()}
+        self.log.scalars(step, rows)
+        shown = {
+            "loss": f"{means['loss']:.4f}",
+            "sdri": f"{means['sdri']:.1f}dB",
+            "epoch": f"{epoch:.2f}",
+            "clips": f"{steps_per_second * self._config.batch_size:.0f}/s",
+            "data_wait": f"{wait:.0%}",
+            "memory": f"{next(iter(memory().values())):.1f}GB",
+        }
+        if self.bad_clips.indices:
+            shown["bad_clips"] = str(len(self.bad_clips.indices))
+        self.log.bar.set_postfix(shown, refresh=False)
+
+    def _speeds(self, steps_per_second: float) -> dict[str, float]:
+        """Steps, clips and arithmetic a second; `peak_share` if the device's peak is known."""
+        flops = self._step_flop * steps_per_second
+        speeds = {
+            "steps_per_second": steps_per_second,
+            "clips_per_second": steps_per_second * self._config.batch_size,
+            "model_tflops": flops / 1e12,
+        }
+        peak_flops = device_peak_flops(
+            jax.devices()[0].device_kind,
+            self._config.model.dtype,
+            self._config.device_peak_tflops * 1e12,
+        )
+        if peak_flops:
+            speeds["peak_share"] = flops / (peak_flops * jax.device_count())
+        return speeds
+
+
+def _mean(values: list[float]) -> float:
+    """Mean of the finite values, so that a skipped step does not hide the others."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
+def memory() -> dict[str, float]:
+    """Peak memory in GB: of the fullest device here, or of this process if devices report none."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [each["peak_bytes_in_use"] for each in stats if "peak_bytes_in_use" in each]
+    if peaks:
+        return {"device_peak_gb": max(peaks) / 1e9}
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"host_peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}
+
+
+class Trace:
+    """A profiler trace of `num_steps` steps, once the first steps of a run have compiled.
+
+    TensorBoard opens the folder (Profile), Perfetto the `.trace.json.gz` in it.
+    """
+
+    def __init__(
+        self, folder: Path, num_steps: int, first_step: int, say: Callable[[str], None]
+    ) -> None:
+        first = first_step + WARM_STEPS + 1
+        self._folder, self._say = folder, say
+        self._steps = range(first, first + num_steps)
+        self._running = False
+
+    @contextlib.contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        """Mark a step and its wait for data; the first and the last one start and end the trace."""
+        if self._steps and step == self._steps[0]:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+        if self._steps and step == self._steps[-1]:
+            self.close()
 
     def close(self) -> None:
-        """One more attempt."""
-        self.write(b"")
-        self._file.close()
+        """Write the trace, even if it has fewer steps than asked for."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
+            self._say(f"trace of steps {self._steps[0]} to {self._steps[-1]}: {self._folder}")
 
 
-def _new_events_file(folder: Path) -> Path:
-    """TensorBoard reads the files in the order of their names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    seconds, rest = divmod(time.time_ns(), 10**9)
-    return folder / f"events.out.tfevents.{seconds:010d}.{rest:09d}.{socket.gethostname()}"
+def code_version() -> dict[str, str]:
+    """Version of the package, its git commit if there is one, and a hash of its source files."""
+    try:
+        version = importlib.metadata.version("audiosep-jax")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed"
+    return {"version": version, "commit": _commit(), "sources": source_hash(PACKAGE)}
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Removes rows of later steps, which a resumed run writes again, and a cut-off last line."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if row["step"] <= step:
-            kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+def source_hash(folder: Path) -> str:
+    """Hash of the names and contents of all Python files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _commit() -> str:
+    """Commit of the checkout, or nothing where there is no checkout or no git."""
+    command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    if not (PACKAGE.parent / ".git").exists():
+        return ""
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

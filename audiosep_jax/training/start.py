@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +34,31 @@ def start_or_resume(
     workdir: Path,
     given: dict[str, Any] | None = None,
 ) -> TrainState:
-    """The newest checkpoint's state, or a fresh one, of the given weights if there are any."""
-    step = checkpoints.latest_step()
-    if step is None and given is not None:
+    """State of the newest whole checkpoint, or a fresh one, with the given weights if any."""
+
+    def resume(step: int) -> TrainState:
+        there = checkpoints.about(step)
+        where = f"{checkpoints.folder / f'{step:08d}'}: "
+        difference = material_difference(from_mapping(there["config"], where), config)
+        for name in ("text_fingerprint", "data_fingerprint"):
+            if there[name] != about[name] and difference is None:
+                difference = f"{name} is {there[name]} there and {about[name]} here"
+        if difference:
+            raise InputError(
+                f"{workdir} holds another run: {difference}; choose another --workdir, or that "
+                "config"
+            )
+        return checkpoints.restore_state(step, state_shapes(config))
+
+    state = checkpoints.newest_whole(resume, functools.partial(print, file=sys.stderr, flush=True))
+    if state is not None:
+        return state
+    if given is not None:
         return state_from_variables(given, config.optim)
-    if step is None:
-        # Unoptimised: LLVM would spend most of a minute on random numbers that are drawn once.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        init = jax.jit(init_state, static_argnums=(0, 1), compiler_options=options)
-        return init(config.model, config.optim, jax.random.key(config.seed))
-    there = checkpoints.about(step)
-    difference = material_difference(from_mapping(there["config"]), config)
-    for name in ("text_fingerprint", "data_fingerprint"):
-        if there[name] != about[name] and difference is None:
-            difference = f"{name} is {there[name]} there and {about[name]} here"
-    if difference:
-        raise InputError(
-            f"{workdir} holds another run: {difference}; choose another --workdir, or that config"
-        )
-    return checkpoints.restore_state(step, state_shapes(config))
+    # Unoptimised: LLVM would spend most of a minute on random numbers that are drawn once.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    init = jax.jit(init_state, static_argnums=(0, 1), compiler_options=options)
+    return init(config.model, config.optim, jax.random.key(config.seed))
 
 
 def state_shapes(config: Config) -> TrainState:

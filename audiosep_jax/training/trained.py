@@ -7,6 +7,7 @@ Files of weights are AudioSep's own, of any of PyTorch's formats.
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,18 +83,28 @@ def read(source: str | Path, *, option: str) -> Trained:
 
 
 def read_checkpoint(path: Path) -> Trained:
-    """The checkpoint given, or of a workdir the one of best validation SDRi, else the newest."""
+    """The checkpoint at `path`, or a workdir's best one by validation SDRi, or its newest.
+
+    If that one of a workdir is damaged, the newest whole one is read, and a warning is logged.
+    """
     from audiosep_jax.training.checkpoints import Checkpoints  # Orbax takes long to import
 
     workdir, step = _find(path)
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-        step = checkpoints.best_step() if step is None else step
-        if step is None:
-            raise InputError(f"{workdir / FOLDER}: holds no checkpoint yet")
-        place = workdir / FOLDER / f"{step:08d}"
-        config, fingerprint = _config(checkpoints.about(step), place)
-        variables = checkpoints.restore_variables(step, variable_shapes(config.model))
-    return Trained(config.model, config.text, fingerprint, variables, step)
+
+        def read(step: int) -> Trained:
+            place = workdir / FOLDER / f"{step:08d}"
+            config, fingerprint = _config(checkpoints.about(step), place)
+            variables = checkpoints.restore_variables(step, variable_shapes(config.model))
+            return Trained(config.model, config.text, fingerprint, variables, step)
+
+        if step is not None:
+            return read(step)
+        best = checkpoints.best_step()
+        found = checkpoints.newest_whole(read, logging.getLogger(__name__).warning, first=best)
+    if found is None:
+        raise InputError(f"{workdir / FOLDER}: holds no checkpoint yet")
+    return found
 
 
 def read_file(
@@ -153,6 +164,7 @@ def write_file(path: Path, trained: Trained) -> None:
 def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
     """Writes a workdir with one checkpoint, to separate with or to start a training from."""
     from audiosep_jax.training.checkpoints import Checkpoints
+    from audiosep_jax.training.processes import RunFailed
     from audiosep_jax.training.steps import TrainState
 
     # No optimiser: it can be fine-tuned but not resumed.
@@ -167,9 +179,10 @@ def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
     try:
         with contextlib.closing(Checkpoints(workdir, CheckpointConfig())) as checkpoints:
             checkpoints.save(trained.step, state, _about(trained, name), None)
-            checkpoints.wait()
     except OSError as error:
         raise InputError(f"{workdir}: cannot be written ({error.strerror})") from error
+    except RunFailed as error:
+        raise InputError(str(error)) from error
 
 
 def _is_folder_of_weights(path: Path) -> bool:

@@ -2,7 +2,6 @@ import contextlib
 import json
 import resource
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,10 @@ import numpy as np
 import pytest
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.training.checkpoints import FOLDER, Checkpoints, NotWritten, Outcome, saved_steps
+from audiosep_jax.training.checkpoints import FOLDER, Checkpoints, Damaged, saved_steps
 from audiosep_jax.training.config import CheckpointConfig
 from audiosep_jax.training.optim import OptimConfig
+from audiosep_jax.training.processes import RunFailed
 from audiosep_jax.training.steps import TrainState, place_state, state_from_variables
 
 ABOUT = {"config": {"name": "tiny", "folds": [1, 2]}, "text_fingerprint": "a", "unicode": "ü"}
@@ -56,7 +56,7 @@ def fill(workdir: Path, steps: dict[int, float | None], **config: int) -> None:
 
 
 def kept(workdir: Path) -> list[int]:
-    return sorted(int(path.name) for path in (workdir / FOLDER).iterdir())
+    return sorted(int(x.name) for x in (workdir / FOLDER).iterdir() if "damaged" not in x.name)
 
 
 @pytest.mark.parametrize("optim", [WITHOUT_EMA, WITH_EMA], ids=["without_ema", "with_ema"])
@@ -241,7 +241,7 @@ def test_a_damaged_about_is_an_input_error(tmp_path: Path, text: str | None) -> 
     assert json.loads(path.read_text(encoding="utf-8"))["step"] == 1
     path.unlink() if text is None else path.write_text(text, encoding="utf-8")
     reader = Checkpoints(tmp_path)
-    with pytest.raises(InputError, match="00000001: is no checkpoint"):
+    with pytest.raises(InputError, match="00000001/about: cannot be read"):
         reader.about(1)
     reader.close()
 
@@ -279,30 +279,17 @@ def test_reading_creates_nothing(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_a_slow_folder_delays_nobody_and_the_newest_scored_state_is_written_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_still_runs_is_waited_for(tmp_path: Path) -> None:
     writer = Checkpoints(tmp_path, CheckpointConfig(keep_latest=9))
-    gate = threading.Event()
-    save = writer._manager.save
-    monkeypatch.setattr(writer._manager, "save", lambda *a, **k: gate.wait(60) and save(*a, **k))
-    double = jax.jit(lambda s: jax.tree.map(lambda x: x * 2, s), donate_argnums=0)
-    state = double(make_state(WITHOUT_EMA))
-    for step, sdri_db in ((1, None), (2, None), (3, 5.0), (4, None)):
-        writer.offer(step, state, ABOUT, sdri_db)
-        state = double(state)  # at once, into the same memory
-    assert writer.outcomes() == [Outcome(2, skipped=True), Outcome(4, skipped=True)]
-    gate.set()
-    writer.finish()
-    assert [(o.step, o.error, o.skipped) for o in writer.outcomes()] == [
-        *((1, None, False), (3, None, False))
-    ]
-    assert kept(tmp_path) == [1, 3]
-    assert writer.best_step() == 3
-    for step, factor in ((1, 2), (3, 8)):
-        expected = jax.tree.map(lambda x, f=factor: np.asarray(x) * f, make_state(WITHOUT_EMA))
-        assert_equal(writer.restore_state(step, template(WITHOUT_EMA)), expected)
+    for step in range(1, 6):
+        writer.save(step, make_state(WITHOUT_EMA, step), ABOUT, None)
+        assert set(saved_steps(tmp_path)) >= set(range(1, step))
     writer.close()
+    assert kept(tmp_path) == [1, 2, 3, 4, 5]
+    with contextlib.closing(Checkpoints(tmp_path)) as reader:
+        for step in range(1, 6):
+            restored = reader.restore_state(step, template(WITHOUT_EMA))
+            assert_equal(restored, make_state(WITHOUT_EMA, step))
 
 
 @contextlib.contextmanager
@@ -316,30 +303,114 @@ def no_room() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_and_the_next_one_can_be_written(
-    tmp_path: Path,
-) -> None:
+def test_a_full_disk_leaves_the_last_checkpoint_and_a_new_process_can_go_on(tmp_path: Path) -> None:
     fill(tmp_path, {1: 5.0}, keep_latest=1)
     writer = Checkpoints(tmp_path, CheckpointConfig(keep_latest=1))
-    with no_room():
-        writer.offer(2, make_state(WITHOUT_EMA, 2), ABOUT, 6.0)
-        writer.finish()
-    (outcome,) = writer.outcomes()
-    assert str(outcome.error) == (
-        f"{tmp_path / FOLDER}: the checkpoint of step 2 could not be written (File too large); "
-        "step 1 is the newest"
+    with no_room(), pytest.raises(RunFailed) as caught, contextlib.closing(writer):
+        writer.save(2, make_state(WITHOUT_EMA, 2), ABOUT, 6.0)
+    assert str(caught.value) == (
+        f"{tmp_path / FOLDER}: a checkpoint could not be written (File too large); "
+        "that of step 1 is the newest"
     )
-    assert writer.latest_step() == 1
-    assert_equal(writer.restore_state(1, template(WITHOUT_EMA)), make_state(WITHOUT_EMA, 1))
-    writer.save(3, make_state(WITHOUT_EMA, 3), ABOUT, 7.0)
-    writer.wait()
-    assert_equal(writer.restore_state(3, template(WITHOUT_EMA)), make_state(WITHOUT_EMA, 3))
-    with no_room():
-        writer.save(4, make_state(WITHOUT_EMA, 4), ABOUT, None)
-        with pytest.raises(NotWritten, match="step 4 could not be written"):
-            writer.wait()
-    writer.close()
-    assert saved_steps(tmp_path) == [3]
+    assert saved_steps(tmp_path) == [1]
+    with contextlib.closing(Checkpoints(tmp_path, CheckpointConfig(keep_latest=1))) as writer:
+        assert_equal(writer.restore_state(1, template(WITHOUT_EMA)), make_state(WITHOUT_EMA, 1))
+        writer.save(2, make_state(WITHOUT_EMA, 2), ABOUT, 7.0)
+        writer.wait()
+        assert_equal(writer.restore_state(2, template(WITHOUT_EMA)), make_state(WITHOUT_EMA, 2))
+    assert saved_steps(tmp_path) == [2]
+
+
+# ------------------------------------------------------------------ damage
+
+
+def _empty_arrays(item: str):
+    def damage(step: Path) -> None:
+        for path in (step / item).rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")
+
+    return damage
+
+
+@pytest.mark.parametrize("item", ["model", "training", "about", "metrics"])
+def test_the_newest_whole_checkpoint_is_used_and_the_damaged_one_renamed(
+    tmp_path: Path, item: str
+) -> None:
+    fill(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0}, keep_latest=9)
+    for step in (2, 3):
+        _empty_arrays(item)(tmp_path / FOLDER / f"{step:08d}")
+    told: list[str] = []
+
+    def read(checkpoints: Checkpoints, step: int) -> int:
+        checkpoints.about(step)
+        checkpoints.restore_state(step, template(WITHOUT_EMA))
+        return step
+
+    with contextlib.closing(Checkpoints(tmp_path)) as reader:
+        assert reader.newest_whole(lambda step: read(reader, step), told.append) == 1
+    assert kept(tmp_path) == [1, 2, 3], "reading renames nothing"
+    assert [line.split(": ")[1].startswith("cannot be read (") for line in told] == [True, True]
+    assert all(line.endswith("the checkpoint of step 1 is used instead") for line in told)
+    assert f"00000003/{item}: " in told[0]
+    with contextlib.closing(Checkpoints(tmp_path, CheckpointConfig(keep_latest=9))) as writer:
+        assert writer.newest_whole(lambda step: read(writer, step), print) == 1
+        writer.save(2, make_state(WITHOUT_EMA, 5), ABOUT, 0.0)
+    assert saved_steps(tmp_path) == [1, 2]
+    left = [path.name for path in (tmp_path / FOLDER).iterdir() if "damaged" in path.name]
+    assert sorted(name[:16] for name in left) == ["00000002.damaged", "00000003.damaged"]
+
+
+def test_if_every_checkpoint_is_damaged_the_newest_is_named_and_none_renamed(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path, {1: None, 2: None})
+    for step in (1, 2):
+        _empty_arrays("model")(tmp_path / FOLDER / f"{step:08d}")
+    with contextlib.closing(Checkpoints(tmp_path, CheckpointConfig())) as writer:
+        with pytest.raises(Damaged, match="00000002/model"):
+            writer.newest_whole(
+                lambda step: writer.restore_variables(step, template(WITHOUT_EMA).variables()),
+                print,
+            )
+        assert kept(tmp_path) == [1, 2]
+        assert writer.newest_whole(lambda step: step, print) == 2
+
+
+def test_a_mistake_of_the_config_is_no_damage(tmp_path: Path) -> None:
+    fill(tmp_path, {1: None, 2: None})
+
+    def refuse(step: int) -> None:
+        raise InputError(f"step {step} is of another run")
+
+    reader = Checkpoints(tmp_path)
+    with pytest.raises(InputError, match="step 2 is of another run"):
+        reader.newest_whole(refuse, print)
+
+
+def test_an_old_damaged_score_does_not_stop_a_run(tmp_path: Path) -> None:
+    fill(tmp_path, {1: 9.0, 2: 2.0, 3: 3.0}, keep_latest=9)
+    _empty_arrays("metrics")(tmp_path / FOLDER / "00000001")
+    fill(tmp_path, {4: 1.0}, keep_latest=9)
+    assert saved_steps(tmp_path) == [2, 3, 4]
+    with contextlib.closing(Checkpoints(tmp_path)) as reader:
+        assert reader.best_step() == 3
+
+
+def test_only_scores_of_one_validation_set_are_compared(tmp_path: Path) -> None:
+    def run(valid_set: str, scores: dict[int, float]) -> None:
+        config = CheckpointConfig(keep_latest=1, keep_every_steps=0)
+        with contextlib.closing(Checkpoints(tmp_path, config)) as writer:
+            for step, sdri_db in scores.items():
+                about = {**ABOUT, "valid_set": valid_set}
+                writer.save(step, make_state(WITHOUT_EMA, step), about, sdri_db)
+
+    run("0 dB", {8: 1.0})
+    run("-10 dB", {13: 8.3})
+    run("0 dB", {16: 1.5, 24: 1.9, 32: 2.0, 40: 1.6})
+    with contextlib.closing(Checkpoints(tmp_path)) as reader:
+        assert reader.best_step() == 32
+    assert kept(tmp_path) == [32, 40]
 
 
 def test_saved_steps_are_those_that_are_whole(tmp_path: Path) -> None:

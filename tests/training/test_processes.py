@@ -1,0 +1,114 @@
+"""Processes of one run: how they find each other, what they compare, and how they stop."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from audiosep_jax.errors import InputError
+from audiosep_jax.training import processes
+from audiosep_jax.training.processes import Launch, StopSignals, first_difference, in_cluster
+
+
+def test_the_first_difference_names_few_processes():
+    assert first_difference([{"a": 1}, {"a": 1}]) is None
+    assert first_difference([{"a": 1}, {}]) == "a is 1 in process 0 and None in process 1"
+    many = [{"a": "x"}] * 7 + [{"a": "y"}]
+    assert first_difference(many) == (
+        "a is 'x' in process 0, 1, 2, 3 and 3 more and 'y' in process 7"
+    )
+
+
+def test_a_process_alone_exchanges_nothing():
+    with processes.connected(Launch()):
+        assert processes.is_main()
+        processes.check_equal({"seed": 1})
+        assert processes.gather({"a": 1}) == [{"a": 1}]
+        tree = {"a": np.ones(2)}
+        assert processes.broadcast(tree, None) is tree
+
+
+def test_an_error_of_the_config_or_the_run_leaves_the_block_as_it_was():
+    for kind in (InputError, processes.RunFailed):
+        with pytest.raises(kind, match="no such file"), processes.failing_together():
+            raise kind("no such file")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_asks_for_a_stop_and_the_second_one_interrupts(number, capsys):
+    before = signal.getsignal(number)
+    with StopSignals() as stop:
+        assert not stop.reached(1)
+        os.kill(os.getpid(), number)
+        assert stop.reached(2)
+        assert "stopping after this step" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("kind", [ValueError, jax.errors.JaxRuntimeError])
+def test_a_broken_collective_is_one_line_and_other_errors_stay(monkeypatch, kind):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: None)
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
+    launch = Launch("localhost:1", 2, 0)
+    broke = r"^the connection to another process broke \(UNKNOWN: reset by peer\); the same command"
+    with pytest.raises(processes.RunFailed, match=broke), processes.connected(launch):
+        raise kind("UNKNOWN: reset by peer\nmore")
+    for message in ("RESOURCE_EXHAUSTED: out of memory", "shapes differ"):
+        with pytest.raises(kind, match=message), processes.connected(launch):
+            raise kind(message)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}, False),  # no srun
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, True),
+    ],
+)
+def test_clusters_are_known_by_what_their_launchers_set(environment, expected):
+    assert in_cluster(environment) is expected
+
+
+def test_an_open_mpi_without_the_address_of_process_0_is_not_taken_for_one_process():
+    with pytest.raises(InputError, match="--coordinator_address=HOST:PORT"):
+        in_cluster({"OMPI_COMM_WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "CUDA_VISIBLE_DEVICES": "0,1,2"}, [0, 1, 2]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)", "CUDA_VISIBLE_DEVICES": "0,1"}, None),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, None),
+        ({}, None),
+    ],
+)
+def test_one_task_on_a_node_takes_all_its_gpus(environment, expected):
+    assert processes._all_devices_of_the_node(environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"coordinator_address": "a:1"}, "belong together"),
+        ({"num_processes": 2, "process_id": 0}, "belong together"),
+        (
+            {"coordinator_address": "a:1", "num_processes": 2, "process_id": 2},
+            "--process_id=2 must be below --num_processes=2",
+        ),
+        ({"heartbeat_seconds": 0}, "at least 1"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        Launch(**given)
