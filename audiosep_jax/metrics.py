@@ -1,7 +1,7 @@
-"""Signal-to-distortion ratios in dB, by clip, as AudioSep's evaluation states them.
+"""Signal-to-distortion ratios of clips in dB, as AudioSep's evaluation defines them.
 
-One set of formulas: JAX arrays are scored as they are, float32 in a training step, and numpy
-arrays in float64, which is what evaluations report.
+Training and evaluation share the formulas. JAX arrays are scored in their own type, float32 in a
+training step; NumPy arrays are scored in float64, which evaluations report.
 """
 
 from types import ModuleType
@@ -15,15 +15,15 @@ from audiosep_jax.errors import InputError
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
-POWER_FLOOR = 1e-10  # of SDR's mean squares
+POWER_FLOOR = 1e-10  # of the mean squares in SDR
 SI_SDR_EPSILON = float(np.finfo(np.float32).eps)
-_BLOCK = 512  # samples summed at once
+_BLOCK = 512  # samples in a partial sum
 
 
 def sdr(reference_BS: Array, estimate_BS: Array) -> Array:
     """`10 log10(mean(ref^2) / mean((est - ref)^2))`, both floored at 1e-10; `(B,)` dB.
 
-    A perfect estimate of a silent reference is 0 dB; nothing is infinite.
+    A perfect estimate of a silent reference has 0 dB; no value is infinite.
     """
     xp, reference_BS, estimate_BS = _prepared(reference_BS, estimate_BS)
     num_samples = reference_BS.shape[-1]
@@ -40,7 +40,7 @@ def sdr_improvement(reference_BS: Array, estimate_BS: Array, mixture_BS: Array) 
 def si_sdr(reference_BS: Array, estimate_BS: Array) -> Array:
     """Scale-invariant SDR without mean removal, `(B,)` dB (Le Roux et al., 2019, eq. 3).
 
-    0 dB where the estimate is silent; of a silent reference, -10 log10(1 + energy / epsilon).
+    A silent estimate has 0 dB. A silent reference gives -10 log10(1 + energy / epsilon).
     """
     xp, reference_BS, estimate_BS = _prepared(reference_BS, estimate_BS)
     epsilon = SI_SDR_EPSILON
@@ -61,29 +61,23 @@ def si_sdr_improvement(reference_BS: Array, estimate_BS: Array, mixture_BS: Arra
 def separation_scores(
     reference_S: np.ndarray, estimate_S: np.ndarray, mixture_S: np.ndarray
 ) -> dict[str, float]:
-    """All of the above for one clip, in float64.
+    """All scores of one clip, in float64.
 
-    What is compared is as long as the reference: an estimate or mixture beyond it is cut, and one
-    that ends before it is silent from there on.
+    Estimate and mixture are cut, or padded with zeros, to the length of the reference.
     """
     reference_S = np.asarray(reference_S)
     estimate_S, mixture_S = (fitted(x, len(reference_S)) for x in (estimate_S, mixture_S))
-    of_estimate = float(sdr(reference_S, estimate_S))
-    of_mixture = float(sdr(reference_S, mixture_S))
-    si_of_estimate = float(si_sdr(reference_S, estimate_S))
-    si_of_mixture = float(si_sdr(reference_S, mixture_S))
-    return {
-        "sdr": of_estimate,
-        "sdri": of_estimate - of_mixture,
-        "si_sdr": si_of_estimate,
-        "si_sdri": si_of_estimate - si_of_mixture,
-        "mixture_sdr": of_mixture,
-        "mixture_si_sdr": si_of_mixture,
-    }
+    scores = {}
+    for name, score in (("sdr", sdr), ("si_sdr", si_sdr)):
+        of_estimate = float(score(reference_S, estimate_S))
+        of_mixture = float(score(reference_S, mixture_S))
+        scores |= {name: of_estimate, f"{name}i": of_estimate - of_mixture}
+        scores[f"mixture_{name}"] = of_mixture
+    return scores
 
 
 def clap_score(text_NE: np.ndarray, audio_NE: np.ndarray) -> np.ndarray:
-    """Cosine of each query's CLAP embedding and its estimate's, `(N,)`; 0 for a zero vector."""
+    """Cosine `(N,)` of the CLAP embeddings of each query and its estimate; 0 for a zero vector."""
     text_NE, audio_NE = (np.asarray(x, np.float64) for x in (text_NE, audio_NE))
     lengths_N = np.linalg.norm(text_NE, axis=-1) * np.linalg.norm(audio_NE, axis=-1)
     products_N = np.sum(text_NE * audio_NE, axis=-1)
@@ -91,23 +85,23 @@ def clap_score(text_NE: np.ndarray, audio_NE: np.ndarray) -> np.ndarray:
 
 
 def fitted(audio_S: np.ndarray, num_samples: int) -> np.ndarray:
-    """Cut, or continued by silence, to `num_samples`."""
+    """Cut the audio, or pad it with zeros, to `num_samples`."""
     audio_S = np.asarray(audio_S)[:num_samples]
     return np.pad(audio_S, (0, num_samples - len(audio_S)))
 
 
 def _prepared(reference_BS: Array, estimate_BS: Array) -> tuple[ModuleType, Array, Array]:
-    """(numpy or jax.numpy, both arrays), in float64 where both are numpy's."""
+    """(numpy or jax.numpy, both arrays); NumPy arrays as float64."""
     if reference_BS.shape[-1] != estimate_BS.shape[-1] or reference_BS.shape[-1] == 0:
         lengths = f"{reference_BS.shape[-1]} and {estimate_BS.shape[-1]}"
-        raise InputError(f"a score needs two clips of one length above 0, not {lengths} samples")
+        raise InputError(f"a score needs two clips of one length above 0, not of {lengths} samples")
     if isinstance(reference_BS, np.ndarray) and isinstance(estimate_BS, np.ndarray):
         return np, reference_BS.astype(np.float64), estimate_BS.astype(np.float64)
     return jnp, reference_BS, estimate_BS
 
 
 def _sum(x_BS: Array) -> Array:
-    """Sum over samples, in blocks: in float32 a running sum of a million terms loses digits."""
+    """Sum over samples, in blocks: a running sum of a million float32 terms loses digits."""
     if isinstance(x_BS, np.ndarray):
         return np.sum(x_BS, axis=-1)
     num_samples = x_BS.shape[-1]

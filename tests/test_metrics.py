@@ -152,9 +152,9 @@ def test_other_lengths_are_cut_or_continued_by_silence():
     expected = separation_scores(reference_S, padded_S, estimate_S)
     assert separation_scores(reference_S, shorter_S, longer_S) == expected
     for score in (sdr, si_sdr):
-        with pytest.raises(InputError, match="one length above 0, not 100 and 60 samples"):
+        with pytest.raises(InputError, match="one length above 0, not of 100 and 60 samples"):
             score(reference_S, shorter_S)
-        with pytest.raises(InputError, match="not 0 and 0"):
+        with pytest.raises(InputError, match="not of 0 and 0"):
             score(reference_S[:0], shorter_S[:0])
 
 
@@ -163,3 +163,13 @@ def test_clap_score_is_a_cosine():
     audio_NE = np.float32([[0.6, 0.8], [0.6, 0.8], [1, 0]])
     np.testing.assert_allclose(clap_score(text_NE, audio_NE), [0.6, 1, 0], atol=1e-7)
     np.testing.assert_allclose(clap_score(3 * text_NE, audio_NE), [0.6, 1, 0], atol=1e-7)
+
+
+def test_halving_a_mixture_at_0_db_gains_3_db_of_sdri_and_nothing_of_si_sdri():
+    """SDRi alone can praise a separator that has learnt nothing but to be quieter."""
+    target_S, noise_S = (x[0].astype(np.float64) for x in orthogonal_pair())
+    mixture_S = target_S + noise_S
+    found = separation_scores(target_S, mixture_S / 2, mixture_S)
+    assert found["mixture_sdr"] == pytest.approx(0, abs=1e-6)
+    assert found["sdri"] == pytest.approx(20 * np.log10(2**0.5), abs=1e-5)
+    assert found["si_sdri"] == pytest.approx(0, abs=1e-5)

@@ -53,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; return 0, or 2 after one line on stderr."""
     words = list(argv)
     verb = words.pop(0) if words and words[0] in VERBS else "score"
-    return exit_code(lambda: VERBS[verb](words))
+    hint = "; the same command continues" if verb in ("score", "watch") else ""
+    return exit_code(lambda: VERBS[verb](words), hint)
 
 
 # ---------------------------------------------------------------------- score

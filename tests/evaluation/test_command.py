@@ -21,6 +21,7 @@ from tiny_run import save_run, tiny_config
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.evaluation import figures, mixtures, runner
 from audiosep_jax.evaluation.command import main
+from audiosep_jax.evaluation.compare import main as compare_main
 from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS
 from audiosep_jax.evaluation.results import RowLog
 from audiosep_jax.separation.separator import Separator
@@ -303,6 +304,85 @@ def test_missing_files_are_named_and_told(place, tmp_path, capsys):
         path.write_text("no sound")
     assert run(place, tmp_path / "none", *allowed, audio=audio) == 2
     assert "no mixture could be scored, such as: " in capsys.readouterr().err
+
+
+SILENT_CASES = {
+    "silent target": ("silent.wav", "clip1.wav", ""),
+    "silent target at an SNR": ("silent.wav", "clip1.wav", "0"),
+    "silent noise": ("clip0.wav", "silent.wav", ""),
+    "silent noise at an SNR": ("clip0.wav", "silent.wav", "0"),
+    "target of 1e-6": ("faint.wav", "clip1.wav", ""),
+    "noise of 1e-6": ("clip0.wav", "faint.wav", ""),
+}
+
+
+@pytest.mark.parametrize("case", SILENT_CASES)
+def test_silent_sounds_are_counted_and_left_out_of_the_means(place, tmp_path, capsys, case):
+    target, noise, snr = SILENT_CASES[case]
+    audio = tmp_path / "audio"
+    clips = write_clips(audio, 3)
+    audio_files.write(audio / "silent.wav", 0 * clips["clip0.wav"][None], RATE_HZ)
+    faint_S = np.float32(1e-6) * clips["clip2.wav"]
+    audio_files.write(audio / "faint.wav", faint_S[None], RATE_HZ, subtype="FLOAT")
+    rows = [("dog", "clip0.wav", "clip1.wav", ""), ("rain", target, noise, snr)]
+    header = ("query", "target", "noise", "snr")
+    write_list(tmp_path / "both.csv", header, rows)
+    write_list(tmp_path / "one.csv", header, rows[:1])
+    for name in ("both", "one"):
+        words = ("--baseline", "irm")
+        assert (
+            run(place, tmp_path / name, *words, metadata=tmp_path / f"{name}.csv", audio=audio) == 0
+        )
+    content = results(tmp_path / "both")
+    note = "1 of the 2 mixtures listed have a silent target or noise and are left out of the means"
+    assert note in content["notes"]
+    assert f"note: {note}" in capsys.readouterr().out
+    assert content["scores"] == results(tmp_path / "one")["scores"]
+    assert (content["count"], content["listed"], content["missing"]) == (1, 2, [])
+    assert "silent" in content["silent"][0]["reason"]
+    assert "## Silent, left out of the means: 1" in (tmp_path / "both" / "results.md").read_text()
+    assert [row["silent"] for row in table(tmp_path / "both")] == ["", "True"]
+    # Nothing is computed again, and two such results can be compared.
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "both").glob("*.jsonl")}
+    words = ("--baseline", "irm")
+    assert run(place, tmp_path / "both", *words, metadata=tmp_path / "both.csv", audio=audio) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    folders = [str(tmp_path / "both"), str(tmp_path / "one")]
+    assert compare_main([*folders, "--output", str(tmp_path / "c"), "--no_figures"]) == 0
+
+
+def test_a_rendered_mixture_that_equals_its_target_is_left_out(place, tmp_path):
+    audio = tmp_path / "audio"
+    clips = write_clips(audio, 2)
+    audio_files.write(
+        audio / "same.wav", clips["clip0.wav"][None], RATE_HZ, subtype="PCM_16"
+    )  # but for the rounding to 16 bits
+    rows = [("dog", "clip0.wav", "same.wav"), ("rain", "clip1.wav", "clip0.wav")]
+    write_list(tmp_path / "list.csv", ("query", "target", "mixture"), rows)
+    words = ("--baseline", "mixture")
+    assert run(place, tmp_path / "out", *words, metadata=tmp_path / "list.csv", audio=audio) == 0
+    content = results(tmp_path / "out")
+    assert [x["row"] for x in content["silent"]] == [0]
+    assert content["count"] == 1
+
+
+def test_a_wrong_query_is_scored_beside_the_right_one(place, scored, tmp_path):
+    """The gap is that to an evaluation with the baseline random_query."""
+    wrong = tmp_path / "wrong"
+    assert run(place, wrong, "--baseline", "random_query", "--checkpoint", place / "run") == 0
+    for right, other in zip(table(scored), table(wrong), strict=True):
+        assert float(right["sdri_wrong_query"]) == pytest.approx(float(other["sdri"]), abs=1e-4)
+        gap = float(right["sdri"]) - float(other["sdri"])
+        assert float(right["query_gap"]) == pytest.approx(gap, abs=1e-4)
+    assert run(place, tmp_path / "none", "--no_wrong_query") == 0
+    assert "query_gap" not in results(tmp_path / "none")["scores"]
+    assert mean(tmp_path / "none") == pytest.approx(mean(scored), abs=1e-5)
+
+
+def test_a_list_of_one_query_has_no_wrong_one(place, tmp_path, capsys):
+    assert run(place, tmp_path, "--query", "rain") == 0
+    assert "note: no score of a wrong query: the list has no query for" in capsys.readouterr().out
+    assert "query_gap" not in results(tmp_path)["scores"]
 
 
 def test_make_pairs_writes_a_list_that_can_be_scored(tmp_path):
