@@ -67,7 +67,7 @@ def separation_scores(
     """
     reference_S = np.asarray(reference_S)
     estimate_S, mixture_S = (fitted(x, len(reference_S)) for x in (estimate_S, mixture_S))
-    scores = {}
+    scores: dict[str, float] = {}
     for name, score in (("sdr", sdr), ("si_sdr", si_sdr)):
         of_estimate = float(score(reference_S, estimate_S))
         of_mixture = float(score(reference_S, mixture_S))
