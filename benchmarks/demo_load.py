@@ -62,14 +62,16 @@ class Reader:
         kind = {"Content-Type": f"multipart/form-data; boundary={edge}"}
         return str(json.loads(self.get("gradio_api/upload", body, kind))[0])
 
-    def separate(self, recording: Any, text: str, *, wrap: bool = True) -> tuple[str, Any]:
+    def separate(
+        self, recording: Any, text: str, unwanted: str = "", *, wrap: bool = True
+    ) -> tuple[str, Any]:
         """`complete` and [the page's HTML, the status line], or `error` and its message.
 
         `recording` is the path of an upload or, with wrap=False, the value of the page's input.
         """
         if wrap:
             recording = {"path": recording, "meta": {"_type": "gradio.FileData"}}
-        request = {"data": [recording, text], "session_hash": self.session}
+        request = {"data": [recording, text, unwanted], "session_hash": self.session}
         call, kind = "gradio_api/call/separate", {"Content-Type": "application/json"}
         event_id = json.loads(self.get(call, json.dumps(request).encode(), kind))["event_id"]
         events = self.get(f"{call}/{event_id}").decode()

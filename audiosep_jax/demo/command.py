@@ -6,11 +6,10 @@ import importlib.util
 import ipaddress
 import math
 import os
-import signal
 import socket
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from audiosep_jax import files
 from audiosep_jax.cli import Parser, exit_code
@@ -31,10 +30,8 @@ Needs pip install 'audiosep-jax[demo]'."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until Ctrl-C or SIGTERM; return the exit code."""
-    with contextlib.suppress(KeyboardInterrupt):
-        return exit_code(lambda: _serve(_parser().parse_args(argv)))
-    return 0
+    """Serve until Ctrl-C or a signal, which remove the page's files; return the exit code."""
+    return exit_code(lambda: _serve(_parser().parse_args(argv)))
 
 
 def _serve(arguments: argparse.Namespace) -> None:
@@ -52,7 +49,6 @@ def _serve(arguments: argparse.Namespace) -> None:
         separator = _load(arguments.checkpoint, arguments.text_model)
 
     # ------------------------------------------------------------------ serve, clean up
-    signal.signal(signal.SIGTERM, _interrupt)  # so that `kill` also removes the files
     with own_folder() as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio reads it when it is imported
         from audiosep_jax.demo.page import Limits
@@ -130,10 +126,6 @@ def _reserve(host: str, port: int) -> tuple[str, int, socket.socket]:
         raise InputError(f"--host {host} --port {port}: cannot be served on ({reason})") from error
     found_host, found_port = reserved.getsockname()[:2]
     return found_host, found_port, reserved
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _parser() -> Parser:

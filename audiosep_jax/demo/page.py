@@ -66,13 +66,13 @@ def build(separator: Separator, uploads: Uploads, answers: Answers, limits: Limi
         gr.HTML(_head(limits))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                recording, text, run, cancel, status = _form()
+                inputs, run, cancel, status = _form()
             with gr.Column(scale=3, min_width=300):
                 answer = gr.HTML(EMPTY, elem_id="answer")
         actions = Actions(separator, uploads, answers, limits, answer.temp_files)
         running = run.click(
             actions.separate,
-            [recording, text],
+            inputs,
             [answer, status],
             show_progress_on=status,
             api_name="separate",
@@ -93,7 +93,7 @@ def _head(limits: Limits) -> str:
     )
 
 
-def _form() -> tuple[gr.Audio, gr.Textbox, gr.Button, gr.Button, gr.HTML]:
+def _form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, gr.HTML]:
     recording = gr.Audio(
         sources=["upload", "microphone"],
         type="filepath",
@@ -109,11 +109,19 @@ def _form() -> tuple[gr.Audio, gr.Textbox, gr.Button, gr.Button, gr.HTML]:
         max_lines=work.MAX_SENTENCES,
         elem_id="sentences",
     )
+    unwanted = gr.Textbox(
+        label="Without (optional)",
+        info="Sounds to keep out of the results, one sentence a line.",
+        placeholder="people talking",
+        lines=1,
+        max_lines=work.MAX_SENTENCES,
+        elem_id="unwanted",
+    )
     with gr.Row():
         run = gr.Button("Separate", variant="primary", elem_id="separate", min_width=120)
         cancel = gr.Button("Cancel", elem_id="cancel", min_width=120)
     status = gr.HTML(note(""), elem_id="status", min_height=70)
-    return recording, text, run, cancel, status
+    return [recording, text, unwanted], run, cancel, status
 
 
 # ---------------------------------------------------------------------- actions
@@ -136,6 +144,7 @@ class Actions:
         self,
         recording: str | None,
         text: str,
+        unwanted: str,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio passes one in this way)
     ) -> tuple[Any, str]:
@@ -144,7 +153,7 @@ class Actions:
         if recording is None:
             raise _error("Drop a recording first, or record one")
         try:
-            queries = work.sentences(text)
+            wanted, unwanted_lines = work.sentences(text), work.sentences(unwanted)
             self.uploads.check(visitor, recording)
             with self.answers.job(str(request.session_hash)) as job:
 
@@ -155,7 +164,8 @@ class Actions:
                 answer = work.separate_for_page(
                     self.separator,
                     Path(recording),
-                    queries,
+                    wanted,
+                    unwanted_lines,
                     job.folder,
                     self.limits.max_seconds,
                     report,

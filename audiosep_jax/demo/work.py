@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from audiosep_jax import plots
 from audiosep_jax.audio.files import AudioReader, AudioWriter
 from audiosep_jax.errors import InputError
@@ -36,18 +38,16 @@ def sentences(text: str) -> list[str]:
     """Queries of a text that has one on each line, without repetitions.
 
     Raises:
-        InputError: there is none, there are too many, or one is too long.
+        InputError: there are too many, or one is too long.
     """
     lines = [" ".join(line.split()) for line in text.splitlines()]
     found = [line for line in dict.fromkeys(lines) if line]
-    if not found:
-        raise InputError("Say what to separate, such as: a dog barking")
     if len(found) > MAX_SENTENCES:
         raise InputError(f"{len(found)} sentences are too many: at most {MAX_SENTENCES} at once")
-    longest = max(found, key=len)
-    if len(longest) > MAX_CHARACTERS:
+    longest = max(map(len, found), default=0)
+    if longest > MAX_CHARACTERS:
         raise InputError(
-            f"A sentence of {len(longest)} characters is too long: at most {MAX_CHARACTERS}"
+            f"A sentence of {longest} characters is too long: at most {MAX_CHARACTERS}"
         )
     return found
 
@@ -55,14 +55,17 @@ def sentences(text: str) -> list[str]:
 def separate_for_page(
     separator: Separator,
     recording: Path,
-    queries: list[str],
+    wanted: list[str],
+    unwanted: list[str],
     folder: Path,
     max_seconds: float,
     progress: Progress,
 ) -> Answer:
-    """Write the recording, the sound of each query and the residual to a folder, as float WAV.
+    """Write the recording, each wanted sound and the residual to a folder, as float WAV.
 
     Args:
+        wanted: a query for each target, at least one.
+        unwanted: queries of sounds to mask out of the targets.
         folder: must exist.
         progress: is called between tiles. An exception that it raises ends the separation.
 
@@ -70,36 +73,45 @@ def separate_for_page(
         InputError: the recording cannot be read or is longer than `max_seconds`, or a query is
             unusable.
     """
-    condition_NE = separator.embed_text(queries)
-    titles = ["Recording", *queries, "Everything else"]
-    names = output_names(recording.stem, titles)
-    paths = [folder / f"{name}.wav" for name in names]
-    all_seconds = _decode(recording, paths[0], max_seconds)
-    done_seconds = 0.0
+    if not wanted:
+        raise InputError("Say what to separate, such as: a dog barking")
+    condition_NE = separator.embed_text(wanted)
+    unwanted_ME = separator.embed_text(unwanted) if unwanted else condition_NE[:0]
+    titles = ["Recording", *wanted, "Everything else"]
+    paths = [folder / f"{name}.wav" for name in output_names(recording.stem, titles)]
+    _decode(recording, paths[0], max_seconds)
+    with AudioReader(paths[0]) as mixture:
+        rate_hz, num_samples = mixture.sample_rate_hz, mixture.num_samples
+        panels = [plots.LogSpectrogram(rate_hz, num_samples) for _ in titles]
+        done_samples = 0
 
-    def add(seconds: float) -> None:
-        nonlocal done_seconds
-        done_seconds += seconds
-        progress(done_seconds, all_seconds)
+        def observe(mixture_CS: np.ndarray, estimate_NCS: np.ndarray) -> None:
+            nonlocal done_samples
+            done_samples += mixture_CS.shape[1]
+            sounds = (mixture_CS, *estimate_NCS, mixture_CS - estimate_NCS.sum(0))
+            for panel, audio_CS in zip(panels, sounds, strict=True):
+                panel.add(audio_CS)
+            progress(done_samples / rate_hz, num_samples / rate_hz)
 
-    add(0)
-    separator.separate_file(
-        paths[0],
-        paths[1:-1],
-        condition_NE,
-        residual=paths[-1],
-        output_format="WAV",
-        subtype="FLOAT",
-        tile_seconds=TILE_SECONDS,
-        progress=add,
-    )
-    sounds = tuple(Sound(title, path) for title, path in zip(titles, paths, strict=True))
-    _draw(sounds, folder / "spectrograms.png")
-    return Answer(sounds, folder / "spectrograms.png")
+        progress(0, num_samples / rate_hz)
+        separator.separate_file(
+            mixture,
+            paths[1:-1],
+            condition_NE,
+            unwanted_ME=unwanted_ME,
+            residual=paths[-1],
+            output_format="WAV",
+            subtype="FLOAT",
+            tile_seconds=TILE_SECONDS,
+            observe=observe,
+        )
+    picture = folder / "spectrograms.png"
+    plots.draw_figure(list(zip(titles, panels, strict=True)), picture)
+    return Answer(tuple(map(Sound, titles, paths)), picture)
 
 
-def _decode(recording: Path, path: Path, max_seconds: float) -> float:
-    """Write a WAV file, which every browser plays, and return its seconds."""
+def _decode(recording: Path, path: Path, max_seconds: float) -> None:
+    """Write a WAV file, which every browser plays."""
     with AudioReader(recording) as file:
         seconds = file.num_samples / file.sample_rate_hz
         if seconds > max_seconds:
@@ -109,15 +121,3 @@ def _decode(recording: Path, path: Path, max_seconds: float) -> float:
         with AudioWriter(path, file.sample_rate_hz, file.num_channels) as out:
             for block_CS in file.blocks(BLOCK_SAMPLES):
                 out.write(block_CS)
-    return seconds
-
-
-def _draw(sounds: tuple[Sound, ...], path: Path) -> None:
-    panels = []
-    for sound in sounds:
-        with AudioReader(sound.path) as file:
-            panel = plots.LogSpectrogram(file.sample_rate_hz, file.num_samples)
-            for block_CS in file.blocks(BLOCK_SAMPLES):
-                panel.add(block_CS)
-        panels.append((sound.title, panel))
-    plots.draw_figure(panels, path)

@@ -57,7 +57,9 @@ class Gate:
         self.opened, self.waiting, self.tiles, self.outcomes = threading.Event(), 0, 0, []
         self.opened.set()
 
-    def __call__(self, separator, recording, queries, folder, max_seconds, progress):
+    def __call__(self, *arguments):
+        *arguments, progress = arguments
+
         def tell(done_seconds, all_seconds):
             self.tiles += 1
             self.waiting += 1
@@ -69,7 +71,7 @@ class Gate:
             progress(done_seconds, all_seconds)
 
         try:
-            answer = self._separate(separator, recording, queries, folder, max_seconds, tell)
+            answer = self._separate(*arguments, tell)
         except BaseException as error:
             self.outcomes.append(type(error).__name__)
             raise
@@ -289,6 +291,7 @@ def test_two_readers_at_once_get_each_their_own(page, gate, site, tmp_path):
 def test_everything_has_a_name_that_can_be_read_out(page):
     named = {
         "#sentences textarea": "What to separate",
+        "#unwanted textarea": "Without (optional)",
         "#separate": "Separate",
         "#cancel": "Cancel",
     }
