@@ -67,7 +67,7 @@ def data_config(name: str, folder: Path, options: argparse.Namespace) -> DataCon
     if name != "prepared":
         return dataclasses.replace(config, source="folders", root=str(folder / suffix))
     prepared = folder / "prepared"
-    command = f"-m audiosep_jax.prepare folders --root {folder / suffix} --output {prepared}"
+    command = f"-m audiosep_jax prepare folders --root {folder / suffix} --output {prepared}"
     command += f" --sample_rate {RATE_HZ}"
     subprocess.run([sys.executable, *command.split()], check=True, stdout=subprocess.DEVNULL)
     return dataclasses.replace(config, source="prepared", root=str(prepared))

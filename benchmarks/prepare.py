@@ -1,17 +1,16 @@
-"""Prepares trees of short files and ESC-10, kills it in the middle, and compares the bytes.
+"""Prepare trees of short files and ESC-10, kill the command half way, and compare the bytes.
 
     python benchmarks/prepare.py --num_files 20000
 
-Prints a row for each data set: time per recording on a core and the most memory that any process
-took, undisturbed; and whether a run that was killed half way (`kill -9` of the parent) and started
-again gave the same bytes. Exits with 1 where one did not. For ESC-10 also what reading a record
-takes beside decoding the file it came from. Works in a temporary folder.
+Prints a row for each data set: the CPU time for each recording, the most memory of any process, and
+whether a run that was killed half way (`kill -9` of the parent) and started again gave the same
+bytes; exits with 1 if one did not. For ESC-10 it also compares the time to read a record with the
+time to decode the file it came from. Works in a temporary folder.
 """
 
 import argparse
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -35,7 +34,7 @@ ESC = ("esc50", "--valid_folds", "4")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What an undisturbed run said and took."""
+    """Cost of an undisturbed run, over all its processes."""
 
     ms_per_recording: float
     peak_megabytes: int
@@ -43,7 +42,7 @@ class Run:
 
 
 def make_tree(root: Path, num_files: int) -> None:
-    """Noise in class folders, no two files alike."""
+    """Write noise into class folders; no two files are equal."""
     rng = np.random.default_rng(num_files)
     for number in range(num_files):
         folder = root / f"sound_{number % NUM_CLASSES:02d}"
@@ -53,45 +52,46 @@ def make_tree(root: Path, num_files: int) -> None:
 
 
 def command(source: tuple[str, ...], root: Path, output: Path, workers: int) -> list[str]:
-    """As a user would type it."""
+    """Command line of a run."""
     places = ["--root", str(root), "--output", str(output), "--workers", str(workers)]
-    return [sys.executable, "-m", "audiosep_jax.prepare", *source, *places]
+    return [sys.executable, "-m", "audiosep_jax", "prepare", *source, *places]
 
 
 def run(arguments: list[str]) -> Run:
-    """An undisturbed run; ends this program where it fails."""
+    """Cost of an undisturbed run; ends this program if it fails."""
     started = time.perf_counter()
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
-    said = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)  # with the workers that it waited for
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)  # includes the workers that it waited for
     process.returncode = os.waitstatus_to_exitcode(status)
+    recordings = sum(int(count) for count in re.findall(r"of (\d+) recordings,", output))
+    if process.returncode or not recordings:
+        sys.exit(f"prepare ended with {process.returncode}:\n{output}")
+    cpu_seconds = usage.ru_utime + usage.ru_stime
     seconds = time.perf_counter() - started
-    cost = re.search(r"([\d.]+) ms each on a core, at most (\d+) MB", said)
-    if process.returncode or cost is None:
-        sys.exit(f"prepare ended with {process.returncode}:\n{said}")
-    peak = max(int(cost[2]), usage.ru_maxrss // 1024)
-    return Run(float(cost[1]), peak, seconds)
+    return Run(1000 * cpu_seconds / recordings, usage.ru_maxrss // 1024, seconds)
 
 
 def kill_half_way(arguments: list[str], parts: Path) -> str:
-    """How many tasks were finished when it was killed, of how many."""
+    """Number of finished shards, of all shards, when the run was killed."""
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    num_tasks = done = 0
-    while not num_tasks or done < num_tasks // 2:
+    total = 0
+    done: list[Path] = []
+    while not total or len(done) < total // 2:
         if process.poll() is not None:
             sys.exit("prepare was over before it could be killed")
-        if not num_tasks and (parts / "plan.json").is_file():
-            num_tasks = json.loads((parts / "plan.json").read_text())["num_tasks"]
-        done = len(list(parts.glob("[0-9]*.json"))) if num_tasks else 0
+        done = list(parts.glob("*.array_record*.json"))
+        splits = {path.name.split("-of-")[0].rsplit(".", 1)[0]: path.name for path in done}
+        total = sum(int(name.split("-of-")[1][:5]) for name in splits.values())
         time.sleep(0.002)
     process.kill()
     process.wait()
-    return f"{done}/{num_tasks}"
+    return f"{len(done)}/{total}"
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
@@ -103,13 +103,13 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 def compare(name: str, source: tuple[str, ...], root: Path, work: Path, workers: int) -> bool:
-    """Prints a row; whether the killed run came to the same bytes."""
+    """Print a row, and return True if the killed run gave the same bytes."""
     whole, killed = work / f"{name}_whole", work / f"{name}_killed"
     cost = run(command(source, root, whole, workers))
     at = kill_half_way(command(source, root, killed, workers), work / f"{killed.name}.parts")
     if killed.exists():
-        sys.exit(f"{killed}: there before it was finished")
-    # The rest is done by another number of processes, which must not matter either.
+        sys.exit(f"{killed}: exists before it is finished")
+    # The number of processes must not matter either.
     rest = command(source, root, killed, workers + 1)
     ended = subprocess.run(rest, cwd=ROOT, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -124,7 +124,7 @@ def compare(name: str, source: tuple[str, ...], root: Path, work: Path, workers:
 
 
 def reading(data: Path) -> str:
-    """How a record read compares with the file it came from, decoded; ms a clip, one thread."""
+    """Time to read a record beside that to decode its file, in ms for each clip, one thread."""
     prepared = PreparedSource(data)
     clips = esc50_clips(ESC10, (1, 2, 3))
     files = FileSource(clips, prepared.sample_rate_hz, cache_megabytes=0)
@@ -139,12 +139,12 @@ def reading(data: Path) -> str:
 
 
 def main() -> int:
-    """Exit code."""
+    """Return the exit code."""
     parser = argparse.ArgumentParser(description="Cost of preparing, and what a kill does to it.")
     parser.add_argument("--num_files", type=int, default=20000, help="of the largest tree")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     arguments = parser.parse_args()
-    print("  recordings  ms each/core  seconds  peak MB/process  killed at  bytes after it")
+    print("  recordings  CPU ms each  seconds  peak MB/process  killed at  bytes after it")
     same = True
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

@@ -1,4 +1,4 @@
-"""Small data sets for the tests of preparing and of what reads the result."""
+"""Small data sets for the tests of preparing and of reading prepared data."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from audiosep_jax import prepare
+from audiosep_jax.preparing import command
 
 RATE_HZ = 8000
 
@@ -31,7 +31,7 @@ def class_folders(root, num_clips=25, seconds=0.5):
 def run(output, source, *arguments, workers=1):
     """Exit code of the command, at the tests' rate."""
     fixed = ["--sample_rate", str(RATE_HZ), "--min_seconds", "0.1", "--workers", str(workers)]
-    return prepare.main([source, "--output", str(output), *fixed, *map(str, arguments)])
+    return command.main([source, "--output", str(output), *fixed, *map(str, arguments)])
 
 
 def contents(folder):
@@ -40,5 +40,5 @@ def contents(folder):
 
 
 def report(folder):
-    """What `prepare` says of itself."""
+    """Report of `audiosep prepare`."""
     return json.loads((folder / "prepare_report.json").read_text())

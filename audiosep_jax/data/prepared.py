@@ -1,4 +1,4 @@
-"""Reads what `python -m audiosep_jax.prepare` writes: a TFDS data set of int16 records.
+"""Reads what `audiosep prepare` writes: a TFDS data set of int16 records.
 
 A folder holds what TFDS itself opens (`dataset_info.json`, `features.json`, `metadata.json`, shards
 in ArrayRecord), and for each split a text file with one line of JSON per record, so that captions
@@ -200,7 +200,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
     except OSError as error:
-        hint = "python -m audiosep_jax.prepare makes one"
+        hint = "audiosep prepare makes one"
         raise InputError(f"{folder}: no prepared data set, it has no {name}; {hint}") from error
     except ValueError as error:
         raise InputError(f"{folder / name}: is damaged ({error})") from error

@@ -1,63 +1,49 @@
-"""From the folder of a data set as it is downloaded to recordings with captions.
+"""Data sets: from a downloaded folder to recordings with captions.
 
-Each function takes the folder and gives, in the order of the annotations, recordings and what it
-had to leave out of them. It reads annotations only: whether a file is there and whole is looked at
-when it is decoded. docs/data.md says where the parts of each folder come from.
+Each function takes a folder and yields, in the order of the annotations, recordings and the rows
+that describe none. It reads annotations only; whether a file exists and is whole is checked when it
+is decoded. docs/data.md says where the parts of each folder come from. A new data set is a function
+and a row of DATASETS.
 """
 
-from collections.abc import Iterable, Sequence
+import argparse
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from audiosep_jax import files
+from audiosep_jax.audio.files import RECORDING_SUFFIXES
 from audiosep_jax.data import sources
-from audiosep_jax.data.synthetic import SyntheticSource
 from audiosep_jax.errors import InputError
-from audiosep_jax.preparing import tables
 from audiosep_jax.preparing.recordings import Recording, Skipped, expected
-from audiosep_jax.preparing.youtube_sets import Items, audiocaps, audioset, music, vggsound
 
+Items = Iterator[Recording | Skipped]
 ESC50_FOLDS = (1, 2, 3, 4, 5)
 FSD50K_SECONDS = 30.0
 CLOTHO_RATE_HZ = 44100
 SPEECH = "a person speaking"
 NOISY_SPEECH = "a person speaking in noise"
+# Longest clip where the annotations state no length; a clip at the end of a video is shorter.
+AUDIOCAPS_SECONDS = VGGSOUND_SECONDS = 10.0
+_ID_LENGTH = 11  # characters of the id of a video
+HINT = "docs/data.md says what belongs there"
 
 
-def recordings(
-    source: str,
-    root: Path | None,
-    *,
-    valid_root: Path | None = None,
-    valid_folds: Sequence[int] = (5,),
-    num_clips: int = 20000,
-) -> Items:
-    """Of the source that is called so in `prepare --help`; `root` is None for synthetic only."""
-    if source == "synthetic":
-        return synthetic(num_clips)
-    if root is None:
-        raise InputError(f"{source}: lies where? give --root")
-    if source in ("manifest", "folders"):
-        return _clip_lists(source, root, valid_root)
-    if source == "esc50":
-        return esc50(root, valid_folds)
-    named = {
-        "audioset": audioset,
-        "vggsound": vggsound,
-        "audiocaps": audiocaps,
-        "clotho": clotho,
-        "wavcaps": wavcaps,
-        "fsd50k": fsd50k,
-        "music": music,
-        "voicebank_demand": voicebank_demand,
-    }
-    return named[source](root)
+class Dataset(NamedTuple):
+    """How to read a data set, given the options of the command, and its line of the help."""
+
+    read: Callable[[argparse.Namespace], Items]
+    help: str
 
 
-# ----------------------------------------------------------- what training reads directly too
+# ------------------------------------------------------------- sources that training reads too
 
 
 def synthetic(num_clips: int) -> Items:
-    """Clips made by arithmetic; a tenth as many, and at least one, to validate with."""
+    """Clips made by arithmetic, and a tenth as many, at least one, for validation."""
+    from audiosep_jax.data.synthetic import SyntheticSource
+
     for split, count in (("train", num_clips), ("valid", max(1, num_clips // 10))):
         seed = sources._SYNTHETIC_SEEDS[split]
         clips = SyntheticSource(count, seed, 32000)
@@ -67,7 +53,7 @@ def synthetic(num_clips: int) -> Items:
             )
 
 
-def _clip_lists(source: str, root: Path, valid_root: Path | None) -> Items:
+def clip_lists(source: str, root: Path, valid_root: Path | None) -> Items:
     for split, place in (("train", root), ("valid", valid_root)):
         if place is None:
             continue
@@ -83,44 +69,182 @@ def _clip_lists(source: str, root: Path, valid_root: Path | None) -> Items:
 
 
 def esc50(root: Path, valid_folds: Sequence[int]) -> Items:
-    """ESC-50: the folds that are not held out are to train with."""
+    """ESC-50; the folds that are not held out are for training."""
     train_folds = set(ESC50_FOLDS) - set(valid_folds)
     for split, folds in (("train", train_folds), ("valid", set(valid_folds))):
         if not folds:
-            raise InputError("--valid_folds leaves no fold to train with")
+            raise InputError(f"valid_folds={tuple(valid_folds)} leaves no fold for training")
         for clip in sources.esc50_clips(root, folds):
             # ESC-50's clips last 5 s, some of ESC-10's do not, and the table states no length.
             yield Recording(clip.path.name, split, clip.captions, (str(clip.path),))
+
+
+# ---------------------------------------------------------------------------- clips of videos
+
+
+def audioset(root: Path) -> Items:
+    """AudioSet: `*segments*.csv` and `ontology.json` or `class_labels_indices.csv`."""
+    names, segments = _audioset_labels(root), sorted(root.glob("*segments*.csv"))
+    if not segments:
+        raise InputError(f"{root}: has no segments CSV of AudioSet; {HINT}")
+    for table in segments:
+        split = "test" if table.stem.startswith("eval") else "train"
+        places = [
+            *(root / top / table.stem for top in ("audio", "audios", ".")),
+            root / "audios" / "unbalanced_train_segments" / table.stem,
+            root / "audio",
+        ]
+        folders = _existing(places, root / "audio")
+        for line, row in files.csv_lines(table):
+            if row and not row[0].startswith("#"):
+                yield _segment(f"{table.name} line {line}", row, split, names, folders)
+
+
+def _audioset_labels(root: Path) -> dict[str, str]:
+    if (root / "ontology.json").is_file():
+        rows = files.read_json(root / "ontology.json")
+        return {row["id"]: row["name"] for row in _dicts(rows, root / "ontology.json")}
+    table = root / "class_labels_indices.csv"
+    return {row["mid"]: row["display_name"] for _, row in _rows(table, ("mid", "display_name"))}
+
+
+def _segment(
+    where: str, row: list[str], split: str, names: Mapping[str, str], folders: Iterable[Path]
+) -> Recording | Skipped:
+    try:
+        video, start, end = row[0], float(row[1]), float(row[2])
+        labels = [names[mid.strip()] for mid in row[3].split(",") if mid.strip() in names]
+    except (IndexError, ValueError):
+        return Skipped(where, split, "is not: id, start, end, labels")
+    if not video or not 0 <= start < end:
+        return Skipped(
+            where, split, f"is not a segment of a video: {video!r} {start:g} to {end:g} s"
+        )
+    if not labels:
+        return Skipped(video, split, f"no label of the ontology: {row[3]}")
+    files = (f"Y{video}", f"{video}_{_ms(start)}_{_ms(end)}", *_youtube_names(video, start))
+    return Recording(
+        video, split, (", ".join(labels),), _places(folders, files), expected(end - start)
+    )
+
+
+def vggsound(root: Path) -> Items:
+    """VGGSound: `vggsound.csv`, rows of video, start, label, split."""
+    table, folders = root / "vggsound.csv", _existing([root / "audio"], root / "audio")
+    for line, row in files.csv_lines(table):
+        where = f"{table.name} line {line}"
+        if len(row) != 4 or not row[0] or not row[1].strip().isdecimal() or not row[2].strip():
+            yield Skipped(where, "", "is not: video, start, label, split")
+        elif row[3].strip() not in ("train", "test"):
+            yield Skipped(where, "", f"split {row[3]!r} is neither train nor test")
+        else:
+            video, start, label, split = (field.strip() for field in row)
+            places = _places(folders, _youtube_names(video, float(start)))
+            seconds = (0.0, expected(VGGSOUND_SECONDS)[1])
+            yield Recording(f"{video}_{int(start):06d}", split, (label,), places, seconds)
+
+
+def audiocaps(root: Path) -> Items:
+    """AudioCaps: `train.csv`, `val.csv`, `test.csv`; clips of the last two have five captions."""
+    for name, split in (("train", "train"), ("val", "valid"), ("test", "test")):
+        table = root / f"{name}.csv"
+        folders = _existing([root / "audio" / name, root / name, root / "audio"], root / "audio")
+        captions: dict[tuple[str, int], list[str]] = {}
+        numbers: dict[tuple[str, int], str] = {}
+        for line, row in _rows(table, ("audiocap_id", "youtube_id", "start_time", "caption")):
+            video, start = row["youtube_id"].strip(), row["start_time"].strip()
+            caption = " ".join(row["caption"].split())
+            if not video or not start.isdecimal() or not caption:
+                yield Skipped(f"{table.name} line {line}", split, "no video, start or caption")
+                continue
+            captions.setdefault((video, int(start)), []).append(caption)
+            numbers.setdefault((video, int(start)), row["audiocap_id"].strip())
+        for (video, start_seconds), sentences in captions.items():
+            files = (
+                f"Y{video}",
+                *_youtube_names(video, start_seconds),
+                numbers[video, start_seconds],
+            )
+            places = _places(folders, [file for file in files if file])
+            seconds = (0.0, expected(AUDIOCAPS_SECONDS)[1])
+            name_ = f"{video}_{start_seconds}"
+            yield Recording(name_, split, tuple(dict.fromkeys(sentences)), places, seconds)
+
+
+def music(root: Path) -> Items:
+    """MUSIC: `MUSIC*.json` with lists of videos by instrument or pair of instruments."""
+    lists = sorted(root.glob("MUSIC*.json"))
+    if not lists:
+        raise InputError(f"{root}: has no MUSIC_solo_videos.json; {HINT}")
+    for table in lists:
+        content = files.read_json(table)
+        videos = content.get("videos") if isinstance(content, dict) else None
+        if not isinstance(videos, dict):
+            raise InputError(f'{table}: has no "videos" by instrument')
+        for instruments, names in videos.items():
+            caption = " and ".join(instruments.split()).replace("_", " ")
+            folders = _existing([root / "audio" / instruments, root / "audio"], root / "audio")
+            for name in names if isinstance(names, list) else [names]:
+                if not isinstance(name, str) or not name.strip() or not caption:
+                    yield Skipped(f"{table.name} {instruments}", "train", f"no video: {name!r}")
+                    continue
+                places = _places(folders, (name, f"Y{name}"))
+                yield Recording(name, "train", (caption,), places)
+
+
+def _dicts(rows: Any, path: Path) -> list[dict[str, str]]:
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and {"id", "name"} <= set(row) for row in rows
+    ):
+        raise InputError(f'{path}: is not a list of labels with "id" and "name"; {HINT}')
+    return rows
+
+
+def _youtube_names(video: str, start_seconds: float) -> tuple[str, ...]:
+    """Names that download tools give to the clip of ten seconds that starts there."""
+    whole, begin = int(start_seconds), _ms(start_seconds)
+    return (
+        f"{video}_{whole:06d}",
+        f"{video}_{whole}",
+        f"{video}_{begin}_{begin + 10_000}",
+        f"{video}_{begin}",
+        video,
+    )
+
+
+def _ms(seconds: float) -> int:
+    return round(1000 * seconds)
 
 
 # ------------------------------------------------------------------------- captioned Freesound
 
 
 def clotho(root: Path) -> Items:
-    """Clotho v2: folders and five captions a file for development, validation, evaluation."""
+    """Clotho v2: five captions for each file of development, validation and evaluation."""
     columns = ("file_name", *(f"caption_{number}" for number in range(1, 6)))
     for name, split in (("development", "train"), ("validation", "valid"), ("evaluation", "test")):
         table = root / f"clotho_captions_{name}.csv"
         seconds = _clotho_seconds(root / f"clotho_metadata_{name}.csv")
-        folders = tables.existing([root / name, root / f"clotho_audio_{name}" / name], root / name)
-        for line, row in tables.rows(table, columns):
+        folders = _existing([root / name, root / f"clotho_audio_{name}" / name], root / name)
+        for line, row in _rows(table, columns):
             file = row["file_name"].strip()
             sentences = (" ".join(row[column].split()) for column in columns[1:])
             captions = tuple(dict.fromkeys(filter(None, sentences)))
             if not file or not captions:
                 yield Skipped(f"{table.name} line {line}", split, "no file or no caption")
                 continue
-            yield Recording(
-                file, split, captions, tables.places(folders, (file,)), seconds.get(file)
-            )
+            yield Recording(file, split, captions, _places(folders, (file,)), seconds.get(file))
 
 
 def _clotho_seconds(table: Path) -> dict[str, tuple[float, float]]:
-    """Of each file, by where it was cut out of a sound of Freesound; not all rows tell it."""
+    """Bounds of the length of each file, from the samples between which it was cut.
+
+    Not all rows state them.
+    """
     found: dict[str, tuple[float, float]] = {}
     if not table.is_file():
         return found
-    for _, row in tables.rows(table, ("file_name", "start_end_samples"), encoding="latin-1"):
+    for _, row in _rows(table, ("file_name", "start_end_samples"), encoding="latin-1"):
         bounds = row["start_end_samples"].strip(" []").split(",")
         if len(bounds) == 2 and all(bound.strip().isdecimal() for bound in bounds):
             seconds = (int(bounds[1]) - int(bounds[0])) / CLOTHO_RATE_HZ
@@ -129,22 +253,22 @@ def _clotho_seconds(table: Path) -> dict[str, tuple[float, float]]:
 
 
 def wavcaps(root: Path) -> Items:
-    """WavCaps: the parts whose JSON is there, without what the blacklists of the set name."""
-    files = {
+    """WavCaps: the parts whose JSON exists, without the recordings on the set's blacklists."""
+    names = {
         "AudioSet_SL": "as_final.json",
         "BBC_Sound_Effects": "bbc_final.json",
         "FreeSound": "fsd_final.json",
         "SoundBible": "sb_final.json",
     }
-    parts = {part: root / "json_files" / part / file for part, file in files.items()}
+    parts = {part: root / "json_files" / part / file for part, file in names.items()}
     if not any(table.is_file() for table in parts.values()):
-        raise InputError(f"{root / 'json_files'}: has no part of WavCaps; {tables.HINT}")
+        raise InputError(f"{root / 'json_files'}: has no part of WavCaps; {HINT}")
     barred = _wavcaps_barred(root / "json_files" / "blacklist")
     for part, table in parts.items():
         if not table.is_file():
             continue
-        content = tables.read_json(table)
-        folders = tables.existing(
+        content = files.read_json(table)
+        folders = _existing(
             [root / top / f"{part}_flac" for top in ("waveforms", "audio", ".")] + [root / part],
             root / "waveforms" / f"{part}_flac",
         )
@@ -162,37 +286,37 @@ def _wavcaps_row(
     if not caption:
         return Skipped(name, "train", "no caption")
     if f"{part.split('_')[0]}/{file}" in barred:
-        return Skipped(name, "train", "on a blacklist of WavCaps: in a data set to evaluate with")
+        return Skipped(name, "train", "on a blacklist of WavCaps: it is part of an evaluation set")
     seconds = row.get("duration")
     known = isinstance(seconds, int | float) and seconds > 0
     return Recording(
         name,
         "train",
         (caption,),
-        tables.places(folders, (file,)),
+        _places(folders, (file,)),
         expected(float(seconds or 0)) if known else None,
     )
 
 
 def _wavcaps_barred(folder: Path) -> set[str]:
-    """Clips of the test sets of AudioCaps and Clotho, and of UrbanSound8K, ESC-50, VGGSound."""
+    """Recordings on WavCaps' blacklists: clips of data sets that are used for evaluation."""
     barred: set[str] = set()
     for name in ("blacklist_exclude_test_ac.json", "blacklist_exclude_ub8k_esc50_vggsound.json"):
         if (folder / name).is_file():
-            for part, files in tables.read_json(folder / name).items():
-                barred.update(f"{part}/{str(file).removesuffix('.wav')}" for file in files)
+            for part, listed in files.read_json(folder / name).items():
+                barred.update(f"{part}/{str(file).removesuffix('.wav')}" for file in listed)
     return barred
 
 
 def fsd50k(root: Path) -> Items:
     """FSD50K: development audio as train and valid, evaluation audio as test."""
     truth = root / "FSD50K.ground_truth"
-    known = {row[1] for _, row in tables.lines(truth / "vocabulary.csv") if len(row) == 3}
+    known = {row[1] for _, row in files.csv_lines(truth / "vocabulary.csv") if len(row) == 3}
     for name in ("dev", "eval"):
         table = truth / f"{name}.csv"
         folder = root / f"FSD50K.{name}_audio"
         columns = ("fname", "labels", "split") if name == "dev" else ("fname", "labels")
-        for line, row in tables.rows(table, columns):
+        for line, row in _rows(table, columns):
             where, file = f"{table.name} line {line}", row["fname"].strip()
             split = {"train": "train", "val": "valid"}.get(row.get("split", ""), "test")
             labels = [label for label in row["labels"].split(",") if label in known]
@@ -203,7 +327,7 @@ def fsd50k(root: Path) -> Items:
             else:
                 caption = ", ".join(labels).replace("_", " ")
                 seconds = (0.0, expected(FSD50K_SECONDS)[1])
-                places = tables.places([folder], (f"{file}.wav",))
+                places = _places([folder], (f"{file}.wav",))
                 yield Recording(file, split, (caption,), places, seconds)
 
 
@@ -213,8 +337,8 @@ def fsd50k(root: Path) -> Items:
 def voicebank_demand(root: Path) -> Items:
     """Voicebank-DEMAND: clean speech as train and test, in noise as train_noisy and test_noisy.
 
-    A clean file and its noisy twin have one id and must be equally long. Where the folders of
-    transcripts are there, what is said is a second caption.
+    A clean file and its noisy twin have one id and must have the same length. Where the folders of
+    transcripts exist, the transcript is a second caption.
     """
     found = False
     for kind, split in (
@@ -237,9 +361,7 @@ def voicebank_demand(root: Path) -> Items:
             if not (clean / path.name).is_file():
                 yield Skipped(path.stem, f"{split}_noisy", "has no clean recording")
     if not found:
-        raise InputError(
-            f"{root}: has no clean_trainset_28spk_wav or clean_testset_wav; {tables.HINT}"
-        )
+        raise InputError(f"{root}: has no clean_trainset_28spk_wav or clean_testset_wav; {HINT}")
 
 
 def _transcript(path: Path) -> tuple[str, ...]:
@@ -251,5 +373,94 @@ def _transcript(path: Path) -> tuple[str, ...]:
 
 
 def _text(path: Path) -> str:
-    """The path with slashes; a name that is no UTF-8 is shown with question marks."""
+    """Path with slashes; bytes that are not UTF-8 become question marks."""
     return path.as_posix().encode(errors="replace").decode()
+
+
+# ------------------------------------------------------------------------------------- helpers
+
+
+def excluding(items: Iterable[Recording | Skipped], lists: Iterable[Path]) -> Items:
+    """Leave out of training every recording that a list names.
+
+    A list is a CSV or text file; each cell counts as an id, with or without a suffix. A recording
+    of a video is also known by the id of the video, which is how the lists of benchmarks name it.
+    """
+    barred: dict[str, str] = {}
+    for path in lists:
+        for _, cells in files.csv_lines(path):
+            barred |= {_stem(cell): path.name for cell in cells if cell}
+    for item in items:
+        names = {_stem(item.id), _video(_stem(item.id))}
+        found = next((barred[name] for name in names if name in barred), None)
+        if isinstance(item, Recording) and item.split.startswith("train") and found:
+            yield Skipped(item.id, item.split, f"named in {found}, which --exclude gives")
+        else:
+            yield item
+
+
+def _stem(name: str) -> str:
+    """File name without the suffix of a recording, and without the Y before the id of a video."""
+    stem, suffix = os.path.splitext(os.path.basename(name))
+    name = stem if suffix.lower() in RECORDING_SUFFIXES else os.path.basename(name)
+    return name[1:] if len(name) == 1 + _ID_LENGTH and name[0] == "Y" else name
+
+
+def _video(name: str) -> str:
+    """Id of the video of which `<id>_<start>` is a segment."""
+    return name[:_ID_LENGTH] if name[_ID_LENGTH : _ID_LENGTH + 1] == "_" else name
+
+
+def _rows(
+    table: Path, columns: Sequence[str], *, encoding: str = "utf-8-sig"
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and cells by column of each row of a CSV file with a header.
+
+    Cells that a row lacks are empty: the files of these data sets are not all regular.
+    """
+    lines = files.csv_lines(table, encoding)
+    header = next(lines, files.Line(0, [])).cells
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise InputError(f"{table}: its first line has no column {missing[0]!r}; {HINT}")
+    for number, cells in lines:
+        padded = [*cells, *[""] * (len(header) - len(cells))]
+        yield number, dict(zip(header, padded, strict=False))
+
+
+def _existing(folders: Sequence[Path], default: Path) -> list[Path]:
+    """Folders that exist; if none does, the one that should."""
+    return list(dict.fromkeys(folder for folder in folders if folder.is_dir())) or [default]
+
+
+def _places(folders: Iterable[Path], names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(os.path.join(folder, name) for name in names for folder in folders)
+
+
+DATASETS = {
+    "manifest": Dataset(
+        lambda options: clip_lists("manifest", options.root, options.valid_root),
+        '--root FILE.json: {"data": [{"wav": ..., "caption": ...}]}; also --valid_root',
+    ),
+    "folders": Dataset(
+        lambda options: clip_lists("folders", options.root, options.valid_root),
+        "--root DIR: a folder for each class; also --valid_root",
+    ),
+    "synthetic": Dataset(
+        lambda options: synthetic(options.num_clips), "sounds made by arithmetic; --num_clips"
+    ),
+    "esc50": Dataset(
+        lambda options: esc50(options.root, options.valid_folds),
+        "--root DIR: ESC-50; --valid_folds",
+    ),
+    "audioset": Dataset(lambda options: audioset(options.root), "--root DIR: AudioSet"),
+    "vggsound": Dataset(lambda options: vggsound(options.root), "--root DIR: VGGSound"),
+    "audiocaps": Dataset(lambda options: audiocaps(options.root), "--root DIR: AudioCaps"),
+    "clotho": Dataset(lambda options: clotho(options.root), "--root DIR: Clotho v2"),
+    "wavcaps": Dataset(lambda options: wavcaps(options.root), "--root DIR: WavCaps"),
+    "fsd50k": Dataset(lambda options: fsd50k(options.root), "--root DIR: FSD50K"),
+    "music": Dataset(lambda options: music(options.root), "--root DIR: MUSIC"),
+    "voicebank_demand": Dataset(
+        lambda options: voicebank_demand(options.root), "--root DIR: Voicebank-DEMAND"
+    ),
+}

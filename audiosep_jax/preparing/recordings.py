@@ -1,4 +1,4 @@
-"""Recordings as annotations describe them, and their audio as the records of a data set."""
+"""Recordings: as annotations describe them, and their audio as int16 records."""
 
 import dataclasses
 import itertools
@@ -14,12 +14,12 @@ from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import RECORDING_SUFFIXES, AudioError
 from audiosep_jax.data.prepared import FULL_SCALE
 
-RECORD_SECONDS = 15.0  # a whole record is read for each clip of it that training takes
-# Annotations round, and tools that cut videos end on a frame of sound or picture.
+RECORD_SECONDS = 15.0  # training reads a whole record for each crop of it
+# Annotations are rounded, and tools that cut videos stop at the border of a frame.
 LENGTH_TOLERANCE_SECONDS = 0.5
 LENGTH_TOLERANCE_SHARE = 0.02
 UNKNOWN_SECONDS = 10.0
-_SPOOL_BYTES = 64 << 20  # decoded audio kept in memory; what is longer goes through a file
+_SPOOL_BYTES = 64 << 20  # decoded audio kept in memory; longer recordings go through a file
 _FLOAT_BYTES = 4
 
 
@@ -34,13 +34,13 @@ class Recording:
     # of RECORDING_SUFFIXES is tried with each of them.
     places: tuple[str, ...] = ()
     seconds: tuple[float, float] | None = None  # least and most that the annotation allows
-    twin: str = ""  # a file that must be as long as this one
-    synthetic: tuple[int, int] | None = None  # (seed, index) of a clip that is made, not read
+    twin: str = ""  # file that must have the same length
+    synthetic: tuple[int, int] | None = None  # (seed, index) of a generated clip
 
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """What is left out, and why."""
+    """Recording, or row of the annotations, that is left out, and the reason."""
 
     id: str
     split: str
@@ -48,18 +48,18 @@ class Skipped:
 
 
 def expected(seconds: float) -> tuple[float, float]:
-    """Least and most seconds of a recording that an annotation says lasts `seconds`."""
+    """Bounds, in seconds, of the length of a recording annotated as `seconds` long."""
     tolerance = max(LENGTH_TOLERANCE_SECONDS, LENGTH_TOLERANCE_SHARE * seconds)
     return round(max(0.0, seconds - tolerance), 3), round(seconds + tolerance, 3)
 
 
 def nominal_seconds(seconds: Sequence[float] | None) -> float:
-    """About how long a recording of these bounds is, to share work out before it is decoded."""
+    """Assumed length of a recording with these bounds, by which work is divided."""
     return seconds[1] if seconds else UNKNOWN_SECONDS
 
 
 def find(recording: Recording) -> Path | None:
-    """The recording's file, None where there is none."""
+    """Return the file of a recording, or None if it does not exist."""
     for place in recording.places:
         if place.lower().endswith(RECORDING_SUFFIXES):
             if os.path.isfile(place):
@@ -74,13 +74,13 @@ def find(recording: Recording) -> Path | None:
 def records(
     recording: Recording, sample_rate_hz: int, min_seconds: float, spool_folder: Path
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """(start_seconds, pcm_S int16) of its records, of at most RECORD_SECONDS and equal lengths.
+    """Yield (start_seconds, pcm_S int16) of records of equal length, at most RECORD_SECONDS.
 
-    A recording that overshoots full scale is turned down as a whole, not clipped. Nothing is given
-    before all of it was read and found good; memory is bounded however long it is.
+    A recording that exceeds full scale is scaled down as a whole, not clipped. The first record is
+    yielded when all of the recording has been read and checked; memory is bounded.
 
     Raises:
-        AudioError: its audio is missing, damaged, silent, or not as long as it should be.
+        AudioError: the audio is missing, damaged, silent, or of another length than annotated.
     """
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=str(spool_folder)) as spool:
         num_samples, peak = 0, 0.0
@@ -101,7 +101,7 @@ def records(
 
 
 def record_lengths(num_samples: int, most: int) -> list[int]:
-    """Lengths, none above `most`, of as few parts as possible; they differ by one at most."""
+    """Lengths of as few parts as possible, none above `most`; they differ by at most one."""
     num_parts = -(-num_samples // most)
     cuts = [num_samples * part // num_parts for part in range(num_parts + 1)]
     return [end - begin for begin, end in itertools.pairwise(cuts)]
@@ -121,7 +121,7 @@ def _blocks(recording: Recording, sample_rate_hz: int) -> Iterator[np.ndarray]:
 
 
 def _without_path(path: Path, read: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
-    """The report of a data set is the same wherever its files lay."""
+    """Remove the path from errors, so that a report does not depend on where the files are."""
     try:
         yield from read()
     except AudioError as error:
@@ -136,10 +136,10 @@ def _check(
         raise AudioError(f"{seconds:.3g} s is shorter than min_seconds={min_seconds:g}")
     least, most = recording.seconds or (0.0, float("inf"))
     if not least <= seconds <= most:
-        told = f"{least:g} to {most:g}" if least else f"at most {most:g}"
-        raise AudioError(f"lasts {seconds:.2f} s, by its annotation {told} s")
+        bounds = f"{least:g} to {most:g}" if least else f"at most {most:g}"
+        raise AudioError(f"lasts {seconds:.2f} s; its annotation says {bounds} s")
     if round(peak * FULL_SCALE) == 0:
-        raise AudioError("holds nothing but silence")
+        raise AudioError("is silent")
     if recording.twin:
         _check_twin(recording.twin, num_samples, sample_rate_hz)
 
@@ -150,20 +150,20 @@ def _check_twin(twin: str, num_samples: int, sample_rate_hz: int) -> None:
         other = sum(len(block_S) for block_S in audio_files.mono_blocks(twin, sample_rate_hz))
     except AudioError as error:
         reason = str(error).removeprefix(f"{twin}: ")
-        raise AudioError(f"its other recording {name}: {reason}") from error
+        raise AudioError(f"its twin {name}: {reason}") from error
     if other != num_samples:
         both = f"{num_samples / sample_rate_hz:.3f} s and {other / sample_rate_hz:.3f} s"
-        raise AudioError(f"not as long as its other recording {name} ({both})")
+        raise AudioError(f"has another length than its twin {name} ({both})")
 
 
 def to_json(recording: Recording) -> list[Any]:
-    """Plain values, in the order of the fields."""
-    r = recording  # not dataclasses.astuple, which copies deeply, for millions of them
+    """Fields of a recording as plain values, in order."""
+    r = recording  # dataclasses.astuple would copy millions of them deeply
     return [r.id, r.split, r.captions, r.places, r.seconds, r.twin, r.synthetic]
 
 
 def from_json(row: list[Any]) -> Recording:
-    """Inverse of `to_json`, through JSON."""
+    """Recording of the values of `to_json`, after a round trip through JSON."""
     id_, split, captions, places, seconds, twin, synthetic = row
     return Recording(
         id_,

@@ -138,7 +138,7 @@ def refused(folder, *arguments):
 
 
 def test_what_is_no_whole_data_set_is_refused(folders, tmp_path):
-    assert "python -m audiosep_jax.prepare" in refused(tmp_path)
+    assert "audiosep prepare" in refused(tmp_path)
     assert "no split 'test', only train, valid" in refused(folders[1], "test")
     copy = copy_of(folders[1], tmp_path)
     shard = sorted(copy.glob("*train*array_record*"))[-1]

@@ -1,5 +1,6 @@
-"""prepare: the command writes one data set, the same bytes however often it is interrupted."""
+"""The command writes one data set, the same bytes however often it is interrupted."""
 
+import concurrent.futures
 import json
 import multiprocessing
 import os
@@ -9,20 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import prepared_examples as examples
 import pytest
 
-from audiosep_jax import prepare
 from audiosep_jax.data.prepared import PreparedSource
-from audiosep_jax.preparing import task_pool
-from audiosep_jax.preparing.writer import read_part
+from audiosep_jax.preparing import command, datasets, shards
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """(root, data set) of 35 clips in 4 tasks, one of them broken and one too short."""
+    """(root, data set) of 35 clips in 4 shards, one of them broken and one too short."""
     root = tmp_path_factory.mktemp("whole") / "clips"
     examples.class_folders(root, num_clips=35)
     (root / "rain" / "003.wav").write_bytes(b"RIFF")
@@ -43,7 +43,7 @@ def refused(capsys, output, *arguments, **options):
     return line
 
 
-def test_what_is_skipped_is_told_in_the_data_set_and_beside_it(whole):
+def test_skipped_recordings_are_reported_in_the_data_set(whole):
     report = examples.report(whole[1])
     assert report["splits"] == {"train": {"recordings": 33, "records": 33, "seconds": 16.5}}
     assert report["num_skipped"] == 2
@@ -59,22 +59,22 @@ def test_a_finished_data_set_is_left_alone(whole, capsys):
     before = examples.contents(data)
     assert examples.run(data, "folders", "--root", root) == 0
     assert "finished already" in capsys.readouterr().out
-    told = refused(capsys, data, "folders", "--root", root, "--valid_root", root)
-    assert "is there already" in told
+    message = refused(capsys, data, "folders", "--root", root, "--valid_root", root)
+    assert "exists, and was not made" in message
     assert examples.contents(data) == before
 
 
 def test_stopped_in_the_middle_goes_on_to_the_same_bytes(whole, tmp_path, monkeypatch, capsys):
     root, data = whole
-    write_part, done = task_pool.write_part, []
+    write_shard, done = shards.write_shard, []
 
-    def interrupted(recordings, folder, task, settings):
+    def interrupted(folder, shard, settings):
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(task)
-        return write_part(recordings, folder, task, settings)
+        done.append(shard.name)
+        write_shard(folder, shard, settings)
 
-    monkeypatch.setattr(task_pool, "write_part", interrupted)
+    monkeypatch.setattr(shards, "write_shard", interrupted)
     output = tmp_path / "data"
     assert examples.run(output, "folders", "--root", root) == 130
     assert "same command" in capsys.readouterr().err
@@ -82,53 +82,47 @@ def test_stopped_in_the_middle_goes_on_to_the_same_bytes(whole, tmp_path, monkey
     monkeypatch.undo()
     again = []
 
-    def counted(recordings, folder, task, settings):
-        again.append(task)
-        return write_part(recordings, folder, task, settings)
+    def counted(folder, shard, settings):
+        again.append(shard.name)
+        write_shard(folder, shard, settings)
 
-    monkeypatch.setattr(task_pool, "write_part", counted)
+    monkeypatch.setattr(shards, "write_shard", counted)
     assert examples.run(output, "folders", "--root", root) == 0
-    assert sorted([*done, *again]) == [0, 1, 2, 3]
+    assert len({*done, *again}) == len([*done, *again]) == 4
     assert examples.contents(output) == examples.contents(data)
 
 
-def test_shards_join_on_one_disk_and_from_several(whole, tmp_path, capsys):
+def test_machines_share_the_work_in_one_folder(whole, tmp_path, capsys):
     root, data = whole
     elsewhere = tmp_path / "elsewhere" / "clips"
     shutil.copytree(root, elsewhere)
-    one, other = tmp_path / "one" / "data", tmp_path / "other" / "data"
-    assert examples.run(one, "folders", "--root", root, "--shard", "0/2") == 0
-    assert "2 of 4 tasks are left" in capsys.readouterr().out
-    assert not one.exists()
-    early = tmp_path / "one" / "early"
-    assert "tasks are not done" in refused(capsys, early, "folders", "--root", root, "--merge")
-    assert examples.run(other, "folders", "--root", elsewhere, "--shard", "1/2") == 0
-    parts = other.with_name("data.parts")
-    assert examples.run(one, "folders", "--root", root, "--merge", parts) == 0
-    assert examples.contents(one) == examples.contents(data)
-    assert parts.is_dir()  # not ours to remove
-    assert examples.run(other, "folders", "--root", elsewhere) == 0
-    assert examples.contents(other) == examples.contents(data)
+    output = tmp_path / "data"
+    assert examples.run(output, "folders", "--root", root, "--shard", "0/2") == 0
+    assert "2 of 4 shards are left" in capsys.readouterr().out
+    assert not output.exists()
+    assert examples.run(output, "folders", "--root", elsewhere, "--shard", "1/2") == 0
+    assert "0 of 4 shards are left" in capsys.readouterr().out
+    assert examples.run(output, "folders", "--root", tmp_path / "elsewhere" / "clips") == 0
+    assert examples.contents(output) == examples.contents(data)
 
 
-def test_parts_of_another_data_set_are_not_merged(whole, tmp_path, capsys):
+def test_a_folder_begun_with_other_recordings_is_refused(whole, tmp_path, capsys):
     root, _ = whole
-    other = tmp_path / "other" / "data"
-    arguments = ("folders", "--root", root, "--valid_root", root)
-    assert examples.run(other, *arguments, "--shard", "0/2") == 0
-    parts = other.with_name("data.parts")
-    (tmp_path / "one").mkdir()
-    told = refused(capsys, tmp_path / "one" / "data", "folders", "--root", root, "--merge", parts)
-    assert "holds no parts of this data set" in told
+    output = tmp_path / "data"
+    assert examples.run(output, "folders", "--root", root, "--shard", "0/2") == 0
+    message = refused(capsys, output, "folders", "--root", root, "--valid_root", root)
+    assert "was begun with other recordings or settings" in message
 
 
-def test_a_lost_shard_is_made_again(whole, tmp_path):
+def test_a_damaged_shard_is_written_again(whole, tmp_path):
     root, data = whole
     output = tmp_path / "data"
     assert examples.run(output, "folders", "--root", root, "--shard", "0/2") == 0
     folder = output.with_name("data.parts")
-    name = read_part(folder, 2).shards[0][0]
-    (folder / name).write_bytes(b"short")
+    accounts = sorted(folder.glob("*.array_record*.json"))
+    assert len(accounts) == 2
+    accounts[0].with_suffix("").write_bytes(b"short")
+    accounts[1].write_text("{")
     assert examples.run(output, "folders", "--root", root) == 0
     assert examples.contents(output) == examples.contents(data)
 
@@ -146,11 +140,11 @@ def test_killed_with_its_workers_goes_on_to_the_same_bytes(tmp_path):
     arguments = ["--num_clips", "150"]
     output, folder = tmp_path / "data", tmp_path / "data.parts"
     fixed = ["--sample_rate", str(examples.RATE_HZ), "--min_seconds", "0.1", "--workers", "2"]
-    command = [sys.executable, "-m", "audiosep_jax.prepare", "synthetic", *fixed, *arguments]
+    words = [sys.executable, "-m", "audiosep_jax", "prepare", "synthetic", *fixed, *arguments]
     process = subprocess.Popen(
-        [*command, "--output", str(output)], cwd=ROOT, stderr=subprocess.DEVNULL
+        [*words, "--output", str(output)], cwd=ROOT, stderr=subprocess.DEVNULL
     )
-    while not list(folder.glob("[0-9]*.json")):
+    while not list(folder.glob("*.array_record*.json")):
         assert process.poll() is None
         time.sleep(0.001)
     workers = children(process.pid)
@@ -162,7 +156,7 @@ def test_killed_with_its_workers_goes_on_to_the_same_bytes(tmp_path):
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.05)
-    assert len(list(folder.glob("[0-9]*.json"))) < 17
+    assert len(list(folder.glob("*.array_record*.json"))) < 17
     assert examples.run(output, "synthetic", *arguments, workers=1) == 0
     undisturbed = tmp_path / "undisturbed"
     assert examples.run(undisturbed, "synthetic", *arguments, workers=1) == 0
@@ -172,31 +166,30 @@ def test_killed_with_its_workers_goes_on_to_the_same_bytes(tmp_path):
 
 def test_a_killed_worker_is_one_line(whole, tmp_path, capsys, monkeypatch):
     root, _ = whole
-    # Workers are new processes, which read the module again: so they are killed from outside.
-    add, killed = task_pool._add, []
+    as_completed = concurrent.futures.as_completed
 
-    def kill_one(a, b):
-        if not killed:
+    def killing(futures):
+        """Kill the workers, which are new processes, after the first shard."""
+        for future in as_completed(futures):
             for child in multiprocessing.active_children():
                 child.kill()
-                killed.append(child)
-        return add(a, b)
+            yield future
 
-    monkeypatch.setattr(task_pool, "_add", kill_one)
-    arguments = ("--root", root)
-    assert examples.run(tmp_path / "data", "folders", *arguments, workers=2) in (0, 2)
-    err = capsys.readouterr().err
-    if "error: " in err:
-        assert "run the same command again" in err
-    assert killed
+    monkeypatch.setattr(concurrent.futures, "as_completed", killing)
+    output = tmp_path / "data"
+    code = examples.run(output, "folders", "--root", root, workers=2)
+    assert code in (0, 2)  # 0 if all shards were finished by then
+    assert ("run the same command again" in capsys.readouterr().err) == (code == 2)
     monkeypatch.undo()
-    assert examples.run(tmp_path / "data", "folders", *arguments) == 0
-    assert examples.contents(tmp_path / "data") == examples.contents(whole[1])
+    assert examples.run(output, "folders", "--root", root) == 0
+    assert examples.contents(output) == examples.contents(whole[1])
 
 
 def test_a_second_run_beside_the_first_is_refused(whole, tmp_path, capsys):
     output = tmp_path / "data"
-    with prepare._at_work(output.with_name("data.parts"), (0, 1)):
+    folder = output.with_name("data.parts")
+    folder.mkdir()
+    with filelock.FileLock(folder / ".lock-0-of-1"):
         assert "another prepare" in refused(capsys, output, "folders", "--root", whole[0])
 
 
@@ -205,38 +198,38 @@ def test_a_full_disk_is_one_line(whole, tmp_path, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    told = refused(capsys, tmp_path / "data", "folders", "--root", whole[0])
-    assert "cannot be written (No space left on device)" in told
+    message = refused(capsys, tmp_path / "data", "folders", "--root", whole[0])
+    assert "cannot be written (No space left on device)" in message
 
 
 def test_files_in_the_wrong_place_are_told_at_once(tmp_path, capsys):
     rows = [{"wav": f"{k}.wav", "caption": "x"} for k in range(30)]
     (tmp_path / "list.json").write_text(json.dumps({"data": rows}))
-    told = refused(capsys, tmp_path / "data", "manifest", "--root", tmp_path / "list.json")
-    assert "none of" in told
-    assert "docs/data.md" in told
+    message = refused(capsys, tmp_path / "data", "manifest", "--root", tmp_path / "list.json")
+    assert "none of" in message
+    assert "docs/data.md" in message
 
 
 def test_nothing_usable_is_refused_and_forgotten(tmp_path, capsys):
     root = tmp_path / "clips"
     examples.save(root / "dog" / "a.wav", peak=0.0)
-    told = refused(capsys, tmp_path / "data", "folders", "--root", root)
-    assert "all was skipped; first reason: holds nothing but silence" in told
+    message = refused(capsys, tmp_path / "data", "folders", "--root", root)
+    assert "no recording is usable; the first reason: is silent" in message
     examples.save(root / "dog" / "a.wav")
     assert examples.run(tmp_path / "data", "folders", "--root", root) == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("esc51", "--root", "."), "esc51"),
         (("esc50",), "--root is missing"),
         (("esc50", "--root", "no"), "--root: no: no such"),
-        (("synthetic", "--root", "."), "synthetic clips lie nowhere"),
-        (("esc50", "--root", ".", "--valid_root", "."), "splits of its own"),
+        (("synthetic", "--root", "."), "--root cannot be used with synthetic"),
+        (("esc50", "--root", ".", "--valid_root", "."), "--valid_root cannot be used with esc50"),
         (("esc50", "--root", ".", "--valid_folds", "a"), "--valid_folds"),
         (("synthetic", "--shard", "2/2"), "--shard"),
-        (("synthetic", "--shard", "0/2", "--merge"), "leave --shard out"),
+        (("synthetic", "--exclude", "no.csv"), "--exclude: no.csv"),
         (("synthetic", "--num_clips", "0"), "--num_clips"),
         (("synthetic", "--sample_rate", "10"), "--sample_rate"),
         (("synthetic", "--min_seconds", "-1"), "--min_seconds"),
@@ -244,26 +237,28 @@ def test_nothing_usable_is_refused_and_forgotten(tmp_path, capsys):
         (("clotho", "--root", "."), "clotho_captions_development.csv"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, arguments, told):
+def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert told in refused(capsys, tmp_path / "data", *arguments)
+    assert message in refused(capsys, tmp_path / "data", *arguments)
 
 
 def test_an_output_that_is_something_else_is_refused(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").touch()
-    assert "is there already" in refused(capsys, tmp_path / "data", "synthetic", "--num_clips", "9")
+    assert "exists, and was not made" in refused(
+        capsys, tmp_path / "data", "synthetic", "--num_clips", "9"
+    )
     (tmp_path / "file").touch()
     assert "cannot be a folder" in refused(capsys, tmp_path / "file", "synthetic")
 
 
 def test_help_shows_an_example_without_loading(capsys):
     with pytest.raises(SystemExit) as caught:
-        prepare.main(["--help"])
+        command.main(["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    assert "python -m audiosep_jax.prepare clotho --root" in shown
-    assert all(source in shown for source in prepare.SOURCES)
+    assert "audiosep prepare clotho --root" in shown
+    assert all(source in shown for source in datasets.DATASETS)
 
 
 def test_real_clips(shared, tmp_path):

@@ -1,5 +1,6 @@
-"""annotations: the true layout of each data set, with wrong rows in it, gives its recordings."""
+"""Each data set, in its true layout and with wrong rows in it, gives its recordings."""
 
+import argparse
 import dataclasses
 import json
 
@@ -7,7 +8,7 @@ import prepared_examples as examples
 import pytest
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.preparing import datasets, youtube_sets
+from audiosep_jax.preparing import datasets
 from audiosep_jax.preparing.recordings import Skipped, expected, find
 
 UP_TO_10 = (0.0, 10.5)
@@ -71,7 +72,7 @@ def test_audioset(tmp_path):
         ("gone", "train", ("Speech",), (9.5, 10.5), None),
         ("abc", "test", ("Speech",), (9.5, 10.5), "audio/eval_segments/abc_5500_15500.flac"),
     ]
-    found, skipped = rows(youtube_sets.audioset(tmp_path), tmp_path)
+    found, skipped = rows(datasets.audioset(tmp_path), tmp_path)
     assert found == expected_rows
     assert [id_ for id_, _ in skipped] == [
         "none",
@@ -83,7 +84,7 @@ def test_audioset(tmp_path):
     (tmp_path / "ontology.json").unlink()
     table = "index,mid,display_name\n" + "".join(f'0,{mid},"{name}"\n' for mid, name in labels)
     write(tmp_path / "class_labels_indices.csv", table)
-    assert rows(youtube_sets.audioset(tmp_path), tmp_path)[0] == expected_rows
+    assert rows(datasets.audioset(tmp_path), tmp_path)[0] == expected_rows
 
 
 def test_vggsound(tmp_path):
@@ -96,7 +97,7 @@ def test_vggsound(tmp_path):
         "--0PQM4-hqg,40,waterfall burbling,valid\n",
     )
     audio(tmp_path, "audio/---g-f_I2yQ_000001.wav", "audio/--0PQM4-hqg_30000_40000.flac")
-    found, skipped = rows(youtube_sets.vggsound(tmp_path), tmp_path)
+    found, skipped = rows(datasets.vggsound(tmp_path), tmp_path)
     assert found == [
         (
             *("---g-f_I2yQ_000001", "test", ("people marching",), UP_TO_10),
@@ -130,7 +131,7 @@ def test_audiocaps(tmp_path):
         *("audio/train/r1nicOVtvkQ_130.wav", "audio/val/Yabc.wav", "audio/val/3.flac"),
         "audio/test/ghi.ogg",
     )
-    found, skipped = rows(youtube_sets.audiocaps(tmp_path), tmp_path)
+    found, skipped = rows(datasets.audiocaps(tmp_path), tmp_path)
     assert found == [
         (
             *("r1nicOVtvkQ_130", "train", ("A woman talks nearby as water pours",), UP_TO_10),
@@ -240,7 +241,7 @@ def test_fsd50k(tmp_path):
         ("63430", "valid", ("Acoustic guitar",), up_to_30, None),
         ("37199", "test", ("Acoustic guitar",), up_to_30, "FSD50K.eval_audio/37199.wav"),
     ]
-    assert [id_ for id_, _ in skipped] == ["1", "dev.csv line 5", "dev.csv line 6"]
+    assert [id_ for id_, _ in skipped] == ["1", "dev.csv line 5"]
 
 
 def test_music(tmp_path):
@@ -249,7 +250,7 @@ def test_music(tmp_path):
     write(tmp_path / "MUSIC_solo_videos.json", json.dumps(solo))
     write(tmp_path / "MUSIC_duet_videos.json", json.dumps(duet))
     audio(tmp_path, "audio/acoustic_guitar/5g5d2XNnTAU.mp3", "audio/Yx.wav")
-    found, skipped = rows(youtube_sets.music(tmp_path), tmp_path)
+    found, skipped = rows(datasets.music(tmp_path), tmp_path)
     pair = "saxophone and acoustic guitar"
     assert found == [
         ("ywH4K8mQ-1s", "train", (pair,), None, None),
@@ -297,15 +298,15 @@ def test_esc50_holds_folds_out(tmp_path):
     audio(tmp_path, "audio/1-a.wav")
     dog = ("1-a.wav", "train", ("dog",), None, "audio/1-a.wav")
     bird = ("5-b.wav", "valid", ("chirping birds",), None, None)
-    assert rows(datasets.recordings("esc50", tmp_path), tmp_path) == ([dog, bird], [])
-    turned = datasets.recordings("esc50", tmp_path, valid_folds=(1,))
+    assert rows(datasets.esc50(tmp_path, (5,)), tmp_path) == ([dog, bird], [])
+    turned = datasets.esc50(tmp_path, (1,))
     assert [row[:2] for row in rows(turned, tmp_path)[0]] == [
         ("5-b.wav", "train"),
         ("1-a.wav", "valid"),
     ]
     write(tmp_path / "meta" / "esc50.csv", table + "x.wav,one,0,dog\n")
     with pytest.raises(InputError, match="line 4 has fold 'one'"):
-        list(datasets.recordings("esc50", tmp_path))
+        list(datasets.esc50(tmp_path, (5,)))
 
 
 def test_manifest_joins_the_captions_of_a_file(tmp_path):
@@ -313,7 +314,7 @@ def test_manifest_joins_the_captions_of_a_file(tmp_path):
     content = {"data": [{"wav": wav, "caption": caption} for wav, caption in data]}
     write(tmp_path / "list.json", json.dumps(content))
     audio(tmp_path, "a/b.wav")
-    items = datasets.recordings("manifest", tmp_path / "list.json")
+    items = datasets.clip_lists("manifest", tmp_path / "list.json", None)
     assert rows(items, tmp_path)[0] == [
         ("a/b.wav", "train", ("dog", "puppy"), None, "a/b.wav"),
         ("c.wav", "train", ("cat",), None, None),
@@ -322,7 +323,7 @@ def test_manifest_joins_the_captions_of_a_file(tmp_path):
 
 def test_folders_and_their_validation_set(tmp_path):
     audio(tmp_path, "t/big_dog/1.wav", "v/rain/2.flac")
-    items = datasets.recordings("folders", tmp_path / "t", valid_root=tmp_path / "v")
+    items = datasets.clip_lists("folders", tmp_path / "t", tmp_path / "v")
     assert rows(items, tmp_path)[0] == [
         ("big_dog/1.wav", "train", ("big dog",), None, "t/big_dog/1.wav"),
         ("rain/2.flac", "valid", ("rain",), None, "v/rain/2.flac"),
@@ -332,7 +333,7 @@ def test_folders_and_their_validation_set(tmp_path):
 def test_synthetic_clips_are_those_of_training(tmp_path):
     from audiosep_jax.data.sources import DataConfig, build_source
 
-    items = list(datasets.recordings("synthetic", None, num_clips=20))
+    items = list(datasets.synthetic(20))
     assert [item.split for item in items] == ["train"] * 20 + ["valid"] * 2
     for split, item in (("train", items[7]), ("valid", items[21])):
         config = DataConfig(source="synthetic", num_synthetic_clips=20)
@@ -344,7 +345,7 @@ def test_synthetic_clips_are_those_of_training(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "named"),
     [
         ("audioset", "class_labels_indices.csv"),
         ("vggsound", "vggsound.csv"),
@@ -356,21 +357,48 @@ def test_synthetic_clips_are_those_of_training(tmp_path):
         ("voicebank_demand", "clean_trainset_28spk_wav"),
     ],
 )
-def test_an_empty_folder_is_refused(tmp_path, source, told):
+def test_an_empty_folder_is_refused(tmp_path, source, named):
     with pytest.raises(InputError) as caught:
-        list(datasets.recordings(source, tmp_path))
-    assert told in str(caught.value)
-    assert "docs/data.md" in str(caught.value)
+        list(datasets.DATASETS[source].read(argparse.Namespace(root=tmp_path)))
+    assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_tables_that_are_none_are_refused(tmp_path):
     write(tmp_path / "train.csv", "youtube_id,start\n")
     with pytest.raises(InputError, match="no column 'audiocap_id'"):
-        list(youtube_sets.audiocaps(tmp_path))
+        list(datasets.audiocaps(tmp_path))
     (tmp_path / "train.csv").write_bytes(b"audiocap_id,youtube_id,start_time,caption\n1,\xff,2,x\n")
-    with pytest.raises(InputError, match="no CSV file in UTF-8"):
-        list(youtube_sets.audiocaps(tmp_path))
+    with pytest.raises(InputError, match="is not text in UTF-8"):
+        list(datasets.audiocaps(tmp_path))
     write(tmp_path / "MUSIC_solo_videos.json", "{")
     with pytest.raises(InputError, match="is not JSON"):
-        list(youtube_sets.music(tmp_path))
+        list(datasets.music(tmp_path))
+
+
+def test_cells_that_a_row_lacks_are_empty(tmp_path):
+    write(tmp_path / "t.csv", 'a,b\r\n1,"x\ny"\r\n\r\n2\r\n3,z,more\r\n')
+    assert list(datasets._rows(tmp_path / "t.csv", ("a",))) == [
+        (3, {"a": "1", "b": "x\ny"}),
+        (5, {"a": "2", "b": ""}),
+        (6, {"a": "3", "b": "z"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "excluded"),
+    [
+        ("file,caption\nYabcdefghijk.wav,x\n", ["abcdefghijk", "abcdefghijk_30", "dog.wav"]),
+        ("abcdefghijk_30\n", ["abcdefghijk_30", "dog.wav"]),
+        ("other\n", []),
+    ],
+)
+def test_recordings_of_a_benchmark_can_be_left_out_of_training(tmp_path, content, excluded):
+    write(tmp_path / "list.csv", content + ("dog.wav\n" if excluded else ""))
+    names = ["abcdefghijk", "abcdefghijk_30", "dog.wav", "xbcdefghijk"]
+    items = [datasets.Recording(name, "train", ("x",)) for name in names]
+    items += [datasets.Recording("abcdefghijk", "test", ("x",)), Skipped("row 3", "train", "bad")]
+    found = list(datasets.excluding(items, [tmp_path / "list.csv"]))
+    left_out = [item.id for item in found if isinstance(item, Skipped)]
+    assert left_out == [*excluded, "row 3"]
+    assert [item.id for item in found] == [item.id for item in items]

@@ -1,0 +1,242 @@
+"""Command `audiosep prepare`: turns a downloaded data set into shards for training."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audiosep_jax import files, workers
+from audiosep_jax.cli import Parser, shard
+from audiosep_jax.errors import InputError
+from audiosep_jax.preparing.datasets import DATASETS
+
+if TYPE_CHECKING:  # imported where they are used, so that help and mistakes answer at once
+    from audiosep_jax.preparing.shards import Plan, Shard
+
+EXAMPLE = f"""examples:
+  audiosep prepare clotho --root downloads/clotho --output data/clotho
+writes a data set to train with:
+  python train.py --config.data.source=prepared --config.data.root=data/clotho
+
+  audiosep prepare audioset --root /download --output /data/audioset --shard 0/4
+does a quarter of the work. With --shard 1/4, 2/4 and 3/4, other machines that see the same output
+folder do the rest; the same command without --shard then completes the data set. The same command
+again resumes a run that was stopped.
+
+SOURCE is one of
+  {(chr(10) + "  ").join(f"{name:17} {row.help}" for name, row in DATASETS.items())}
+docs/data.md says what to download for each and where to put it."""
+_SEARCHED = 100  # recordings whose files are searched for before the work begins
+
+
+def main(argv: Sequence[str]) -> int:
+    """Return the exit code: 0, 2 with one line on stderr, or 130 after Ctrl-C."""
+    try:
+        options = _parser().parse_args(argv)
+        _check(options)
+        lines = prepare(options)
+    except InputError as error:
+        print("error:", *str(error).split(), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes", file=sys.stderr)
+        return 130
+    print(*lines, sep="\n")
+    return 0
+
+
+def prepare(options: argparse.Namespace) -> list[str]:
+    """Prepare the data set and return lines that say what was written."""
+    from audiosep_jax.preparing import shards
+
+    output: Path = options.output
+    folder = output.with_name(output.name + ".parts")
+    settings = shards.Settings(options.source, options.sample_rate, options.min_seconds)
+    with _held(folder, options.shard):
+        plan = shards.make_plan(_recordings(options), folder, settings)
+        if _is_finished(output, plan.fingerprint):
+            files.remove(folder)
+            return [f"{output} is finished already"]
+        if not plan.shards:
+            reason = f"; the first was left out: {plan.skipped[0]}" if plan.skipped else ""
+            raise InputError(f"{options.source}: lists no recording to prepare{reason}")
+        _write(plan, options, settings)
+        if options.shard[1] > 1:
+            left = sum(shards.read_account(folder, row) is None for row in plan.shards)
+            return [f"wrote into {folder}; {left} of {len(plan.shards)} shards are left"]
+        try:
+            report = shards.finish(plan, settings, output)
+        except InputError:
+            if not output.exists() and not any(_records(plan)):
+                files.remove(folder)  # otherwise repaired files would still count as skipped
+            raise
+    return _summary(report, output)
+
+
+def _recordings(options: argparse.Namespace) -> Iterator[Any]:
+    """Recordings of the data set without those to exclude, and rows that describe none."""
+    from audiosep_jax.preparing.datasets import excluding
+
+    items = DATASETS[options.source].read(options)
+    return excluding(items, options.exclude) if options.exclude else items
+
+
+def _write(plan: "Plan", options: argparse.Namespace, settings: Any) -> None:
+    """Write the shards of this process that are missing, with a progress bar."""
+    from tqdm import tqdm
+
+    from audiosep_jax.preparing import shards
+
+    index, count = options.shard
+    mine = plan.shards[index::count]
+    todo = [row for row in mine if shards.read_account(plan.folder, row) is None]
+    _search_files(todo, options.root)
+    total = sum(row.num_recordings for row in mine)
+    with tqdm(
+        total=total,
+        initial=total - sum(row.num_recordings for row in todo),
+        unit="recording",
+        desc=options.source,
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+        smoothing=0.05,
+        disable=not todo,
+    ) as bar:
+        num_workers = options.workers or workers.available_cores()
+        shards.write_shards(plan, todo, settings, num_workers, bar.update)
+
+
+def _search_files(todo: Sequence["Shard"], root: Path | None) -> None:
+    """Refuse a wrong folder at once, not after hours of recordings that are missing."""
+    from audiosep_jax.preparing.recordings import find
+    from audiosep_jax.preparing.shards import recordings_of
+
+    searched, wanted = 0, ""
+    for row in todo[:: max(1, len(todo) // 8)]:
+        for recording, _ in zip(recordings_of(row), range(_SEARCHED // 8), strict=False):
+            if recording.synthetic or find(recording):
+                return
+            searched, wanted = searched + 1, recording.places[0]
+    if searched:
+        raise InputError(
+            f"{root}: none of {searched} recordings searched for exists, such as {wanted}"
+            "; docs/data.md says where they belong"
+        )
+
+
+@contextlib.contextmanager
+def _held(folder: Path, shard: tuple[int, int]) -> Iterator[None]:
+    """Hold the folder of unfinished work; remove it if no shard of it is finished."""
+    import filelock
+
+    files.make_folder(folder)
+    lock = filelock.FileLock(folder / f".lock-{shard[0]}-of-{shard[1]}", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(f"{folder}: another prepare is writing to it") from error
+    except OSError as error:
+        raise files.cannot_write(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            locks, finished = folder.glob(".lock*"), folder.glob("*.array_record*.json")
+            if len(list(locks)) < 2 and not any(finished):
+                files.remove(folder)
+
+
+def _records(plan: "Plan") -> Iterator[int]:
+    """Number of records of each finished shard."""
+    from audiosep_jax.preparing.shards import read_account
+
+    for row in plan.shards:
+        account = read_account(plan.folder, row)
+        yield account.num_records if account else 0
+
+
+def _is_finished(output: Path, fingerprint: str) -> bool:
+    """Return True if the data set exists; raise InputError if something else does."""
+    from audiosep_jax.data.prepared import INFO_FILE, METADATA_FILE
+
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return False
+    with contextlib.suppress(InputError):
+        metadata = files.read_json_object(output / METADATA_FILE)
+        if (output / INFO_FILE).is_file() and metadata.get("plan") == fingerprint:
+            return True
+    raise InputError(
+        f"{output}: exists, and was not made from these recordings with these settings; "
+        "choose another --output or remove it"
+    )
+
+
+def _summary(report: dict[str, Any], output: Path) -> list[str]:
+    lines = [
+        f"{split}: {row['records']} records of {row['recordings']} recordings, "
+        f"{row['seconds'] / 3600:.2f} h"
+        for split, row in report["splits"].items()
+    ]
+    if report["num_skipped"]:
+        where = output / "prepare_report.json"
+        lines.append(f"skipped {report['num_skipped']} recordings; {where} says why")
+    return [*lines, f"wrote {output}"]
+
+
+# ---------------------------------------------------------------------------------- arguments
+
+
+def _parser() -> Parser:
+    description = "Decode, check, resample and cut a data set into records for training."
+    parser = Parser("audiosep prepare", description, EXAMPLE)
+    add = parser.add_argument
+    add("source", metavar="SOURCE", choices=list(DATASETS), help="kind of data set, see below")
+    add("--output", type=Path, required=True, metavar="DIR", help="data set to write")
+    add("--root", type=Path, metavar="PATH", help="the downloaded folder or file")
+    add("--valid_root", type=Path, metavar="PATH", help="held-out clips of manifest and folders")
+    add("--valid_folds", type=_folds, default=(5,), metavar="N,N", help="of esc50 (default: 5)")
+    add("--num_clips", type=int, default=20000, metavar="N", help="of synthetic (default: 20000)")
+    add(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="LIST",
+        help="CSV or text files that name recordings to leave out of training, such as the lists "
+        "of the benchmarks: every cell that is the id of a recording excludes it",
+    )
+    add("--sample_rate", type=int, default=32000, metavar="HZ", help="of records (default: 32000)")
+    add("--min_seconds", type=float, default=1.0, metavar="S", help="skip shorter recordings (1)")
+    add("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
+    add("--shard", type=shard, default=(0, 1), metavar="I/N", help="do part I of 0 to N-1 only")
+    return parser
+
+
+def _folds(text: str) -> tuple[int, ...]:
+    return tuple(int(fold) for fold in text.split(","))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Check all that can be checked before anything is loaded."""
+    if options.source == "synthetic":
+        if options.root:
+            raise InputError("--root cannot be used with synthetic: its clips are generated")
+    elif options.root is None:
+        raise InputError(f"--root is missing: the folder of {options.source}")
+    if options.valid_root and options.source not in ("manifest", "folders"):
+        raise InputError(f"--valid_root cannot be used with {options.source}, which has splits")
+    places = [("--root", options.root), ("--valid_root", options.valid_root)]
+    for option, place in [*places, *(("--exclude", path) for path in options.exclude)]:
+        if place is not None and not place.exists():
+            raise InputError(f"{option}: {place}: no such file or folder")
+    if not 1000 <= options.sample_rate <= 192_000:
+        raise InputError(f"--sample_rate={options.sample_rate} must be 1000 to 192000")
+    if not 0 <= options.min_seconds <= 3600:
+        raise InputError(f"--min_seconds={options.min_seconds:g} must be 0 to 3600")
+    if options.workers < 0 or options.num_clips < 1:
+        raise InputError("--workers must be at least 0, and --num_clips at least 1")
+    if not options.output.name or os.path.isfile(options.output):
+        raise InputError(f"--output: {options.output} cannot be a folder")
