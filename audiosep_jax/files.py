@@ -114,6 +114,22 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> InputError:
     return InputError(f"{path}: cannot be written ({error.strerror or error})")
 
 
+def not_the_file(path: str | os.PathLike[str]) -> str | None:
+    """Say what was saved in place of a binary file: nothing, a Git LFS pointer or a web page."""
+    with open(path, "rb") as file:
+        head = file.read(512).lstrip().lower()
+    if not head:
+        return "is empty; fetch it again"
+    if head.startswith(b"version https://git-lfs"):
+        return (
+            "is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or "
+            "fetch the file from its page"
+        )
+    if head.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head", b"<body")):
+        return "is a web page, not the file itself: save the target of the download link"
+    return None
+
+
 def read_text(path: str | os.PathLike[str]) -> str:
     """Text of a UTF-8 file, without a byte order mark.
 

@@ -1,31 +1,42 @@
-"""Reads and writes PyTorch checkpoints and safetensors files as numpy arrays, without PyTorch."""
+"""PyTorch checkpoints and safetensors files, read and written as numpy arrays without PyTorch.
 
-import contextlib
-import json
+A PyTorch file is a zip with a pickle, which describes the tensors, and a member for each storage.
+Nothing that the pickle names is imported or called.
+"""
+
 import math
 import mmap
 import os
 import struct
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
-import safetensors
+import safetensors.numpy
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.weights import torch_pickle
-from audiosep_jax.weights.torch_pickle import Storage, Tensor
+from audiosep_jax.files import not_the_file, replacing
+from audiosep_jax.weights.torch_pickle import (
+    Named,
+    Storage,
+    describe,
+    dict_opcodes,
+    opcodes,
+    tensor_opcodes,
+    unpickle,
+)
 
-# PyTorch never compresses; a file that somebody has zipped again may inflate to this much in all.
+# A real checkpoint needs about 200 bytes for a tensor; reading so many opcodes takes seconds.
+_MAX_PICKLE_BYTES = 32 << 20
+# PyTorch does not compress. A file that was zipped again may inflate to this much in all.
 _MAX_INFLATED_BYTES = 2 << 30
-# A view may repeat its storage (stride 0) only up to this many elements.
+# A view with a stride of 0 repeats its storage, up to this many elements.
 _MAX_EXPANDED_ELEMENTS = 1 << 24
 _ALIGNMENT_BYTES = 64
-# Lightning migrates what older versions wrote and warns about newer ones; AudioSep pins this one.
+# Lightning converts what older versions wrote and warns about newer ones; AudioSep pins this one.
 _LIGHTNING_VERSION = "2.0.0"
 
 _DTYPES = {
@@ -41,43 +52,26 @@ _DTYPES = {
     "torch.BoolStorage": np.dtype(np.bool_),
 }
 _STORAGE_KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
-_SAFETENSORS_DTYPES = dict(
-    zip(
-        _STORAGE_KINDS,
-        ("F32", "F16", "BF16", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL"),
-        strict=True,
-    )
-)
 
-# What reading a broken or hostile file can raise; each becomes one InputError.
-_BROKEN = (
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    safetensors.SafetensorError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+
+# ---------------------------------------------------------------------------- reading
 
 
 def read_state_dict(
     path: str | os.PathLike[str], *, prefixes: tuple[str, ...] = ("",)
 ) -> dict[str, np.ndarray]:
-    """The tensors of a `.ckpt`, `.pt`, `.bin` or `.safetensors` file, under their full names.
+    """Read the tensors of a `.ckpt`, `.pt`, `.bin` or `.safetensors` file under their full names.
 
-    The kind of file is told by its content. Arrays of PyTorch files are read-only views of the
-    file, mapped into memory: what nobody touches costs nothing, and the file must stay as it is
-    while they live (replacing it is fine). Checksums of the zip are not verified.
+    The content decides the format, not the suffix. Arrays of PyTorch files are read-only views of
+    the mapped file: those that are not used cost nothing, and the file must not change while they
+    exist (it may be replaced). The checksums of the zip are not verified.
 
     Args:
-      path: the file.
-      prefixes: only names that start with one of these are read.
+        path: the file.
+        prefixes: only names that start with one of these are read.
+
+    Raises:
+        InputError: there is no such file, it is damaged or of another kind, or no name starts so.
     """
     path = Path(path)
     try:
@@ -89,8 +83,8 @@ def read_state_dict(
                 return _read_zip(file, prefixes)
         if head[8:] == b"{":
             return _read_safetensors(path, prefixes)
-        raise ValueError(_why_unknown(head))
-    except _BROKEN as error:
+        raise ValueError(not_the_file(path) or _unknown_format(head))
+    except Exception as error:  # a damaged or hostile file can make the libraries raise any
         raise InputError(f"{path}: {_one_line(error)}") from error
 
 
@@ -99,11 +93,9 @@ def _one_line(error: BaseException) -> str:
     return "".join(char if char.isprintable() else "?" for char in words) or type(error).__name__
 
 
-def _why_unknown(head: bytes) -> str:
-    if not head:
-        return "is empty"
+def _unknown_format(head: bytes) -> str:
     if head.startswith(b"\x80\x02\x8a"):  # PyTorch's old magic number, a pickled long
-        return "has the layout of PyTorch before 1.6; load it there and torch.save it again"
+        return "has the format of PyTorch before 1.6; load it there and torch.save it again"
     return "is neither a PyTorch checkpoint (zip) nor a safetensors file"
 
 
@@ -114,28 +106,29 @@ def _read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, np.nda
 
 def _read_zip(file: BinaryIO, prefixes: tuple[str, ...]) -> dict[str, np.ndarray]:
     archive = _Archive(file)
-    content = archive.member("data.pkl", max_bytes=torch_pickle.MAX_PICKLE_BYTES)
-    state_dict = _find_state_dict(torch_pickle.load(content.tobytes()))
+    content = archive.member("data.pkl", max_bytes=_MAX_PICKLE_BYTES)
+    state_dict = _find_state_dict(unpickle(content.tobytes()))
     arrays = {}
     for name in _select(list(state_dict), prefixes):
         try:
             arrays[name] = _to_array(state_dict[name], archive)
-        except _BROKEN as error:
+        except Exception as error:
             raise ValueError(f"{name!r:.200}: {_one_line(error)}") from error
     return arrays
 
 
-def _find_state_dict(loaded: object) -> dict:
+def _find_state_dict(loaded: object) -> dict[Any, Any]:
     if not isinstance(loaded, dict):
-        kind = torch_pickle.describe(loaded)
-        raise ValueError(f"holds {kind}, not a state dict; torch.save(model.state_dict(), ...)")
+        raise ValueError(
+            f"holds {describe(loaded)}, not a state dict; torch.save(model.state_dict(), ...)"
+        )
     for field in ("state_dict", "model_state_dict", "model"):  # "state_dict" is Lightning's
         if isinstance(loaded.get(field), dict):
             return loaded[field]
     return loaded
 
 
-def _select(names: list, prefixes: tuple[str, ...]) -> list[str]:
+def _select(names: list[Any], prefixes: tuple[str, ...]) -> list[str]:
     if not names:
         raise ValueError("holds no tensors")
     if not all(isinstance(name, str) for name in names):
@@ -147,7 +140,7 @@ def _select(names: list, prefixes: tuple[str, ...]) -> list[str]:
 
 
 class _Archive:
-    """The members of a torch.save zip as uint8 arrays, mapped where they are not compressed."""
+    """The members of a torch.save zip as uint8 arrays, mapped unless they are compressed."""
 
     def __init__(self, file: BinaryIO):
         try:
@@ -165,12 +158,11 @@ class _Archive:
         self._root = roots[0].removesuffix("data.pkl")
         self._bytes = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
         self._inflated_bytes = 0
-        is_told = f"{self._root}byteorder" in names
-        if is_told and self.member("byteorder").tobytes() != b"little":
+        if f"{self._root}byteorder" in names and self.member("byteorder").tobytes() != b"little":
             raise ValueError("was written by a big-endian machine; save it again on another")
 
     def member(self, name: str, *, max_bytes: int = 1 << 62) -> np.ndarray:
-        """The content of `<archive>/<name>`, which is looked up in the zip's own table only."""
+        """Return the content of `<archive>/<name>`, which is looked up in the zip's table only."""
         try:
             info = self._zip.getinfo(self._root + name)
         except KeyError:
@@ -181,7 +173,7 @@ class _Archive:
             with self._zip.open(info) as stream:  # checks the local header: magic, name, encryption
                 stored = info.compress_type == zipfile.ZIP_STORED
                 return self._mapped(info) if stored else self._inflated(info, stream)
-        except _BROKEN as error:
+        except Exception as error:
             raise ValueError(f"member {name!r:.80}: {error}") from error
 
     def _inflated(self, info: zipfile.ZipInfo, stream: IO[bytes]) -> np.ndarray:
@@ -189,7 +181,7 @@ class _Archive:
             raise ValueError("is compressed in an unknown way")
         self._inflated_bytes += info.file_size
         if self._inflated_bytes > _MAX_INFLATED_BYTES:
-            raise ValueError("is compressed and inflates beyond measure")
+            raise ValueError(f"is compressed and inflates to over {_MAX_INFLATED_BYTES >> 30} GiB")
         return np.frombuffer(stream.read(info.file_size), np.uint8)
 
     def _mapped(self, info: zipfile.ZipInfo) -> np.ndarray:
@@ -202,14 +194,21 @@ class _Archive:
 
 
 def _to_array(value: object, archive: _Archive) -> np.ndarray:
-    """The tensor as a view of its storage, once everything it claims has been checked."""
-    if not isinstance(value, Tensor):
-        raise ValueError(f"is {torch_pickle.describe(value)}, not a tensor")
+    """Make the tensor as a view of its storage, after all its claims have been checked."""
+    while isinstance(value, Named) and value.name.startswith("torch._utils._rebuild_parameter"):
+        value = value.arguments[0]
+    names = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor")
+    if not isinstance(value, Named) or value.name not in names:
+        raise ValueError(f"is {describe(value)}, not a tensor")
     match value.arguments:
-        case (Storage() as storage, int(offset), tuple(shape), tuple(strides), *_):
+        case (Storage() as storage, int(offset), shape, tuple(strides), *_):
             dtype = _DTYPES.get(storage.kind)
         case _:
             raise ValueError("is a malformed tensor")
+    if isinstance(shape, Named) and shape.name == "torch.Size":
+        shape = shape.arguments[0]
+    if not isinstance(shape, tuple):
+        raise ValueError("is a malformed tensor")
     if dtype is None:
         raise ValueError(f"has the dtype of {storage.kind:.80}, which is not supported")
     _check_view(storage.num_elements, offset, shape, strides)
@@ -228,7 +227,9 @@ def _to_array(value: object, archive: _Archive) -> np.ndarray:
     return array if array.flags.aligned else array.copy()
 
 
-def _check_view(num_elements: int, offset: int, shape: tuple, strides: tuple) -> None:
+def _check_view(
+    num_elements: int, offset: int, shape: tuple[Any, ...], strides: tuple[Any, ...]
+) -> None:
     numbers = (num_elements, offset, *shape, *strides)
     if not all(type(number) is int and 0 <= number < 1 << 48 for number in numbers):
         raise ValueError("a size, stride or offset is negative, huge or no integer")
@@ -242,81 +243,56 @@ def _check_view(num_elements: int, offset: int, shape: tuple, strides: tuple) ->
         raise ValueError(f"expands a storage of {num_elements} elements to {count}")
 
 
+# ---------------------------------------------------------------------------- writing
+
+
 def write_torch(
     path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray], *, lightning: bool
 ) -> None:
-    """Writes what `torch.load(path, weights_only=True)` reads as a dict of tensors.
+    """Write a file that `torch.load(path, weights_only=True)` reads as a dict of tensors.
 
     Args:
-      path: the file, which is replaced once the new one is complete.
-      state_dict: arrays by name.
-      lightning: put the state dict under "state_dict", as Lightning's checkpoints do.
+        path: the file, which is replaced when the new one is complete.
+        state_dict: arrays by name.
+        lightning: put the state dict under "state_dict", as Lightning's checkpoints do.
     """
-    path = Path(path)
     _check_arrays(path, state_dict)
-    with _replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
-        _write_member(file, archive, "data.pkl", _pickle_state_dict(state_dict, lightning))
+    tensors = []
+    for index, (name, array) in enumerate(state_dict.items()):
+        storage = Storage(_STORAGE_KINDS[array.dtype], str(index), array.size)
+        tensors.append((name, tensor_opcodes(storage, array.shape)))
+    tree = dict_opcodes(tensors)
+    if lightning:
+        values = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": _LIGHTNING_VERSION}
+        fields = [(name, opcodes(value)) for name, value in values.items()]
+        tree = dict_opcodes([*fields, ("state_dict", tree)])
+    with (
+        replacing(path) as partial,
+        partial.open("wb") as file,
+        zipfile.ZipFile(file, "w") as archive,
+    ):
+        _write_member(file, archive, "data.pkl", b"\x80\x02" + tree + b".")  # protocol 2
         _write_member(file, archive, "byteorder", b"little")
         for index, array in enumerate(state_dict.values()):
-            _write_member(file, archive, f"data/{index}", _bytes_of(array))
+            content = np.asarray(array, order="C").reshape(-1).view(np.uint8).data
+            _write_member(file, archive, f"data/{index}", content)
         _write_member(file, archive, "version", b"3\n")
 
 
-def _pickle_state_dict(state_dict: Mapping[str, np.ndarray], lightning: bool) -> bytes:
-    tensors = []
-    for index, (name, array) in enumerate(state_dict.items()):
-        shape = array.shape
-        strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-        storage = Storage(_STORAGE_KINDS[array.dtype], str(index), array.size)
-        tensors.append((name, torch_pickle.dump_tensor(storage, shape, strides)))
-    tree = torch_pickle.dump_dict(tensors)
-    if lightning:
-        version = torch_pickle.dump_text(_LIGHTNING_VERSION)
-        counters = [(name, torch_pickle.dump_int(0)) for name in ("epoch", "global_step")]
-        fields = [*counters, ("pytorch-lightning_version", version), ("state_dict", tree)]
-        tree = torch_pickle.dump_dict(fields)
-    return torch_pickle.dump_header() + tree + b"."
-
-
-def _write_member(
-    file: BinaryIO, archive: zipfile.ZipFile, name: str, content: bytes | memoryview
-) -> None:
-    """Appends a member that starts at a multiple of 64 bytes, as PyTorch's do."""
-    info = zipfile.ZipInfo(f"archive/{name}")
-    info.file_size = len(content)
-    start = file.tell() + 30 + len(info.filename) + 4
-    padding = -start % _ALIGNMENT_BYTES
-    info.extra = b"FB" + struct.pack("<H", padding) + bytes(padding)
-    with archive.open(info, "w") as member:
-        member.write(content)
-
-
 def write_safetensors(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file, which is put in place once it is complete."""
-    path = Path(path)
+    """Write a safetensors file, which is put in place when it is complete."""
     _check_arrays(path, state_dict)
-    # Widest first keeps every tensor aligned. transformers wants to be told the format.
-    names = sorted(state_dict, key=lambda name: (-state_dict[name].itemsize, name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in names:
-        array, begin = state_dict[name], end
-        end += array.nbytes
-        dtype = _SAFETENSORS_DTYPES[array.dtype]
-        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with _replacing(path) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            file.write(_bytes_of(state_dict[name]))
+    # The library writes the bytes of other orders as they are, under the shape of C order.
+    tensors = {name: np.asarray(array, order="C") for name, array in state_dict.items()}
+    with replacing(path) as partial:
+        try:
+            # transformers refuses files that do not name the format.
+            safetensors.numpy.save_file(tensors, partial, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise InputError(f"{path}: cannot be written ({error})") from error
 
 
-def _bytes_of(array: np.ndarray) -> memoryview:
-    return np.asarray(array, order="C").reshape(-1).view(np.uint8).data
-
-
-def _check_arrays(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
+def _check_arrays(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
     if not state_dict:
         raise InputError(f"{path}: there are no tensors to write")
     for name, array in state_dict.items():
@@ -324,18 +300,14 @@ def _check_arrays(path: Path, state_dict: Mapping[str, np.ndarray]) -> None:
             raise InputError(f"{path}: {name!r:.80} of {array.dtype} cannot be written")
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place at the end, or is removed if anything fails."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+def _write_member(
+    file: BinaryIO, archive: zipfile.ZipFile, name: str, content: bytes | memoryview
+) -> None:
+    """Append a member that starts at a multiple of 64 bytes, as PyTorch's do."""
+    info = zipfile.ZipInfo(f"archive/{name}")
+    info.file_size = len(content)
+    start = file.tell() + 30 + len(info.filename) + 4
+    padding = -start % _ALIGNMENT_BYTES
+    info.extra = b"FB" + struct.pack("<H", padding) + bytes(padding)
+    with archive.open(info, "w") as member:
+        member.write(content)
