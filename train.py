@@ -8,6 +8,8 @@ run has finished, 75 when it was stopped and saved, 1 when it failed, and 2 for 
 
 import contextlib
 import dataclasses
+import errno
+import re
 import shlex
 import sys
 import time
@@ -149,30 +151,35 @@ def train(config: Config, workdir: Path) -> bool:
         first_step = int(state.step)
         train_step = parallel_train_step(make_train_step(config.model, config.optim, config.loss))
         eval_step = parallel_eval_step(make_eval_step(config.model))
-        batches = train_batches(
-            train_source,
-            conditions,
-            config.mixing,
-            config.data,
-            config.augment,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            first_step=first_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        stack.enter_context(contextlib.closing(batches))
-        if audio_encoder:
-            batches = hybrid_batches(
-                batches,
+
+        def batches_after(step: int) -> Any:
+            stream = train_batches(
+                train_source,
+                conditions,
+                config.mixing,
+                config.data,
+                config.augment,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                first_step=step,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            )
+            stack.enter_context(contextlib.closing(stream))
+            if not audio_encoder:
+                return stream
+            return hybrid_batches(
+                stream,
                 audio_encoder,
                 seed=config.seed,
-                first_step=first_step,
+                first_step=step,
                 use_text_ratio=config.text.use_text_ratio,
                 sample_rate_hz=config.model.sample_rate_hz,
             )
 
-        # ------------------------------------------------------------------ logs
+        batches = batches_after(first_step)
+
+        # -------------------------------------------------------------- logs
         log = RunLog(workdir, first_step, config.num_steps, write=main)
         stack.enter_context(contextlib.closing(log))
         for index in mixtures["bad_clips"]:
@@ -188,12 +195,20 @@ def train(config: Config, workdir: Path) -> bool:
         trace = Trace(workdir / "profile", profiled, first_step, log.say)
         stack.enter_context(contextlib.closing(trace))
 
-        # ------------------------------------------------------------------ loop
-        step, scores = first_step, None
+        # -------------------------------------------------------------- loop
+        step, scores, lost_worker = first_step, None, None
         for step in range(first_step + 1, config.num_steps + 1):
             with trace.step(step):
                 with progress.waiting_for_data():
-                    batch = next(batches)
+                    try:
+                        batch = next(batches)
+                    except RuntimeError as error:
+                        # The stream is a function of the step: begin it again for the steps that
+                        # are left until all processes stop.
+                        lost_worker = _lost_worker(error, again=lost_worker is not None)
+                        stop.request()
+                        batches = batches_after(step - 1)
+                        batch = next(batches)
                 skipped_clips = batch.pop("bad_clips")
                 state, metrics = train_step(state, split_batch(batch))
                 progress.record(step, metrics, skipped_clips)
@@ -215,10 +230,12 @@ def train(config: Config, workdir: Path) -> bool:
             if stopping:
                 break
 
-        # ------------------------------------------------------------------ end
+        # -------------------------------------------------------------- end
         with failing_together():
             if checkpoints:
                 checkpoints.close()
+            if lost_worker:
+                raise RunFailed(f"{lost_worker}; step {step} is saved and {processes.RESUME}")
         progress.exchange_bad_clips()
         if bad_clips.indices:
             log.say(f"{len(bad_clips.indices)} of {len(train_source):,} clips were skipped")
@@ -231,6 +248,17 @@ def train(config: Config, workdir: Path) -> bool:
         elif main:
             print(f"Stopped and saved at step {step}. The same command resumes.", flush=True)
     return finished
+
+
+def _lost_worker(error: RuntimeError, *, again: bool) -> str:
+    """Describe the end of a data worker; raise other errors, and a second one."""
+    exit_code = re.search(r"Worker process was terminated .* exit code (-?\d+)", str(error))
+    if again or not exit_code:
+        raise error
+    return (
+        f"a data worker was killed (exit code {exit_code[1]}), most likely for lack of memory: use "
+        "fewer --config.data.num_workers or --config.data.prefetch_megabytes"
+    )
 
 
 def _validate(
@@ -290,7 +318,8 @@ def _run(argv: list[str]) -> int:
     try:
         return main(argv)
     except InputError as error:
-        _fail(str(error), 2)
+        full = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENOSPC
+        _fail(str(error), 1 if full else 2)
     except (FloatingPointError, RunFailed) as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:

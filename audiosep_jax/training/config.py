@@ -4,7 +4,7 @@ import dataclasses
 import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from ml_collections import ConfigDict
 from pydantic import Field
@@ -57,7 +57,6 @@ class CheckpointConfig:
     every_steps: Count = 1_000
     keep_latest: Count = 2
     keep_every_steps: CountOrZero = 100_000
-    on_error: Literal["stop", "continue"] = "stop"  # when one cannot be written: a full disk
 
 
 @section
@@ -149,6 +148,13 @@ def take_overrides(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             "--config is given twice; give one file, and change its fields by --config.FIELD=VALUE"
         )
     return overrides, others
+
+
+def from_stored(values: Any, where: str) -> Config:
+    """Config of a checkpoint, without the fields that no longer exist and had no effect on it."""
+    kept = {**values, "checkpoint": dict(values.get("checkpoint", {}))}
+    kept["checkpoint"].pop("on_error", None)
+    return from_mapping(kept, where)
 
 
 def material_difference(old: Any, new: Any) -> str | None:

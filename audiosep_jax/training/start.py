@@ -11,7 +11,7 @@ import jax
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.checkpoints import Checkpoints
-from audiosep_jax.training.config import Config, from_mapping, material_difference
+from audiosep_jax.training.config import Config, from_stored, material_difference
 from audiosep_jax.training.optim import OptimConfig
 from audiosep_jax.training.steps import TrainState, init_state, state_from_variables
 
@@ -38,8 +38,8 @@ def start_or_resume(
 
     def resume(step: int) -> TrainState:
         there = checkpoints.about(step)
-        where = f"{checkpoints.folder / f'{step:08d}'}: "
-        difference = material_difference(from_mapping(there["config"], where), config)
+        where = str(checkpoints.folder / f"{step:08d}")
+        difference = material_difference(from_stored(there["config"], where), config)
         for name in ("text_fingerprint", "data_fingerprint"):
             if there[name] != about[name] and difference is None:
                 difference = f"{name} is {there[name]} there and {about[name]} here"

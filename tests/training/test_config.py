@@ -98,7 +98,6 @@ def test_whole_numbers_are_taken_for_floats():
         ({"model__dtype": "float16"}, r"^model\.dtype='float16' must be 'float32' or 'bfloat16'$"),
         ({"mixing__snr_db": (3, 1)}, r"^mixing\.snr_db=\[3, 1\] must be two rising numbers in -1"),
         ({"text__encoder": "bert"}, r"^text\.encoder='bert' must be 'hashed', 'clap' or 'clip'$"),
-        ({"checkpoint__on_error": "wait"}, r"^checkpoint\.on_error='wait' must be 'stop' or 'con"),
         ({"profile": -1}, r"^profile=-1 must be greater than or equal to 0$"),
         ({"optim": 3}, r"^optim=3 must be a section with fields$"),
         ({"optim__learning_rate": float("nan")}, r"^optim\.learning_rate=nan must be a finite num"),

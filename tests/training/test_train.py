@@ -32,6 +32,7 @@ import train
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.errors import InputError
+from audiosep_jax.training import trained
 from audiosep_jax.training.checkpoints import FOLDER, Checkpoints, saved_steps
 from audiosep_jax.training.conditions import distinct_captions
 from audiosep_jax.training.config import Config, from_mapping
@@ -81,10 +82,15 @@ def config(**changes: object) -> Config:
 
 def rows(workdir: Path, key: str = "train/loss") -> dict[int, float]:
     """Value by step; a step that is logged twice fails."""
-    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [(row["step"], row[key]) for row in map(json.loads, lines) if key in row]
+    found = [(row["step"], row[key]) for row in lines(workdir) if key in row]
     assert len(found) == len(dict(found))
     return dict(found)
+
+
+def lines(workdir: Path) -> list[dict[str, float]]:
+    """Every row of the log."""
+    text = (workdir / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 @functools.cache
@@ -424,6 +430,114 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_with_one_line_and_it_r
     assert_same_state(tmp_path, finished, LAST_STEP)
 
 
+def test_a_killed_data_worker_saves_the_state_and_the_run_goes_on_from_there(
+    tmp_path: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original, streams = train.train_batches, []
+
+    def killed(*arguments, **named):
+        streams.append(named["first_step"])
+        for number, batch in enumerate(original(*arguments, **named), start=1):
+            if len(streams) == 1 and number == 6:
+                raise RuntimeError("Worker process was terminated unexpectedly with exit code -9.")
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_batches", killed)
+        code = command(*TINY, "--workdir", str(tmp_path))
+    assert code == 1
+    assert streams == [0, 5]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: a data worker was killed (exit code -9), most likely for lack")
+    assert "step 6 is saved and the same command resumes" in error
+    assert saved_steps(tmp_path) == [4, 6]
+    assert command(*TINY, "--workdir", str(tmp_path)) == train.FINISHED
+    assert_same_state(tmp_path, finished, LAST_STEP)
+
+
+def test_other_errors_of_the_data_are_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_, **__):
+        raise RuntimeError("a bug")
+        yield
+
+    monkeypatch.setattr(train, "train_batches", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        train.train(config(), tmp_path)
+
+
+def test_a_step_that_was_not_finite_can_be_skipped_by_the_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = train.train_batches
+
+    def poisoned(*arguments, **named):
+        for step, batch in enumerate(original(*arguments, **named), named["first_step"] + 1):
+            yield batch | {"mixture": batch["mixture"] * (np.nan if step == 3 else 1)}
+
+    monkeypatch.setattr(train, "train_batches", poisoned)
+    arguments = (*TINY, "--workdir", str(tmp_path), "--config.checkpoint.every_steps=1")
+    assert command(*arguments) == 1
+    assert command(*arguments, "--config.optim.max_skipped_steps=1") == train.FINISHED
+    assert int(state_at(tmp_path, LAST_STEP).skipped_steps) == 1
+    (row,) = (row for row in lines(tmp_path) if row["step"] == 3 and "train/loss" in row)
+    assert row["train/loss"] is None
+    assert row["train/skipped"] == 1
+
+
+@pytest.mark.parametrize("item", ["model", "training", "about", "metrics"])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_trained_again(
+    item: str, copied: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (copied / FOLDER / f"{LAST_STEP:08d}" / item).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    readable = LAST_STEP if item == "training" else 8  # separation needs no optimiser
+    assert trained.read(copied, option="").step == readable
+    assert command(*TINY, "--workdir", str(copied)) == train.FINISHED
+    (line,) = (x for x in capsys.readouterr().err.splitlines() if "is used instead" in x)
+    assert f"{LAST_STEP:08d}/{item}: cannot be read" in line
+    assert "the checkpoint of step 8 is used instead" in line
+    assert_same_state(copied, finished, LAST_STEP)
+    assert rows(copied) == rows(finished)
+
+
+def test_the_best_checkpoint_is_chosen_among_scores_of_one_validation_set(tmp_path: Path) -> None:
+    def run(num_steps: int, snr_db: int = 0) -> None:
+        changes = {"checkpoint__keep_latest": 9, "valid__every_steps": 1, "valid__num_examples": 0}
+        train.train(config(num_steps=num_steps, valid__snr_db=snr_db, **changes), tmp_path)
+
+    run(2)
+    run(3, snr_db=-20)
+    run(5)
+    scores = rows(tmp_path, "valid/sdri")
+    assert scores[3] > max(scores[step] for step in (1, 2, 4, 5)), "of easier mixtures"
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints.best_step() == max((1, 2, 4, 5), key=lambda step: scores[step])
+
+
+def test_an_unknown_field_of_a_stored_config_is_named_with_its_checkpoint(copied: Path) -> None:
+    path = copied / FOLDER / f"{LAST_STEP:08d}" / "about" / "metadata"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    about["config"]["checkpoint"]["on_error"] = "stop"  # which no longer exists
+    path.write_text(json.dumps(about), encoding="utf-8")
+    train.train(config(), copied)
+    about["config"]["optim"]["nesterov"] = True
+    path.write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"^{path.parents[1]}: .*optim\.nesterov"):
+        train.train(config(), copied)
+
+
+def test_the_config_lies_beside_the_logs(finished: Path) -> None:
+    about = json.loads((finished / "config.json").read_text(encoding="utf-8"))
+    assert from_mapping(about["config"]) == config()
+    assert about["code"] == code_version()
+
+
 def write_manifest(folder: Path, captions: list[str], name: str = "train.json") -> Path:
     """A manifest of noise bursts of 0.3 s at 8 kHz, one for each caption."""
     rng = np.random.default_rng(0)
@@ -581,6 +695,7 @@ MISTAKES = {
         "no clip with another caption to mix with",
     ),
     "workdir below a file": (["--workdir=list.json/run"], "list.json/run: cannot be written to"),
+    "a bucket": (["--workdir=gs://bucket/run"], "gs://bucket/run: is not a local folder; mount"),
     "rows for no device": (["--config.batch_size=12"], "batch_size=12 does not divide among 8"),
     "rows for no part": (
         ["--config.optim.accumulate_steps=2"],
