@@ -42,6 +42,7 @@ from audiosep_jax.training.steps import (
     parallel_train_step,
     place_state,
     split_batch,
+    step_flop,
 )
 from audiosep_jax.training.validation import validate
 
@@ -210,7 +211,10 @@ def train(config: Config, workdir: Path) -> bool:
                         batches = batches_after(step - 1)
                         batch = next(batches)
                 skipped_clips = batch.pop("bad_clips")
-                state, metrics = train_step(state, split_batch(batch))
+                batch = split_batch(batch)
+                if step == first_step + 1:
+                    progress.step_flop = step_flop(train_step, state, batch, parts)
+                state, metrics = train_step(state, batch)
                 progress.record(step, metrics, skipped_clips)
             stopping = stop.reached(step) or step == config.num_steps
             scores = None

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from networks import random_separator
+from roofline import block_shapes, network_flop
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.model import make_model
@@ -44,7 +45,6 @@ from audiosep_jax.model.resunet import (
 )
 from audiosep_jax.model.stft import istft, num_frames, stft
 from audiosep_jax.separation.separator import Separator
-from audiosep_jax.training.roofline import block_shapes, network_flop
 
 MATMUL_SIZES = (1024, 2048, 4096)
 TARGET = 0.65

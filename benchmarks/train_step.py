@@ -8,7 +8,7 @@ Runs the config's own step on all devices of this machine, with a fixed batch or
 pipeline (`--data`), and prints clips/s, model FLOP/s and their fraction of the device's peak,
 memory, and the time that was spent waiting for data. Then times the gradient of every block by
 itself beside its roofline: the longer one of its arithmetic at the peak and its memory traffic at
-the full bandwidth (`training/roofline.py` states what is counted). Where the device is unknown,
+the full bandwidth (`roofline.py` states what is counted). Where the device is unknown,
 as every CPU is, the peak is a matmul's of 4096 x 4096 and the bandwidth a copy's, measured first.
 """
 
@@ -19,25 +19,19 @@ import statistics
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from inference import Part, matmul, times_in_turns
+from roofline import BlockCost, block_costs, block_shapes, step_flop
 
 from audiosep_jax.data.pipeline import train_batches
 from audiosep_jax.data.sources import build_source
-from audiosep_jax.model.resunet import DecoderBlock, EncoderBlock, FiLM, Stage
+from audiosep_jax.model.resunet import DecoderBlock, EncoderBlock, FiLM, ResUNetConfig, Stage
 from audiosep_jax.training.config import Config, from_mapping
-from audiosep_jax.training.roofline import (
-    BlockCost,
-    block_costs,
-    block_shapes,
-    device_bandwidth,
-    device_peak_flops,
-    step_flop,
-)
+from audiosep_jax.training.devices import device_bandwidth, device_peak_flops
 from audiosep_jax.training.steps import (
     init_state,
     make_train_step,
@@ -154,7 +148,7 @@ def timed_steps(
 
 
 def block_seconds(
-    config: Any, variables: Any, batch_size: int, num_samples: int
+    config: ResUNetConfig, variables: Any, batch_size: int, num_samples: int
 ) -> dict[str, float]:
     """Median time of forward and backward of each block, one after another to spare memory."""
     condition_BE = jnp.asarray(noise(batch_size, config.condition_features) / 20)
@@ -287,7 +281,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     config = read_config(arguments)
-    model, num_samples = config.model, segment_samples(config)
+    num_samples, model = segment_samples(config), cast(ResUNetConfig, config.model)
     rows = config.batch_size // jax.device_count()
     batches = fixed_batches(config) if arguments.data == "fixed" else pipeline_batches(config)
     peak, bandwidth = limits(arguments, model.dtype)

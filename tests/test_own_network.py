@@ -7,21 +7,24 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from separator_examples import tiny_batch, unit_rows
+import tiny
+from evaluation_examples import RATE_HZ, pairs_list, write_clips
+from separator_examples import unit_rows
 
+import train
 from audiosep_jax import model as model_package
+from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.encoders.hashed import HashedEncoder
 from audiosep_jax.errors import InputError
+from audiosep_jax.evaluation.command import main as evaluate
 from audiosep_jax.model import Kind, make_model, variable_shapes
 from audiosep_jax.model.network import ModelConfig, Network, Size
 from audiosep_jax.model.tiles import TileStream, delay_frames, tile_bytes
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.settings import section
-from audiosep_jax.training import steps, trained
+from audiosep_jax.training import trained
 from audiosep_jax.training.config import default_config, from_mapping
-from audiosep_jax.training.losses import LossConfig
-from audiosep_jax.training.optim import OptimConfig
 
 TILE = 16
 
@@ -106,17 +109,51 @@ def test_config_holds_the_sections_of_the_network_it_names():
         from_mapping({"model": {"network": "transformer"}})
 
 
-def test_it_trains():
-    config = ToyConfig(**SMALL, context=3)
-    optim = OptimConfig(warmup="none", learning_rate=0.03)
-    body = jax.jit(steps.make_train_step(config, optim, LossConfig(), None))
-    state = steps.init_state(config, optim, jax.random.key(0))
-    losses = []
-    for _ in range(10):
-        state, metrics = body(state, tiny_batch(0, 2))
-        losses.append(float(metrics["loss"]))
-    assert losses[-1] < 0.95 * losses[0]
-    assert (int(state.step), int(state.skipped_steps)) == (10, 0)
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of train.py with the toy."""
+    folder = tmp_path_factory.mktemp("toy") / "run"
+    values = tiny.get_config().to_dict()
+    values["model"] = {"network": "toy", "context": 3, "sample_rate_hz": RATE_HZ}
+    values["model"] |= {"window_samples": 64, "hop_samples": 32}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(model_package.NETWORKS, "toy", Kind(ToyConfig, Toy))
+        train.train(from_mapping(values), folder)
+    return folder
+
+
+def test_it_trains_and_the_log_counts_its_operations(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    scores = [row["valid/sdri"] for row in rows if "valid/sdri" in row]
+    assert 0 < scores[0] < scores[1]
+    assert max(row.get("model_tflops", 0) for row in rows) > 0
+    assert Separator.load(workdir).model == ToyConfig(
+        context=3, sample_rate_hz=RATE_HZ, window_samples=64, hop_samples=32
+    )
+
+
+def test_it_separates_a_file_longer_than_its_tiles(workdir, tmp_path):
+    separator, audio_CS = Separator.load(workdir), 0.1 * noise(2, 30 * RATE_HZ)
+    audio_files.write(tmp_path / "in.wav", audio_CS, RATE_HZ)
+    condition_NE = separator.embed_text(["a dog barking"])
+    paths = [tmp_path / "short.wav", tmp_path / "long.wav"]
+    for path, tile_seconds in zip(paths, (1, 100), strict=True):
+        separator.separate_file(
+            tmp_path / "in.wav", [path], condition_NE, tile_seconds=tile_seconds, subtype="FLOAT"
+        )
+    tiles_CS, whole_CS = (audio_files.read(path)[0] for path in paths)
+    assert tiles_CS.shape == audio_CS.shape
+    assert np.mean((tiles_CS - whole_CS) ** 2) < 1e-3 * np.mean(whole_CS**2)
+    assert np.mean(whole_CS**2) > 1e-3 * np.mean(audio_CS**2)
+
+
+def test_it_is_evaluated(workdir, tmp_path):
+    write_clips(tmp_path / "audio", 4)
+    pairs_list(tmp_path / "pairs.csv", 3)
+    words = ["--protocol", "mixtures", "--metadata", str(tmp_path / "pairs.csv"), "--no_figures"]
+    words += ["--audio", str(tmp_path / "audio"), "--checkpoint", str(workdir)]
+    assert evaluate([*words, "--output", str(tmp_path / "scores")]) == 0
+    assert len((tmp_path / "scores" / "results.csv").read_text().splitlines()) == 4
 
 
 def test_tiles_of_a_network_without_context_equal_one_pass():

@@ -26,8 +26,8 @@ from audiosep_jax.data.pipeline import BadClips
 from audiosep_jax.errors import InputError
 from audiosep_jax.plots import spectrogram_picture
 from audiosep_jax.training.config import Config
+from audiosep_jax.training.devices import device_peak_flops
 from audiosep_jax.training.processes import RunFailed, failing_together, gather
-from audiosep_jax.training.roofline import device_peak_flops, step_flop
 
 METRICS_FILE = "metrics.jsonl"
 WARM_STEPS = 10  # steps before a trace: they compile
@@ -135,8 +135,7 @@ class Progress:
     ) -> None:
         self.log, self.bad_clips = log, bad_clips
         self._config, self._skipped = config, skipped_steps
-        num_samples = max(1, round(config.data.segment_seconds * config.model.sample_rate_hz))
-        self._step_flop = step_flop(config.model, config.batch_size, num_samples)
+        self.step_flop = 0.0  # operations of a step on one device; 0 if unknown
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._new_bad: set[int] = set()
         self._values: dict[str, list[float]] = defaultdict(list)
@@ -237,13 +236,15 @@ class Progress:
         self.log.bar.set_postfix(shown, refresh=False)
 
     def _speeds(self, steps_per_second: float) -> dict[str, float]:
-        """Steps, clips and arithmetic a second; `peak_share` if the device's peak is known."""
-        flops = self._step_flop * steps_per_second
+        """Steps and clips per second; arithmetic if it is known, and its share of the peak."""
+        flops = self.step_flop * jax.device_count() * steps_per_second
         speeds = {
             "steps_per_second": steps_per_second,
             "clips_per_second": steps_per_second * self._config.batch_size,
-            "model_tflops": flops / 1e12,
         }
+        if not flops:
+            return speeds
+        speeds["model_tflops"] = flops / 1e12
         peak_flops = device_peak_flops(
             jax.devices()[0].device_kind,
             self._config.model.dtype,

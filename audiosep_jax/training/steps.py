@@ -192,6 +192,16 @@ def parallel_train_step(
     )
 
 
+def step_flop(step: Any, state: TrainState, batch: Batch, accumulate_steps: int) -> float:
+    """Floating-point operations of a parallel step on one device, as XLA counts them; 0 if unknown.
+
+    XLA counts the program that is traced for `step`'s first call, so nothing is compiled for it. It
+    counts the body of a loop once: the parts of an accumulated batch are multiplied here.
+    """
+    costs = step.lower(state, batch).cost_analysis() or {}
+    return accumulate_steps * float(costs.get("flops", 0))
+
+
 def parallel_eval_step(body: Callable[[Any, Batch], Metrics]) -> Callable[[Any, Batch], Metrics]:
     """`body` on all devices; results keep the device axis."""
     return jax.pmap(body, axis_name=AXIS, in_axes=(None, 0), out_axes=0)

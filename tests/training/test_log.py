@@ -323,8 +323,11 @@ def test_bad_clips_of_all_processes_are_named_once(tmp_path, monkeypatch, capsys
 def test_the_share_of_the_peak_is_that_of_all_devices(tmp_path):
     progress = make_progress(tmp_path)
     speeds = progress._speeds(3.0)
-    assert speeds["clips_per_second"] == 24
-    assert speeds["peak_share"] == pytest.approx(speeds["model_tflops"] / (2.0 * 8))
+    assert speeds == {"steps_per_second": 3, "clips_per_second": 24}  # operations are not known
+    progress.step_flop = 0.1e12  # on each of eight devices
+    speeds = progress._speeds(3.0)
+    assert speeds["model_tflops"] == pytest.approx(3 * 8 * 0.1)
+    assert speeds["peak_share"] == pytest.approx(3 * 0.1 / 2.0)
 
 
 def test_a_trace_holds_the_steps_that_were_asked_for(tmp_path):

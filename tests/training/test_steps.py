@@ -29,6 +29,7 @@ from audiosep_jax.training import steps
 from audiosep_jax.training.losses import LossConfig
 from audiosep_jax.training.optim import OptimConfig
 from audiosep_jax.weights.names import export_separator
+from benchmarks import roofline
 
 PUBLISHED_OPTIM = OptimConfig(warmup="none")
 TINY_OPTIM = OptimConfig(warmup="none", decay_steps=1000, clip_norm=1.0, ema_decay=0.9)
@@ -240,6 +241,24 @@ def test_metrics_of_single_devices_are_noticed(monkeypatch):
     # The gradients are summed by shard_map itself; loss, its two terms and SDRi are left.
     assert len(jax.tree.leaves(tiny_state())) == 1 + WHOLE_STATE
     assert unreplicated(tiny_body(None)) == (WHOLE_STATE, 4 + OF_THE_UPDATE)
+
+
+def test_operations_are_counted_on_each_device_and_nothing_is_traced_twice():
+    traced = []
+
+    def body(state, batch):
+        traced.append(batch["mixture"].shape)
+        return tiny_body()(state, batch)
+
+    step, state = steps.parallel_train_step(body), steps.place_state(tiny_state())
+    small, large = (steps.split_batch(tiny_batch(0, rows)) for rows in (8, 32))
+    one_row = steps.step_flop(step, state, small, 1)
+    assert steps.step_flop(step, state, large, 1) == pytest.approx(4 * one_row, rel=0.1)
+    assert steps.step_flop(step, state, large, 3) == 3 * steps.step_flop(step, state, large, 1)
+    step(state, small)
+    assert len(traced) == 2
+    # The roofline leaves out element-wise work, which counts for much in so small a network.
+    assert 1 < one_row / roofline.step_flop(SMALLEST, 1, 100) < 4
 
 
 def test_old_state_is_given_away():

@@ -37,8 +37,8 @@ from audiosep_jax.training.checkpoints import FOLDER, Checkpoints, saved_steps
 from audiosep_jax.training.conditions import distinct_captions
 from audiosep_jax.training.config import Config, from_mapping
 from audiosep_jax.training.log import code_version
-from audiosep_jax.training.roofline import step_flop
 from audiosep_jax.training.steps import init_state
+from benchmarks.roofline import step_flop
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("--config", str(ROOT / "tests" / "tiny.py"))
@@ -191,9 +191,11 @@ def test_metrics_have_their_names_and_their_steps(finished: Path) -> None:
     steps, clips = rows(finished, "steps_per_second"), rows(finished, "clips_per_second")
     assert len(steps) >= 9
     assert {step: value * 8 for step, value in steps.items()} == pytest.approx(clips)
-    flops = step_flop(config().model, 8, 2000)
     tflops = rows(finished, "model_tflops")
-    assert tflops == pytest.approx({step: value * flops / 1e12 for step, value in steps.items()})
+    flops = {step: 1e12 * tflops[step] / value for step, value in steps.items()}
+    assert set(flops.values()) == {pytest.approx(flops[LAST_STEP])}
+    # Element-wise work, which the roofline leaves out, counts for much in so small a network.
+    assert 1 < flops[LAST_STEP] / step_flop(config().model, 8, 2000) < 4
     assert all(0 <= share <= 1 for share in rows(finished, "data_wait_share").values())
     assert 0.05 < rows(finished, "host_peak_gb")[LAST_STEP] < 50
     assert len(rows(finished, "checkpoint_seconds")) == 3

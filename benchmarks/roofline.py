@@ -1,9 +1,9 @@
-"""What a step has to compute and to move, and what known devices can do in a second.
+"""Arithmetic and memory traffic of the ResUNet, block by block, for its roofline.
 
-Operations are those of the convolutions and matmuls of the network, two for a multiply-add;
-spectra, normalisation and the optimiser are left out of them: below one percent together.
+Operations are those of the convolutions and matmuls, two for a multiply-add. Spectra, normalisation
+and the optimiser are left out; together they are below one percent.
 
-Memory traffic is counted under four assumptions, which XLA comes near to on a GPU or TPU:
+Memory traffic is counted under four assumptions, which XLA nearly fulfils on GPUs and TPUs:
 
 - each convolution and matmul reads its inputs and weights once and writes its result once;
 - the element-wise work between two of them is one pass that reads and writes once;
@@ -12,9 +12,8 @@ Memory traffic is counted under four assumptions, which XLA comes near to on a G
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS
 from audiosep_jax.model.resunet import Block, ResUNetConfig, block_table
@@ -24,76 +23,6 @@ FLOAT32_BYTES = 4
 TRAINING_FACTOR = 3  # forward, gradient of the inputs, gradient of the weights
 # AMSGrad reads weight, gradient and three moments, and writes all but the gradient.
 OPTIMIZER_PASSES = 9
-
-
-# ---------------------------------------------------------------------- devices
-
-
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """Dense peaks in TFLOP/s and bandwidth in GB/s, by its maker, of what JAX calls a device.
-
-    `float32` is what JAX's default precision makes of a float32 convolution there: TF32 on NVIDIA's
-    tensor cores since Ampere, one pass in bfloat16 on a TPU, plain float32 elsewhere.
-    """
-
-    pattern: str  # of `jax.Device.device_kind`
-    float32_tflops: float
-    bfloat16_tflops: float
-    bandwidth_gbs: float
-
-
-DEVICES = (
-    # No bfloat16 in hardware: XLA computes in float32.
-    Device(r"\bV100", 15.7, 15.7, 900),
-    Device(r"\bT4\b", 8.1, 8.1, 320),
-    Device(r"\bA100.*80GB", 156, 312, 2039),
-    Device(r"\bA100", 156, 312, 1555),
-    Device(r"\bH100 PCIe", 378, 756, 2039),
-    Device(r"\bH100 NVL", 418, 835, 3938),
-    Device(r"\bH100", 495, 989, 3350),
-    Device(r"\bH200 NVL", 418, 836, 4800),
-    Device(r"\bH200", 495, 989, 4800),
-    Device(r"\bL4\b", 60, 121, 300),
-    Device(r"RTX 3090$", 35.6, 71, 936),
-    Device(r"RTX 4090$", 82.6, 165, 1008),
-    # A device is half a chip of v2 and v3, and a whole one after.
-    Device(r"^TPU v2$", 23, 23, 350),
-    Device(r"^TPU v3$", 61.5, 61.5, 450),
-    Device(r"^TPU v4$", 275, 275, 1228),
-    Device(r"^TPU v5( lite|e)$", 197, 197, 819),
-    Device(r"^TPU v5p?$", 459, 459, 2765),
-    Device(r"^TPU v6( lite|e)$", 918, 918, 1640),
-)
-
-
-def device_peak_flops(
-    device_kind: str, dtype: Literal["float32", "bfloat16"], override: float = 0.0
-) -> float | None:
-    """Peak in FLOP/s of convolutions in `dtype`; None where the device is unknown.
-
-    `override`, in FLOP/s, wins where it is above 0.
-    """
-    if override > 0:
-        return override
-    device = _find(device_kind)
-    if device is None:
-        return None
-    return 1e12 * (device.bfloat16_tflops if dtype == "bfloat16" else device.float32_tflops)
-
-
-def device_bandwidth(device_kind: str, override: float = 0.0) -> float | None:
-    """Bytes a second between the device and its memory, or None; see `device_peak_flops`."""
-    device = _find(device_kind)
-    known = None if device is None else 1e9 * device.bandwidth_gbs
-    return override if override > 0 else known
-
-
-def _find(device_kind: str) -> Device | None:
-    return next((d for d in DEVICES if re.search(d.pattern, device_kind)), None)
-
-
-# ---------------------------------------------------------------------- the network's work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +43,7 @@ class BlockCost:
         return "arithmetic" if computes else "memory"
 
 
-def step_flop(model: Any, batch_size: int, num_samples: int) -> float:
+def step_flop(model: ResUNetConfig, batch_size: int, num_samples: int) -> float:
     """Operations of a training step, forward and backward, on `batch_size` clips.
 
     What rematerialisation computes a second time does not count: it brings training no further.
@@ -127,7 +56,7 @@ def network_flop(config: ResUNetConfig, num_samples: int) -> dict[str, int]:
     return {row.name: row.flop() for row in _rows(config, num_samples)}
 
 
-def block_costs(model: Any, batch_size: int, num_samples: int) -> list[BlockCost]:
+def block_costs(model: ResUNetConfig, batch_size: int, num_samples: int) -> list[BlockCost]:
     """A training step by row, and the optimiser's update of float32 weights (AMSGrad, no EMA).
 
     With `model.remat` what every block computes again is counted again.
@@ -150,19 +79,6 @@ def _training_cost(model: ResUNetConfig, batch_size: int, row: "_Row") -> BlockC
     moved = _element_bytes(model) * (batch_size * elements + weights)
     moved += FLOAT32_BYTES * row.weights()  # their gradient
     return BlockCost(row.name, float(batch_size * flop), float(moved))
-
-
-def forward_costs(model: ResUNetConfig, batch_size: int, num_samples: int) -> list[BlockCost]:
-    """Separation by row: running statistics, nothing kept for gradients."""
-    size = _element_bytes(model)
-    return [
-        BlockCost(
-            row.name,
-            float(batch_size * row.flop()),
-            float(size * (batch_size * row.forward_elements() + row.weights())),
-        )
-        for row in _rows(model, num_samples)
-    ]
 
 
 def block_shapes(config: ResUNetConfig, num_samples: int) -> Iterator[tuple[Block, int, int]]:

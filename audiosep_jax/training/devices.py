@@ -1,0 +1,69 @@
+"""Peak speeds of known devices."""
+
+import dataclasses
+import re
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """Dense peaks in TFLOP/s and bandwidth in GB/s, as stated by the maker.
+
+    `float32_tflops` is the peak of what JAX's default precision does with a float32 convolution:
+    TF32 on NVIDIA's tensor cores since Ampere, one pass in bfloat16 on TPUs, else plain float32.
+    """
+
+    pattern: str  # regular expression that finds `jax.Device.device_kind`
+    float32_tflops: float
+    bfloat16_tflops: float
+    bandwidth_gbs: float
+
+
+DEVICES = (
+    # These have no bfloat16 in hardware: XLA computes in float32.
+    Device(r"\bV100", 15.7, 15.7, 900),
+    Device(r"\bT4\b", 8.1, 8.1, 320),
+    Device(r"\bA100.*80GB", 156, 312, 2039),
+    Device(r"\bA100", 156, 312, 1555),
+    Device(r"\bH100 PCIe", 378, 756, 2039),
+    Device(r"\bH100 NVL", 418, 835, 3938),
+    Device(r"\bH100", 495, 989, 3350),
+    Device(r"\bH200 NVL", 418, 836, 4800),
+    Device(r"\bH200", 495, 989, 4800),
+    Device(r"\bL4\b", 60, 121, 300),
+    Device(r"RTX 3090$", 35.6, 71, 936),
+    Device(r"RTX 4090$", 82.6, 165, 1008),
+    # A JAX device is half a chip up to v3, and a whole chip from v4 on.
+    Device(r"^TPU v2$", 23, 23, 350),
+    Device(r"^TPU v3$", 61.5, 61.5, 450),
+    Device(r"^TPU v4$", 275, 275, 1228),
+    Device(r"^TPU v5( lite|e)$", 197, 197, 819),
+    Device(r"^TPU v5p?$", 459, 459, 2765),
+    Device(r"^TPU v6( lite|e)$", 918, 918, 1640),
+)
+
+
+def device_peak_flops(
+    device_kind: str, dtype: Literal["float32", "bfloat16"], override: float = 0.0
+) -> float | None:
+    """Peak in FLOP/s of convolutions in `dtype`; None if the device is unknown.
+
+    `override`, in FLOP/s, is returned instead if it is above 0.
+    """
+    if override > 0:
+        return override
+    device = _find(device_kind)
+    if device is None:
+        return None
+    return 1e12 * (device.bfloat16_tflops if dtype == "bfloat16" else device.float32_tflops)
+
+
+def device_bandwidth(device_kind: str, override: float = 0.0) -> float | None:
+    """Bytes per second between the device and its memory, or None; as `device_peak_flops`."""
+    device = _find(device_kind)
+    known = None if device is None else 1e9 * device.bandwidth_gbs
+    return override if override > 0 else known
+
+
+def _find(device_kind: str) -> Device | None:
+    return next((d for d in DEVICES if re.search(d.pattern, device_kind)), None)

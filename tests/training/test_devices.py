@@ -1,0 +1,50 @@
+"""Peaks of known devices."""
+
+import pytest
+
+from audiosep_jax.training.devices import DEVICES, device_bandwidth, device_peak_flops
+
+
+@pytest.mark.parametrize(
+    ("kind", "float32", "bfloat16", "gbs"),
+    [
+        ("Tesla V100-SXM2-16GB", 15.7, 15.7, 900),
+        ("Tesla T4", 8.1, 8.1, 320),
+        ("NVIDIA A100-SXM4-40GB", 156, 312, 1555),
+        ("NVIDIA A100-SXM4-80GB", 156, 312, 2039),
+        ("NVIDIA H100 80GB HBM3", 495, 989, 3350),
+        ("NVIDIA H100 PCIe", 378, 756, 2039),
+        ("NVIDIA H200", 495, 989, 4800),
+        ("NVIDIA L4", 60, 121, 300),
+        ("NVIDIA GeForce RTX 3090", 35.6, 71, 936),
+        ("NVIDIA GeForce RTX 4090", 82.6, 165, 1008),
+        ("TPU v2", 23, 23, 350),
+        ("TPU v3", 61.5, 61.5, 450),
+        ("TPU v4", 275, 275, 1228),
+        ("TPU v5 lite", 197, 197, 819),
+        ("TPU v5e", 197, 197, 819),
+        ("TPU v5", 459, 459, 2765),
+        ("TPU v5p", 459, 459, 2765),
+        ("TPU v6 lite", 918, 918, 1640),
+    ],
+)
+def test_known_devices(kind, float32, bfloat16, gbs):
+    assert device_peak_flops(kind, "float32") == pytest.approx(float32 * 1e12)
+    assert device_peak_flops(kind, "bfloat16") == pytest.approx(bfloat16 * 1e12)
+    assert device_bandwidth(kind) == pytest.approx(gbs * 1e9)
+    assert device_peak_flops(kind, "bfloat16", 7e12) == 7e12
+    assert device_bandwidth(kind, 3e9) == 3e9
+
+
+@pytest.mark.parametrize(
+    "kind", ["cpu", "NVIDIA L40S", "NVIDIA GH200 480GB", "NVIDIA GeForce RTX 4090 D", "TPU v4 lite"]
+)
+def test_devices_that_are_like_a_known_one_are_unknown(kind):
+    assert device_peak_flops(kind, "float32") is device_bandwidth(kind) is None
+    assert device_peak_flops(kind, "float32", 1e12) == 1e12
+    assert device_bandwidth(kind, 1e9) == 1e9
+
+
+def test_bfloat16_is_never_slower_and_no_device_is_listed_twice():
+    assert all(d.bfloat16_tflops >= d.float32_tflops > 0 for d in DEVICES)
+    assert len({d.pattern for d in DEVICES}) == len(DEVICES)
