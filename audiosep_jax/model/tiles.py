@@ -184,31 +184,29 @@ def _masked(
     network, frames, state_out = make_network(config), spectrum_CTF.shape[1], State()
     past_CTF = state["spectrum"] if state else spectrum_CTF[:, :0]
     both_CTF = jnp.concatenate([past_CTF, spectrum_CTF], axis=1)
-    delayed_CTF = both_CTF[:, :frames]
-    streams, options = network.delay_frames is not None, dict[str, Any]()
-    if streams:
-        options["span"] = span
-    if streams and state:
-        options["mutable"] = ["stream"]
+    options: dict[str, Any] = {"span": span} if can_stream(config) else {}
+    if "network" in state:
         variables = {**variables, "stream": state["network"]}
-    # What streams has its own past; what does not hears the overlap once more.
-    heard_CTF = spectrum_CTF if streams else both_CTF
+        options["mutable"] = ["stream"]
+    # A network that carries no past receives the frames of the overlap once more.
+    heard_CTF = both_CTF if "faded" in state else spectrum_CTF
     mag_MTF = magnitude(heard_CTF.mean(0, keepdims=True) if masks == 1 else heard_CTF)
     mag_BTF = jnp.tile(mag_MTF, (len(condition_NE), 1, 1))
     condition_BE = jnp.repeat(condition_NE, masks, axis=0)
     result: Any = network.apply(variables, mag_BTF, condition_BE, train=False, **options)
-    if streams and state:
+    if "network" in state:
         result, updated = result
-        state_out["network"] = updated["stream"]
+        state_out["network"] = updated.get("stream", {})
+    if state:
+        state_out["spectrum"] = both_CTF[:, frames:]
     mask_NMTFC = result.reshape(len(condition_NE), masks, *result.shape[1:])
-    if not state:
-        return delayed_CTF, apply_mask(delayed_CTF, mask_NMTFC), state_out
-    state_out["spectrum"] = both_CTF[:, frames:]
-    if streams:
-        return delayed_CTF, apply_mask(delayed_CTF, mask_NMTFC), state_out
-    masked_NCTF = apply_mask(both_CTF, mask_NMTFC)
-    masked_NCTF, state_out["faded"] = _cross_faded(masked_NCTF, state["faded"])
-    return delayed_CTF, masked_NCTF, state_out
+    if "faded" in state:
+        masked_NCTF, state_out["faded"] = _cross_faded(
+            apply_mask(both_CTF, mask_NMTFC), state["faded"]
+        )
+    else:
+        masked_NCTF = apply_mask(both_CTF[:, :frames], mask_NMTFC)
+    return both_CTF[:, :frames], masked_NCTF, state_out
 
 
 def _cross_faded(tile_NCTF: jax.Array, faded_NCTF: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -331,25 +329,17 @@ class TileStream:
         return _joined(ready)
 
     def _in_one_pass(self, total: int) -> tuple[np.ndarray, np.ndarray]:
-        half = self._config.window_samples // 2
-        results = self._run([{} for _ in self._conditions], bucket(self._config, total), total)
-        audio_NCS = np.concatenate([audio for audio, _, _ in results])
-        gain_NMT = np.concatenate([gain for _, gain, _ in results])
-        return audio_NCS[..., half : half + self._num_samples], gain_NMT[..., :total]
+        start = self._config.window_samples // 2
+        self._states = [{} for _ in self._conditions]
+        audio_NCS, gain_NMT = self._run(bucket(self._config, total), total)
+        return audio_NCS[..., start : start + self._num_samples], gain_NMT[..., :total]
 
     def _next_tile(self, total: int) -> tuple[np.ndarray, np.ndarray]:
         hop, half = self._config.hop_samples, self._config.window_samples // 2
         if not self._states:
-            self._states = [
-                initial_state(
-                    self._config, len(condition_NE), self._channels, self._masks, self._tile
-                )
-                for condition_NE in self._conditions
-            ]
-        results = self._run(self._states, self._tile, total)
-        self._states = [state for _, _, state in results]
-        audio_NCS = np.concatenate([audio for audio, _, _ in results])
-        gain_NMT = np.concatenate([gain for _, gain, _ in results])
+            sizes = self._channels, self._masks, self._tile
+            self._states = [initial_state(self._config, len(x), *sizes) for x in self._conditions]
+        audio_NCS, gain_NMT = self._run(self._tile, total)
         frame = self._first - self._delay
         start, frames = frame * hop - half, slice(max(0, -frame), max(0, total - frame))
         end = self._num_samples - start if total < UNKNOWN_FRAMES else None
@@ -357,29 +347,27 @@ class TileStream:
         self._held_CS = self._held_CS[:, self._tile * hop :]
         return audio_NCS[..., max(0, -start) : end], gain_NMT[..., frames]
 
-    def _run(
-        self, states: list[State], frames: int, total: int
-    ) -> list[tuple[np.ndarray, np.ndarray, State]]:
+    def _run(self, frames: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+        """Separate the next `frames` frames, one group of queries after the other."""
         samples = self._samples(frames)
-        padded_CS = self._held_CS[:, :samples]
-        missing = samples - padded_CS.shape[1]
-        if missing:
-            padded_CS = np.pad(padded_CS, ((0, 0), (0, missing)))
+        missing = max(0, samples - self._held_CS.shape[1])
+        padded_CS = np.pad(self._held_CS[:, :samples], ((0, 0), (0, missing)))
         spectrum_CTF = spectrum_of(self._config, padded_CS, frames)
-        results = []
-        for state, condition_NE in zip(states, self._conditions, strict=True):
-            audio_NCS, gain_NMT, state = separate_tile(
+        span, results = (np.int32(self._first), np.int32(total)), []
+        for i, condition_NE in enumerate(self._conditions):
+            audio_NCS, gain_NMT, self._states[i] = separate_tile(
                 self._config,
                 self._masks,
                 self._variables,
-                state,
+                self._states[i],
                 spectrum_CTF,
                 condition_NE,
-                np.int32(self._first),
-                np.int32(total),
+                *span,
             )
-            results.append((np.asarray(audio_NCS), np.asarray(gain_NMT), state))
-        return results
+            # Waits for the group: memory is budgeted for one at a time.
+            results.append((np.asarray(audio_NCS), np.asarray(gain_NMT)))
+        audio, gain = zip(*results, strict=True)
+        return np.concatenate(audio), np.concatenate(gain)
 
     def _samples(self, frames: int) -> int:
         return (frames - 1) * self._config.hop_samples + self._config.window_samples
