@@ -81,7 +81,7 @@ def convert(
     if is_file:
         found = trained.read_file(Path(source), sample_rate_hz, hop_samples)
     else:
-        found = trained.read(source, option="SRC")
+        found = trained.read(source)
     partial = destination.with_name(f".{os.getpid()}.partial.{destination.name}")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)

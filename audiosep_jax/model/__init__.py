@@ -5,6 +5,7 @@ a class (derived from `Network`), and one line in `NETWORKS`.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS, AudioSep
 from audiosep_jax.model.network import ModelConfig, Network, Span
 from audiosep_jax.model.resunet import ResUNet, ResUNetConfig
+from audiosep_jax.settings import parse
 
 
 class Kind(NamedTuple):
@@ -34,6 +36,16 @@ def kind_of(name: str) -> Kind:
     if name not in NETWORKS:
         raise InputError(f"model.network={name!r} must be one of: {', '.join(NETWORKS)}")
     return NETWORKS[name]
+
+
+def parse_config(values: Any, where: str = "") -> ModelConfig:
+    """Check the section `model` of a config; its field `network` decides on its class.
+
+    Raises:
+        InputError: `where` (a file, or nothing), the field, its value, and what it accepts.
+    """
+    name = values.get("network", "resunet") if isinstance(values, Mapping) else "resunet"
+    return parse(kind_of(str(name)).config, values, where, inside="model")
 
 
 def make_network(config: ModelConfig, axis_name: str | None = None) -> Network:

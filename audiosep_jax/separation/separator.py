@@ -30,7 +30,6 @@ from audiosep_jax.separation.stream import (
     tiling_for,
 )
 from audiosep_jax.training import trained
-from audiosep_jax.training.model_card import model_card
 
 if TYPE_CHECKING:
     from audiosep_jax.encoders.pretrained import AudioEncoder
@@ -103,7 +102,7 @@ class Separator:
         Raises:
             InputError: there is nothing of the kind, or it is damaged.
         """
-        found = trained.read(source, option=option)
+        found = trained.read(source)
         return cls._of(found, text_model, text_option, source)
 
     @classmethod
@@ -153,8 +152,7 @@ class Separator:
     def save_pretrained(self, folder: str | Path, *, name: str = "") -> None:
         """Writes weights, config and model card, in which it is called `name`, to a folder."""
         folder, saved = Path(folder), self._trained()
-        trained.write_folder(folder, saved)
-        trained.write_text(folder / "README.md", model_card(saved, name or folder.absolute().name))
+        trained.write_folder(folder, saved, name or folder.absolute().name)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Uploads what `save_pretrained` writes to a repository, made where missing; address."""

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.training.config import CHECKPOINT_FOLDER as FOLDER
+from audiosep_jax.training import CHECKPOINT_FOLDER as FOLDER
 from audiosep_jax.training.config import CheckpointConfig, ValidConfig
 from audiosep_jax.training.processes import RunFailed
 from audiosep_jax.training.steps import TrainState, place_state

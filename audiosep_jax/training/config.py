@@ -14,7 +14,7 @@ from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
-from audiosep_jax.model import kind_of
+from audiosep_jax.model import kind_of, parse_config
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.settings import (
@@ -30,8 +30,6 @@ from audiosep_jax.settings import (
 )
 from audiosep_jax.training.losses import LossConfig
 from audiosep_jax.training.optim import OptimConfig
-
-CHECKPOINT_FOLDER = "checkpoints"  # in a workdir
 
 
 @section
@@ -99,14 +97,11 @@ def default_config(network: str = "resunet") -> ConfigDict:
 
 def from_mapping(values: Any, where: str = "") -> Config:
     """Checked config from nested mappings; InputError names `where`, the field and its value."""
-    if not isinstance(values, Mapping) or not isinstance(values.get("model", {}), Mapping):
+    if not isinstance(values, Mapping):
         return parse(Config, values, where)  # which says what is wrong
-    # The network's name tells which class the section `model` has.
-    model = dict(values.get("model", {}))
-    kind = kind_of(str(model.get("network", "resunet"))).config
+    model = parse_config(values.get("model", {}), where)
     others = {name: value for name, value in values.items() if name != "model"}
-    config = parse(Config, others, where)
-    return dataclasses.replace(config, model=parse(kind, model, where, inside="model"))
+    return dataclasses.replace(parse(Config, others, where), model=model)
 
 
 def from_file(path: str, overrides: Mapping[str, str]) -> Config:

@@ -75,7 +75,7 @@ def given_variables(config: Config) -> dict[str, Any]:
     """Weights to begin with; InputError where they are of another network than the config's."""
     from audiosep_jax.training import trained  # with the hub's client, which takes a second
 
-    given = trained.read(config.init_from, option="--config.init_from=PATH")
+    given = trained.read(config.init_from)
     there = dataclasses.replace(given.model, dtype=config.model.dtype)
     difference = material_difference(Config(model=there), Config(model=config.model))
     if difference:

@@ -1,27 +1,28 @@
-"""A trained network as it lies on disk: a workdir of train.py, a folder or file of weights.
+"""Trained networks on disk and on hubs: workdirs of train.py, folders and files of weights.
 
-The folder is what hubs hold: `config.json` and `model.safetensors` under the published names.
-Files of weights are AudioSep's own, of any of PyTorch's formats.
+A folder of weights holds what hubs hold: `config.json`, `model.safetensors` under the published
+names, and a model card. Files of weights are AudioSep's own, in any of PyTorch's formats.
 """
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from audiosep_jax import files
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
-from audiosep_jax.model import variable_shapes
+from audiosep_jax.model import parse_config, variable_shapes
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
-from audiosep_jax.training.config import CHECKPOINT_FOLDER as FOLDER
-from audiosep_jax.training.config import CheckpointConfig, Config, from_mapping
+from audiosep_jax.settings import parse
+from audiosep_jax.training import CHECKPOINT_FOLDER
 from audiosep_jax.weights.published import (
     MAX_STEPS,
     PREFIXES,
@@ -37,32 +38,35 @@ from audiosep_jax.weights.torch_files import read_state_dict, write_safetensors,
 PUBLISHED = "audiosep"
 PUBLISHED_SPACE = "spaces/Audio-AGI/AudioSep"
 PUBLISHED_FILE = "checkpoint/audiosep_base_4M_steps.ckpt"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-# In which file a repository or folder holds its weights, best first.
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+# Names of the file of weights in a repository or folder, best first.
 WEIGHT_FILES = (WEIGHTS, "pytorch_model.bin", PUBLISHED_FILE, "*.safetensors", "*.ckpt")
-# Part of a stored conversion's name: raise it when conversions come to hold something else.
+# Part of the name of a stored conversion. Raise it when the result of a conversion changes.
 CONVERSION = "separator-1"
 OURS = {"library_name": "audiosep_jax"}
+TAGS = ("audio", "audio-to-audio", "source-separation", "language-queried", "jax", "flax")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """Weights, and what they were trained with; `text_fingerprint` is None where not known."""
+    """Weights, and the settings that they were trained with."""
 
     model: ModelConfig
     text: TextConfig
-    text_fingerprint: str | None
+    text_fingerprint: str | None  # of the text encoder; None if not known
     variables: Any
     step: int
 
 
-def read(source: str | Path, *, option: str) -> Trained:
-    """What lies at `source`: any of ours or AudioSep's, on disk or on a hub.
+# ------------------------------------------------------------------ reading
+
+
+def read(source: str | Path) -> Trained:
+    """Read trained weights, ours or AudioSep's own, from disk or from a hub.
 
     Args:
         source: a workdir of train.py, a checkpoint in it, a folder of weights, a file of weights,
             a hub id such as `owner/name`, or `audiosep`, the published weights.
-        option: how a user names it, such as `--checkpoint PATH`.
 
     Raises:
         InputError: there is nothing of the kind, or it is damaged.
@@ -70,22 +74,20 @@ def read(source: str | Path, *, option: str) -> Trained:
     path = Path(source)
     if os.path.isfile(path):
         return read_file(path)
-    if os.path.isdir(path) and not _is_folder_of_weights(path):
-        return read_checkpoint(path)
     if os.path.isdir(path):
-        return _read_weights(path, convert=False, option=option)
+        return _read_weights(path) if _is_folder_of_weights(path) else read_checkpoint(path)
     from audiosep_jax.weights import hub  # a client that takes long to import
 
     name = PUBLISHED_SPACE if str(source) == PUBLISHED else str(source)
-    files = (hub.OR.join(WEIGHT_FILES),)
-    folder = hub.snapshot(name, files, optional=(CONFIG,))
-    return _read_weights(folder, convert=True, option=option)
+    folder = hub.snapshot(name, (hub.OR.join(WEIGHT_FILES),), optional=(CONFIG,))
+    return _read_weights(folder, convert=True)
 
 
 def read_checkpoint(path: Path) -> Trained:
-    """The checkpoint at `path`, or a workdir's best one by validation SDRi, or its newest.
+    """Read the checkpoint at `path`, or of a workdir the best one by validation SDRi.
 
-    If that one of a workdir is damaged, the newest whole one is read, and a warning is logged.
+    A workdir without a score has its newest one read. If the one to read is damaged, the newest
+    whole one is read instead, and a warning is logged.
     """
     from audiosep_jax.training.checkpoints import Checkpoints  # Orbax takes long to import
 
@@ -93,24 +95,29 @@ def read_checkpoint(path: Path) -> Trained:
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
 
         def read(step: int) -> Trained:
-            place = workdir / FOLDER / f"{step:08d}"
-            config, fingerprint = _config(checkpoints.about(step), place)
-            variables = checkpoints.restore_variables(step, variable_shapes(config.model))
-            return Trained(config.model, config.text, fingerprint, variables, step)
+            about = checkpoints.about(step)
+            place = str(workdir / CHECKPOINT_FOLDER / f"{step:08d}")
+            model, text, fingerprint = _settings(about.get("config"), about, place)
+            variables = checkpoints.restore_variables(step, variable_shapes(model))
+            return Trained(model, text, fingerprint, variables, step)
 
         if step is not None:
             return read(step)
         best = checkpoints.best_step()
         found = checkpoints.newest_whole(read, logging.getLogger(__name__).warning, first=best)
     if found is None:
-        raise InputError(f"{workdir / FOLDER}: holds no checkpoint yet")
+        raise InputError(f"{workdir / CHECKPOINT_FOLDER}: holds no checkpoint yet")
     return found
 
 
 def read_file(
     path: Path, sample_rate_hz: int | None = None, hop_samples: int | None = None
 ) -> Trained:
-    """The separator in a file of AudioSep's, of whatever PyTorch format, trained with CLAP."""
+    """Read the separator in a file of AudioSep's, of any PyTorch format, trained with CLAP.
+
+    Args:
+        sample_rate_hz: needed, with `hop_samples`, for windows that AudioSep did not publish.
+    """
     state_dict = read_state_dict(path, prefixes=PREFIXES)
     try:
         model = model_config(state_dict, sample_rate_hz, hop_samples)
@@ -121,34 +128,91 @@ def read_file(
 
 
 def read_folder(folder: Path) -> Trained:
-    """What `write_folder` wrote."""
-    about = _read_config(folder / CONFIG)
-    config, fingerprint = _config(about, folder / CONFIG)
-    prefixes = stored_prefixes(config.model)
-    state_dict = read_state_dict(folder / WEIGHTS, prefixes=prefixes)
+    """Read what `write_folder` wrote."""
+    about = files.read_json_object(folder / CONFIG)
+    model, text, fingerprint = _settings(about, about, str(folder / CONFIG))
+    state_dict = read_state_dict(folder / WEIGHTS, prefixes=stored_prefixes(model))
     try:
-        variables = stored_variables(config.model, state_dict)
+        variables = stored_variables(model, state_dict)
     except InputError as error:
         raise InputError(f"{folder / WEIGHTS}: {error}") from error
-    step, told = num_steps(state_dict), about.get("step")
-    if not step and isinstance(told, int) and 0 <= told <= MAX_STEPS:
-        step = told  # only the published names include a counter
-    return Trained(config.model, config.text, fingerprint, variables, step)
+    step, stored_step = num_steps(state_dict), about.get("step")
+    if not step and isinstance(stored_step, int) and 0 <= stored_step <= MAX_STEPS:
+        step = stored_step  # only the published names include a counter
+    return Trained(model, text, fingerprint, variables, step)
 
 
-def write_folder(folder: Path, trained: Trained) -> None:
-    """Writes weights and config; files of these names are replaced, each in one go."""
+def _is_folder_of_weights(path: Path) -> bool:
+    """Return whether a folder holds weights as hubs do, and is no workdir or checkpoint."""
+    if os.path.isdir(path / CHECKPOINT_FOLDER) or path.absolute().parent.name == CHECKPOINT_FOLDER:
+        return False
+    return any(next(path.glob(pattern), None) for pattern in WEIGHT_FILES)
+
+
+def _read_weights(folder: Path, *, convert: bool = False) -> Trained:
+    """Read our weights or AudioSep's, which `convert` converts once and keeps in the cache."""
+    config = folder / CONFIG
+    if os.path.isfile(config) and OURS.items() <= files.read_json_object(config).items():
+        return read_folder(folder)
+    found = next(path for pattern in WEIGHT_FILES for path in sorted(folder.glob(pattern)))
+    if not convert or found.suffix == ".safetensors":
+        return read_file(found)
+    from audiosep_jax.weights import hub
+
+    def write_converted(source: Path, destination: Path) -> None:
+        write_folder(destination, read_file(source))
+
+    return read_folder(hub.converted(found, CONVERSION, write_converted))
+
+
+def _find(path: Path) -> tuple[Path, int | None]:
+    """(workdir, step or None for the best) of a workdir or of one of its checkpoints."""
+    if not os.path.isdir(path):  # False where pathlib raises: no permission, name too long
+        raise InputError(f"{path}: no such folder; give a training workdir or a checkpoint in it")
+    if os.path.isdir(path / CHECKPOINT_FOLDER):
+        return path, None
+    absolute = path.absolute()
+    if absolute.parent.name == CHECKPOINT_FOLDER and absolute.name.isdecimal():
+        return absolute.parent.parent, int(absolute.name)
+    raise InputError(f"{path}: is no training workdir (no folder {CHECKPOINT_FOLDER} in it)")
+
+
+def _settings(config: Any, about: Any, where: str) -> tuple[ModelConfig, TextConfig, str | None]:
+    """(network, text encoder, fingerprint of the encoder) as stored in JSON beside weights."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        model, text, fingerprint = config["model"], config["text"], about["text_fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{where}: does not hold its model, text and text_fingerprint") from error
+    try:
+        return parse_config(model), parse(TextConfig, text, inside="text"), fingerprint
+    except InputError as error:
+        raise InputError(f"{where}: was made by another version: {error}") from error
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write_folder(folder: Path, trained: Trained, name: str = "") -> None:
+    """Write weights and config, and with a `name` a model card; each file replaces an older one."""
+    config = OURS | {
+        "model": dataclasses.asdict(trained.model),
+        "text": dataclasses.asdict(trained.text),
+        "text_fingerprint": trained.text_fingerprint,
+        "step": trained.step,
+    }
+    files.make_folder(folder)
+    try:
         tensors = stored_state_dict(trained.model, trained.variables, trained.step)
         write_safetensors(folder / WEIGHTS, tensors)
-        write_text(folder / CONFIG, json.dumps(_hub_config(trained), indent=2) + "\n")
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
+        raise files.cannot_write(folder / WEIGHTS, error) from error
+    files.write_json(folder / CONFIG, config, indent=2)
+    if name:
+        files.write_text(folder / CARD, model_card(trained, name))
 
 
 def write_file(path: Path, trained: Trained) -> None:
-    """Writes what the original loads with `strict=True`, in the format of the suffix."""
+    """Write what AudioSep's code loads with `strict=True`, in the format of the suffix."""
     if not isinstance(trained.model, ResUNetConfig):
         raise InputError(
             f"{path}: only a ResUNet has a form in AudioSep's PyTorch code, not a network "
@@ -162,12 +226,15 @@ def write_file(path: Path, trained: Trained) -> None:
 
 
 def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
-    """Writes a workdir with one checkpoint, to separate with or to start a training from."""
+    """Write a workdir with one checkpoint, to separate with or to start a training from.
+
+    It has no state of an optimiser, so the training that it comes from cannot be resumed.
+    """
     from audiosep_jax.training.checkpoints import Checkpoints
+    from audiosep_jax.training.config import CheckpointConfig, Config
     from audiosep_jax.training.processes import RunFailed
     from audiosep_jax.training.steps import TrainState
 
-    # No optimiser: it can be fine-tuned but not resumed.
     state = TrainState(
         step=jnp.int32(trained.step),
         params=trained.variables["params"],
@@ -176,97 +243,77 @@ def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
         ema=None,
         skipped_steps=jnp.int32(0),
     )
+    about = {
+        "config": dataclasses.asdict(Config(name=name, model=trained.model, text=trained.text)),
+        "text_fingerprint": trained.text_fingerprint,
+        "data_fingerprint": None,
+    }
     try:
         with contextlib.closing(Checkpoints(workdir, CheckpointConfig())) as checkpoints:
-            checkpoints.save(trained.step, state, _about(trained, name), None)
+            checkpoints.save(trained.step, state, about, None)
     except OSError as error:
-        raise InputError(f"{workdir}: cannot be written ({error.strerror})") from error
+        raise files.cannot_write(workdir, error) from error
     except RunFailed as error:
         raise InputError(str(error)) from error
 
 
-def _is_folder_of_weights(path: Path) -> bool:
-    """Whether a folder holds weights as hubs do, and no checkpoints as train.py writes them."""
-    if os.path.isdir(path / FOLDER) or path.absolute().parent.name == FOLDER:
-        return False
-    return any(next(path.glob(pattern), None) for pattern in WEIGHT_FILES)
+def model_card(trained: Trained, name: str) -> str:
+    """Markdown with the header that hubs read; `name` is the hub id or folder of the weights."""
+    model, text = trained.model, trained.text
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(trained.variables["params"]))
+    common = {field.name for field in dataclasses.fields(ModelConfig)} - {"network"}
+    own = "".join(
+        f"| {field.replace('_', ' ')} | {_listed(value)} |\n"
+        for field, value in dataclasses.asdict(model).items()
+        if field not in common
+    )
+    hop_ms = 1000 * model.hop_samples / model.sample_rate_hz
+    encoder = f"{text.encoder} ({text.source})" if text.source else text.encoder
+    tags = "".join(f"- {tag}\n" for tag in TAGS)
+    return f"""---
+library_name: audiosep_jax
+pipeline_tag: audio-to-audio
+tags:
+{tags}---
+
+# {name}
+
+Separates what a sentence describes from a recording: AudioSep (Liu et al., "Separate Anything You
+Describe", 2023), a network conditioned on the sentence, in JAX and Flax.
+
+## Use
+
+```python
+from audiosep_jax import Separator
+
+separator = Separator.from_pretrained("{name}")
+dog = separator.separate(audio, sample_rate_hz, "a dog barking")
+```
+
+or, for a file:
+
+```
+audiosep separate street.wav --text "a dog barking" --checkpoint {name}
+```
+
+## Sizes
+
+| | |
+|---|---|
+| parameters | {count:,} |
+| sample rate | {model.sample_rate_hz:,} Hz, mono; other rates and channels are converted |
+| STFT | window {model.window_samples}, hop {model.hop_samples} samples ({hop_ms:g} ms) |
+{own}| text encoder | {encoder}, {model.condition_features} numbers |
+| trained for | {f"{trained.step:,} steps" if trained.step else "an unknown number of steps"} |
+
+## Files
+
+`model.safetensors` holds float32 tensors under the names of AudioSep's PyTorch code (`ss_model.*`),
+without the constant matrices of its STFT. PyTorch reads it with `load_state_dict(tensors,
+strict=False)`, and `audiosep convert {name} audiosep.ckpt` writes a checkpoint for `strict=True`.
+`config.json` holds the sizes above.
+"""
 
 
-def _read_weights(folder: Path, *, convert: bool, option: str) -> Trained:
-    """Ours, or AudioSep's, which is converted once where `convert`."""
-    if os.path.isfile(folder / CONFIG) and OURS.items() <= _read_config(folder / CONFIG).items():
-        return read_folder(folder)
-    found = next(path for pattern in WEIGHT_FILES for path in sorted(folder.glob(pattern)))
-    if not convert or found.suffix == ".safetensors":
-        return read_file(found)
-    from audiosep_jax.weights import hub
-
-    return read_folder(hub.converted(found, CONVERSION, _convert))
-
-
-def _convert(source: Path, destination: Path) -> None:
-    write_folder(destination, read_file(source))
-
-
-def _find(path: Path) -> tuple[Path, int | None]:
-    """(workdir, step or None for the best) of a workdir or of one of its checkpoints."""
-    if not os.path.isdir(path):  # False where pathlib raises: no permission, name too long
-        raise InputError(f"{path}: no such folder; give a training workdir or a checkpoint in it")
-    if os.path.isdir(path / FOLDER):
-        return path, None
-    absolute = path.absolute()
-    if absolute.parent.name == FOLDER and absolute.name.isdecimal():
-        return absolute.parent.parent, int(absolute.name)
-    raise InputError(f"{path}: is no training workdir (no folder {FOLDER} in it)")
-
-
-def _config(about: Any, place: Path) -> tuple[Config, str | None]:
-    """Config (model and text only) and fingerprint of the text encoder."""
-    try:
-        config = about.get("config", about)
-        stored = {room: config[room] for room in ("model", "text")}
-        fingerprint = about["text_fingerprint"]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{place}: does not tell its config or text encoder") from error
-    if not all(isinstance(room, Mapping) for room in stored.values()):
-        raise InputError(f"{place}: does not tell its config or text encoder")
-    try:
-        return from_mapping(stored), fingerprint
-    except (InputError, TypeError) as error:
-        raise InputError(f"{place}: was made by another version: {error}") from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON") from error
-    if not isinstance(about, dict):
-        raise InputError(f"{path}: holds no fields")
-    return about
-
-
-def _about(trained: Trained, name: str) -> dict[str, Any]:
-    """Of a checkpoint, as train.py writes it."""
-    config = Config(name=name, model=trained.model, text=trained.text)
-    return {
-        "config": dataclasses.asdict(config),
-        "text_fingerprint": trained.text_fingerprint,
-        "data_fingerprint": None,
-    }
-
-
-def _hub_config(trained: Trained) -> dict[str, Any]:
-    return OURS | {
-        "model": dataclasses.asdict(trained.model),
-        "text": dataclasses.asdict(trained.text),
-        "text_fingerprint": trained.text_fingerprint,
-        "step": trained.step,
-    }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

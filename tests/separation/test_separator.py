@@ -296,9 +296,9 @@ def edit_about(run, change):
         ),
         (lambda about: about["config"]["model"].update(encoder_channels=3), "another version"),
         (lambda about: about["config"]["model"].update(encoder_channels=[5]), "architecture"),
-        (lambda about: about["config"].pop("model"), "does not tell"),
-        (lambda about: about.update(config="x"), "does not tell"),
-        (lambda about: about["config"].update(model=[]), "does not tell"),
+        (lambda about: about["config"].pop("model"), "does not hold its model"),
+        (lambda about: about.update(config="x"), "does not hold its model"),
+        (lambda about: about["config"].update(model=[]), "must be a section"),
     ],
 )
 def test_a_checkpoint_of_something_else(copy, change, words):

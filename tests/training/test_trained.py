@@ -16,7 +16,6 @@ from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training import trained
-from audiosep_jax.training.model_card import model_card
 from audiosep_jax.weights import torch_files
 from audiosep_jax.weights.names import export_separator
 from audiosep_jax.weights.published import full_state_dict
@@ -50,7 +49,7 @@ def test_saved_and_loaded_is_the_same(separator, tmp_path):
 
 
 def test_model_card_tells_the_sizes(separator):
-    card = model_card(separator._trained(), "me/mine")
+    card = trained.model_card(separator._trained(), "me/mine")
     count = sum(x.size for x in jax.tree.leaves(separator.variables["params"]))
     for words in (f"| {count:,} |", "8,000 Hz", "window 64, hop 16 samples (2 ms)", "20 steps"):
         assert words in card
@@ -86,7 +85,7 @@ def test_a_folder_or_file_of_the_originals(separator, tmp_path):
     torch_files.write_torch(tmp_path / "pytorch_model.bin", tensors, lightning=False)
     (tmp_path / "config.json").write_text('{"architectures": ["AudioSep"]}')
     for source in (tmp_path, tmp_path / "pytorch_model.bin"):
-        loaded = trained.read(source, option="--checkpoint DIR")
+        loaded = trained.read(source)
         assert (loaded.model, loaded.text, loaded.step) == (model, TextConfig("clap"), 4)
         expected = dict(export_separator(variables))
         for name, tensor in export_separator(loaded.variables):
@@ -103,7 +102,7 @@ def test_a_sound_is_no_query_without_clap(separator):
     [
         (lambda about: about["model"].update(stem_channels=5), "bn1.running_mean has shape"),
         (lambda about: about["model"].update(depth=3), "another version"),
-        (lambda about: about.pop("text"), "does not tell"),
+        (lambda about: about.pop("text"), "does not hold its model, text"),
         (lambda about: about.update(text_fingerprint="hashed-0"), "text encoder hashed-0"),
     ],
 )
@@ -120,5 +119,16 @@ def test_config_of_something_else(separator, tmp_path, change, words):
 def test_a_config_that_is_no_json(separator, tmp_path):
     separator.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[")
-    with pytest.raises(InputError, match=r"config\.json: cannot be read as JSON"):
+    with pytest.raises(InputError, match=r"config\.json: is not JSON"):
         Separator.from_pretrained(tmp_path)
+
+
+def test_to_separate_no_data_code_is_imported():
+    code = (
+        "import sys, audiosep_jax.training.trained\n"
+        "heavy = ('audiosep_jax.data', 'audiosep_jax.training.config', 'scipy', 'orbax', 'grain')\n"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
