@@ -188,7 +188,7 @@ def test_it_is_saved_and_loaded(tmp_path):
     assert (loaded.model, loaded.step) == (separator.model, 7)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, separator.variables)
     assert "| channels | 5 |" in (tmp_path / "weights" / "README.md").read_text()
-    stored = trained.read(tmp_path / "weights", option="")
+    stored = trained.read(tmp_path / "weights")
     trained.write_workdir(tmp_path / "workdir", stored, "toy")
     again = Separator.load(tmp_path / "workdir")
     jax.tree.map(np.testing.assert_array_equal, again.variables, separator.variables)
