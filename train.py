@@ -9,6 +9,8 @@ run has finished, 75 when it was stopped and saved, 1 when it failed, and 2 for 
 import contextlib
 import dataclasses
 import errno
+import gc
+import platform
 import re
 import shlex
 import sys
@@ -23,8 +25,10 @@ from absl import app, flags, logging
 from audiosep_jax import files
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.cli import use_compilation_cache
-from audiosep_jax.data.pipeline import BadClips, check_captions, train_batches, validation_set
+from audiosep_jax.data.batches import BadClips, ClipSampler
+from audiosep_jax.data.pipeline import train_batches
 from audiosep_jax.data.sources import build_source, source_fingerprint
+from audiosep_jax.data.validation import validation_set
 from audiosep_jax.errors import InputError
 from audiosep_jax.training import processes
 from audiosep_jax.training.checkpoints import Checkpoints, saved_steps, score_fingerprint
@@ -102,7 +106,8 @@ def train(config: Config, workdir: Path) -> bool:
     # ------------------------------------------------------------ clips, captions, validation set
     train_source = build_source(config.data, "train", config.model.sample_rate_hz)
     valid_source = build_source(config.data, "valid", config.model.sample_rate_hz)
-    captions = distinct_captions(train_source, valid_source)
+    train_clips, valid_clips = ClipSampler(train_source), ClipSampler(valid_source)
+    captions = distinct_captions(train_clips.captions, valid_clips.captions)
     data_fingerprint = source_fingerprint(train_source)
     valid_fingerprint = source_fingerprint(valid_source)
     code = code_version()
@@ -120,11 +125,10 @@ def train(config: Config, workdir: Path) -> bool:
         "code": code,
     }
     audio_encoder = make_audio_encoder(config.text)
-    check_captions(train_source, conditions)
     valid = config.valid
     valid_seconds = valid.segment_seconds or config.data.segment_seconds
     mixtures = validation_set(
-        valid_source,
+        valid_clips,
         conditions,
         config.mixing,
         dataclasses.replace(config.data, segment_seconds=valid_seconds),
@@ -152,10 +156,11 @@ def train(config: Config, workdir: Path) -> bool:
         first_step = int(state.step)
         train_step = parallel_train_step(make_train_step(config.model, config.optim, config.loss))
         eval_step = parallel_eval_step(make_eval_step(config.model))
+        local_processes = processes.gather(platform.node()).count(platform.node())
 
         def batches_after(step: int) -> Any:
             stream = train_batches(
-                train_source,
+                train_clips,
                 conditions,
                 config.mixing,
                 config.data,
@@ -165,6 +170,7 @@ def train(config: Config, workdir: Path) -> bool:
                 first_step=step,
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
+                local_processes=local_processes,
             )
             stack.enter_context(contextlib.closing(stream))
             if not audio_encoder:
@@ -185,6 +191,9 @@ def train(config: Config, workdir: Path) -> bool:
         stack.enter_context(contextlib.closing(log))
         for index in mixtures["bad_clips"]:
             log.say(f"validation skips {valid_source.name(index)}")
+        for path in getattr(train_source, "left_out", ()):
+            log.say(f"{path} is left out: it is no recording in a class folder")
+        gc.freeze()  # objects that live to the end are not searched for garbage again
         size = sum(x.size for x in jax.tree.leaves(state.params))
         log.say(
             f"{config.name}: {size:,} parameters, {len(train_source):,} clips, {devices} x "

@@ -23,12 +23,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from audiosep_jax.data import workers as workers_lib
 from audiosep_jax.data.augment import AugmentConfig
-from audiosep_jax.data.data_config import DataConfig
+from audiosep_jax.data.cores import available_cores
 from audiosep_jax.data.mixing import MixingConfig
-from audiosep_jax.data.pipeline import train_batches
-from audiosep_jax.data.sources import Source, build_source
+from audiosep_jax.data.pipeline import threads_and_workers, train_batches
+from audiosep_jax.data.sources import DataConfig, Source, build_source
 
 RATE_HZ = 32000
 NUM_CLASSES = 10
@@ -106,7 +105,7 @@ def settings(options: argparse.Namespace) -> Iterator[tuple[int, int]]:
 
 def run(options: argparse.Namespace, folder: Path) -> None:
     """Prints the tables."""
-    cores = workers_lib.available_cores()
+    cores = available_cores()
     print(
         f"{cores} cores, batches of {options.batch}, "
         f"mixtures of up to {options.max_mix_num} clips, "
@@ -121,7 +120,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
             data = dataclasses.replace(config, num_threads=threads, num_workers=workers)
             rate = measure(data, options, AugmentConfig())
             print(f"| {name} | {threads} | {workers} | {rate:.0f} |", flush=True)
-        auto = workers_lib.threads_and_workers(config, cores)
+        auto = threads_and_workers(config, cores)
         print(f"| {name} | auto: {auto[0]} | auto: {auto[1]} | see there |", flush=True)
         if options.augment:
             for what, augment in AUGMENTATIONS.items():

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from audiosep_jax.data.clips import esc50_clips
 from audiosep_jax.data.prepared import PreparedSource
-from audiosep_jax.data.sources import FileSource, esc50_clips
+from audiosep_jax.data.sources import FileSource
 
 ROOT = Path(__file__).resolve().parents[1]
 ESC10 = ROOT.parent / "shared" / "data" / "esc10"

@@ -6,9 +6,9 @@ import itertools
 import numpy as np
 
 from audiosep_jax.audio.files import AudioError
-from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.pipeline import train_batches
+from audiosep_jax.data.sources import DataConfig
 
 S = 64  # samples in a segment, one second of them
 SERIAL = DataConfig(segment_seconds=1.0, num_threads=0, num_workers=0)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import shutil
 import subprocess
@@ -36,6 +37,7 @@ __all__ = [
     "Resampler",
     "mono_blocks",
     "read",
+    "read_segment",
     "resample",
     "suffix_of",
     "to_mono",
@@ -53,6 +55,8 @@ RECORDING_SUFFIXES = (
 )
 _PLAUSIBLE_RATE_HZ = range(100, 10_000_001)
 _READ_FRAMES = 1 << 20
+_FILTER_SAMPLES = 4096  # at the lower rate; more than half of the resampler's filter
+_OGG_PAGE_SAMPLES = 1 << 17
 _WRITE_FRAMES = 1 << 16  # libsndfile's Vorbis encoder overruns its stack with much more
 # A FLAC stream of unknown length promises 2^63 - 1 frames.
 _UNKNOWN_FRAMES = 1 << 48
@@ -124,6 +128,24 @@ class AudioReader:
         if not np.isfinite(audio_SC).all():
             raise AudioError(f"{self.path}: contains NaN or infinite samples")
         return np.ascontiguousarray(audio_SC.T)
+
+    def seek(self, position: int) -> None:
+        """Continue to read at a later sample, counted from the beginning of the recording."""
+        try:
+            if self._file.seekable():
+                # libsndfile 1.2 seeks to another place in the last page of an Ogg file.
+                last = self.num_samples - _OGG_PAGE_SAMPLES if self.format == "OGG" else position
+                self._given = self._file.seek(max(0, min(position, last)))
+        except (soundfile.SoundFileError, OSError) as error:
+            raise self._unreadable(error) from error
+        while self._given < position:  # decode what is left, or all of a stream
+            if not self.read(min(_READ_FRAMES, position - self._given)).shape[1]:
+                return
+
+    def read_rest(self) -> np.ndarray:
+        """All samples that are left, as `(channels, S)`."""
+        blocks = list(self.blocks(_READ_FRAMES))
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
     def blocks(self, num_samples: int) -> Iterator[np.ndarray]:
         """The rest, in blocks of at most `num_samples`."""
@@ -289,9 +311,33 @@ _WRITE_ERRORS = (OSError, soundfile.SoundFileError, AssertionError)
 def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     """(audio_CS float32, sample_rate_hz) of any file libsndfile reads; AudioError if unusable."""
     with AudioReader(path) as recording:
-        blocks = list(recording.blocks(_READ_FRAMES))
-        audio_CS = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-        return audio_CS, recording.sample_rate_hz
+        return recording.read_rest(), recording.sample_rate_hz
+
+
+def read_segment(
+    path: str | os.PathLike[str], begin: int, end: int, sample_rate_hz: int
+) -> np.ndarray:
+    """audio_S: samples begin to end of what `mono_blocks` gives, decoding little more than them.
+
+    Resampled audio differs from that of the whole recording by rounding only. Samples behind the
+    end of the recording are zero.
+    """
+    with AudioReader(path) as recording:
+        rate_hz = recording.sample_rate_hz
+        # Start where a sample of the input and one of the output coincide, and far enough ahead
+        # that the resampler's filter does not see the edge.
+        common = math.gcd(rate_hz, sample_rate_hz)
+        period, context = sample_rate_hz // common, -(-_FILTER_SAMPLES * sample_rate_hz // rate_hz)
+        periods = max(0, begin - max(context, _FILTER_SAMPLES)) // period
+        first, last = periods * (rate_hz // common), -(-end * rate_hz // sample_rate_hz)
+        margin = max(_FILTER_SAMPLES, -(-_FILTER_SAMPLES * rate_hz // sample_rate_hz))
+        recording.seek(first)
+        audio_S = to_mono(recording.read(last + margin - first))
+    audio_S = resample(audio_S[None], rate_hz, sample_rate_hz)[0, begin - periods * period :]
+    wanted_S = np.zeros(end - begin, np.float32)
+    audio_S = audio_S[: len(wanted_S)]
+    wanted_S[: len(audio_S)] = audio_S
+    return wanted_S
 
 
 def write(

@@ -46,7 +46,7 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Changes:
     """What happens to one mixture."""
 
     silent_interferer: bool
@@ -55,11 +55,11 @@ class Plan:
     room_seconds: float  # 0: no room
 
 
-def draw_plan(config: AugmentConfig, rng: np.random.Generator) -> Plan:
+def draw_changes(config: AugmentConfig, rng: np.random.Generator) -> Changes:
     """The same number of draws whatever the config, so that no change moves another."""
     silent, absent, gained, reverberated = rng.random(4).tolist()
     gain_db, room_seconds = between(config.gain_db, rng), between(config.reverb_seconds, rng)
-    return Plan(
+    return Changes(
         silent_interferer=silent < config.silence_probability,
         absent_target=absent < config.absent_probability,
         gain_db=gain_db if gained < config.gain_probability else 0.0,
@@ -69,19 +69,19 @@ def draw_plan(config: AugmentConfig, rng: np.random.Generator) -> Plan:
 
 def augment_target(
     audio_S: np.ndarray,
-    plan: Plan,
+    changes: Changes,
     config: AugmentConfig,
     sample_rate_hz: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """`augment_clip`, and the plan's gain."""
-    audio_S = augment_clip(audio_S, plan, config, sample_rate_hz, rng)
-    return audio_S * np.float32(decibels(plan.gain_db)) if plan.gain_db else audio_S
+    """`augment_clip`, and the gain of the mixture."""
+    audio_S = augment_clip(audio_S, changes, config, sample_rate_hz, rng)
+    return audio_S * np.float32(decibels(changes.gain_db)) if changes.gain_db else audio_S
 
 
 def augment_clip(
     audio_S: np.ndarray,
-    plan: Plan,
+    changes: Changes,
     config: AugmentConfig,
     sample_rate_hz: int,
     rng: np.random.Generator,
@@ -94,9 +94,9 @@ def augment_clip(
         audio_S = -audio_S
     if limited < config.band_limit_probability:
         audio_S = band_limit(audio_S, cutoff_hz, sample_rate_hz)
-    if plan.room_seconds:
+    if changes.room_seconds:
         audio_S = reverberate(
-            audio_S, room_response(plan.room_seconds, direct_db, sample_rate_hz, rng)
+            audio_S, room_response(changes.room_seconds, direct_db, sample_rate_hz, rng)
         )
     return audio_S
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -45,13 +45,21 @@ def between(ends: tuple[float, ...], rng: np.random.Generator) -> float:
     return rng.uniform(low, high)
 
 
-def crop_or_pad(audio_S: np.ndarray, num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """A random stretch of `num_samples`, or the whole clip with zeros behind it."""
+class Audio(Protocol):
+    """Samples of a clip, float32: an array, or an object that decodes the slice asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice) -> np.ndarray: ...
+
+
+def crop_or_pad(audio_S: Audio, num_samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Random crop of `num_samples`, or the whole clip with zeros behind it."""
     surplus = len(audio_S) - num_samples
     if surplus >= 0:
         start = int(rng.integers(surplus + 1)) if surplus else 0
         return audio_S[start : start + num_samples]
-    return np.pad(audio_S, (0, -surplus))
+    return np.pad(audio_S[:], (0, -surplus))
 
 
 def energy(audio_S: np.ndarray) -> float:

@@ -1,27 +1,33 @@
 """Reads what `audiosep prepare` writes: a TFDS data set of int16 records.
 
-A folder holds what TFDS itself opens (`dataset_info.json`, `features.json`, `metadata.json`, shards
-in ArrayRecord), and for each split a text file with one line of JSON per record, so that captions
-are known without reading audio. Here the records are read without TFDS's decoder.
+A folder holds the files that TFDS itself opens (`dataset_info.json`, `features.json`,
+`metadata.json`, shards in ArrayRecord), and for each split a text file with one line of JSON per
+record, so that captions are known without reading audio. The records are read here without TFDS's
+decoder, which is slower.
 """
 
+import array
 import bisect
-import collections
+import dataclasses
 import hashlib
 import itertools
 import json
-import mmap
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
+import cachetools
 import numpy as np
 from array_record.python import array_record_module
 from tensorflow_datasets.proto import tf_example_pb2
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
+from audiosep_jax.data.captions import Captions, shared
 from audiosep_jax.errors import InputError
+from audiosep_jax.files import read_json_object
 
 INFO_FILE = "dataset_info.json"
 METADATA_FILE = "metadata.json"
@@ -29,15 +35,16 @@ FULL_SCALE = 32768
 _READERS = 128  # open at once: each is a file; opening one takes a tenth of a millisecond
 _READER_OPTIONS = "readahead_buffer_size:0"
 _READER_BUFFER_BYTES = 1 << 15
+_LINES_BYTES = 1 << 20  # parsed at once, which takes a third of the time of line by line
 
 
 def shard_name(name: str, split: str, shard: int, num_shards: int) -> str:
-    """As TFDS calls the files of a split."""
+    """File name that TFDS gives to a shard of a split."""
     return f"{name}-{split}.array_record-{shard:05d}-of-{num_shards:05d}"
 
 
 def lines_name(name: str, split: str) -> str:
-    """The file with one line of JSON (id, start_seconds, captions) for each record of a split."""
+    """File with one line of JSON (id, start_seconds, captions) for each record of a split."""
     return f"{name}-{split}.records.jsonl"
 
 
@@ -45,59 +52,58 @@ class PreparedSource:
     """Records of one split, or of several written as `train+valid`, as a `sources.Source`.
 
     Args:
-        folder: what `prepare` was given as --output.
+        folder: the output folder of `prepare`.
         split: name of the split.
-        sample_rate_hz: of the clips; where it is not the stored rate, each is resampled as it is
-            loaded, which costs more than reading it.
+        sample_rate_hz: rate of the clips; default: as stored. At another rate each record is
+            resampled as it is loaded, which costs more than reading it.
+        sample_by: `recording` draws the records of a recording together as often as those of any
+            other; `duration` draws every record equally often.
 
     Raises:
-        InputError: it is no finished data set, has no such split, or a file of it is missing.
+        InputError: the folder is no finished data set, has no such split, or lacks a file.
     """
 
     def __init__(
-        self, folder: str | Path, split: str = "train", sample_rate_hz: int | None = None
+        self,
+        folder: str | Path,
+        split: str = "train",
+        sample_rate_hz: int | None = None,
+        sample_by: Literal["recording", "duration"] = "recording",
     ) -> None:
         self.folder, self.split = Path(folder), split
-        info, metadata = _read_json(self.folder, INFO_FILE), _read_json(self.folder, METADATA_FILE)
+        info, metadata = _content(self.folder, INFO_FILE), _content(self.folder, METADATA_FILE)
         try:
             self.stored_rate_hz = int(metadata["sample_rate_hz"])
-            lengths = {
-                row["name"]: [int(length) for length in row.get("shardLengths", [])]
-                for row in info["splits"]
-            }
-            stored_bytes = {row["name"]: int(row.get("numBytes", 0)) for row in info["splits"]}
-            name, hashes = info["name"], metadata["fingerprints"]
+            splits = {row["name"]: _Split.of(info["name"], row) for row in info["splits"]}
+            hashes = metadata["fingerprints"]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.folder}: was not written by prepare, no {error}") from error
         self.sample_rate_hz = sample_rate_hz or self.stored_rate_hz
-        parts = split.split("+")
-        for part in parts:
-            if part not in lengths:
-                there = ", ".join(sorted(lengths))
-                raise InputError(f"{self.folder}: has no split {part!r}, only {there}")
-        text = json.dumps([[part, hashes[part]] for part in parts])
-        self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._shards = [
-            self.folder / shard_name(name, part, shard, len(lengths[part]))
-            for part in parts
-            for shard in range(len(lengths[part]))
-        ]
-        self._check_shards(sum(stored_bytes[part] for part in parts))
+        for name in split.split("+"):
+            if name not in splits:
+                known = ", ".join(sorted(splits))
+                raise InputError(f"{self.folder}: has no split {name!r}, only {known}")
+        parts = [splits[name] for name in split.split("+")]
+        self._shards = [name for part in parts for name in part.shards]
+        self._check_shards(sum(part.num_bytes for part in parts))
         # Index of each shard's first record, and at the end the number of records.
-        shard_lengths = itertools.chain.from_iterable(lengths[part] for part in parts)
-        self._starts = [0, *itertools.accumulate(shard_lengths)]
-        self._lines = _Lines(
-            [self.folder / lines_name(name, part) for part in parts], self._starts[-1]
-        )
-        self._lock = threading.Lock()
-        self._readers: collections.OrderedDict[int, Any] = collections.OrderedDict()
+        self._starts = [0, *itertools.accumulate(n for part in parts for n in part.lengths)]
+        self._lines = _Lines([self.folder / part.lines for part in parts], self._starts[-1])
+        self.caption_index = self._lines.captions
+        identity = json.dumps([[part.name, hashes[part.name]] for part in parts])
+        self.recordings: np.ndarray | None = None
+        if sample_by == "recording" and len(self._lines.recordings) <= len(self):
+            self.recordings = self._lines.recordings
+            identity += " by recording"
+        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._start_readers()
 
     def __len__(self) -> int:
         return self._starts[-1]
 
     def captions(self, index: int) -> tuple[str, ...]:
         """All sentences that describe the record; reads no audio."""
-        return tuple(self._lines[index]["captions"])
+        return self.caption_index[index]
 
     def name(self, index: int) -> str:
         """Id of the recording, and where in it the record starts if not at its beginning."""
@@ -116,7 +122,7 @@ class PreparedSource:
             pcm = example.features.feature["audio"].bytes_list.value[0]
             audio_S = np.frombuffer(pcm, "<i2") * np.float32(1 / FULL_SCALE)
         except Exception as error:  # of three libraries, without a common base
-            where = f"{self._shards[shard]}: {self.name(index)}"
+            where = f"{self.folder / self._shards[shard]}: {self.name(index)}"
             reason = " ".join(str(error).split())[:200]
             raise AudioError(f"{where} cannot be read, the file is damaged ({reason})") from error
         if self.sample_rate_hz == self.stored_rate_hz:
@@ -124,84 +130,120 @@ class PreparedSource:
         return audio_files.resample(audio_S[None], self.stored_rate_hz, self.sample_rate_hz)[0]
 
     def _reader(self, shard: int) -> Any:
-        """Open reader of a shard (safe to share between threads); drops the one unused longest."""
+        """Open reader of a shard, which threads may share."""
         with self._lock:
-            if shard in self._readers:
-                self._readers.move_to_end(shard)
-                return self._readers[shard]
-            reader = array_record_module.ArrayRecordReader(
-                str(self._shards[shard]),
-                _READER_OPTIONS,
-                file_reader_buffer_size=_READER_BUFFER_BYTES,
-            )
-            self._readers[shard] = reader
-            if len(self._readers) > _READERS:
-                self._readers.popitem(last=False)  # closes once no thread reads with it
-            return reader
+            if shard not in self._readers:
+                self._readers[shard] = array_record_module.ArrayRecordReader(
+                    str(self.folder / self._shards[shard]),
+                    _READER_OPTIONS,
+                    file_reader_buffer_size=_READER_BUFFER_BYTES,
+                )
+            return self._readers[shard]
 
     def _check_shards(self, promised_bytes: int) -> None:
-        """A copy that lacks a file or a file's end is noticed at once."""
+        """Raise InputError for a copy that lacks a file or a file's end."""
         found_bytes = 0
-        for shard in self._shards:
+        for name in self._shards:
+            path = self.folder / name
             try:
-                found_bytes += shard.stat().st_size
+                found_bytes += path.stat().st_size
             except OSError as error:
-                raise InputError(f"{shard}: cannot be opened ({error.strerror})") from error
+                raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
         if found_bytes != promised_bytes:
             raise InputError(
                 f"{self.folder}: the files of {self.split!r} have {found_bytes} bytes, not "
                 f"{promised_bytes} as when they were written; copy or prepare them again"
             )
 
+    def _start_readers(self) -> None:
+        self._lock = threading.Lock()
+        # A reader that is dropped closes once no thread reads with it.
+        self._readers: Any = cachetools.LRUCache(_READERS)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            "folder": self.folder,
-            "split": self.split,
-            "sample_rate_hz": self.sample_rate_hz,
-        }
+        return {k: v for k, v in vars(self).items() if k not in ("_lock", "_readers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        vars(self).update(state)
+        self._start_readers()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """Files of a split, and how much they hold."""
+
+    name: str
+    lines: str
+    shards: list[str]
+    lengths: list[int]
+    num_bytes: int
+
+    @classmethod
+    def of(cls, data_set: str, row: dict[str, Any]) -> "_Split":
+        name, lengths = row["name"], [int(length) for length in row.get("shardLengths", [])]
+        shards = [shard_name(data_set, name, k, len(lengths)) for k in range(len(lengths))]
+        num_bytes = int(row.get("numBytes", 0))
+        return cls(name, lines_name(data_set, name), shards, lengths, num_bytes)
 
 
 class _Lines:
-    """Lines of JSON in files, one after another; kept in the system's page cache, not in ours."""
+    """Lines of JSON in files, one file after another; read once for captions, then singly.
+
+    `recordings` holds the index of each recording's first line, and the number of lines.
+    """
 
     def __init__(self, paths: list[Path], num_lines: int) -> None:
-        self._maps: list[mmap.mmap | bytes] = [_mapped(path) for path in paths]
-        ends = [np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) for text in self._maps]
-        self._ends = [np.concatenate([[-1], end]) for end in ends]
-        self._starts = [0, *itertools.accumulate(len(end) for end in ends)]
-        if self._starts[-1] != num_lines:
+        self._paths = paths
+        sizes, firsts = array.array("q", [0]), array.array("q")
+        self.captions = Captions(self._read(sizes, firsts))
+        if len(self.captions) != num_lines:
             where = ", ".join(map(str, paths))
-            raise InputError(f"{where}: {self._starts[-1]} lines for {num_lines} records")
+            raise InputError(f"{where}: {len(self.captions)} lines for {num_lines} records")
+        self.recordings = shared([*firsts, num_lines], np.int64)
+        self._ends = shared(np.cumsum(sizes), np.int64)
+        self._starts = [0, *itertools.accumulate(os.path.getsize(path) for path in paths)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < self._starts[-1]:
-            raise IndexError(f"record {index} of {self._starts[-1]}")
-        part = bisect.bisect_right(self._starts, index) - 1
-        line = index - self._starts[part]
-        begin, end = self._ends[part][line] + 1, self._ends[part][line + 1]
-        found: dict[str, Any] = json.loads(self._maps[part][begin:end])
-        return found
+        if not 0 <= index < len(self.captions):
+            raise IndexError(f"record {index} of {len(self.captions)}")
+        begin, end = self._ends[index : index + 2].tolist()
+        part = bisect.bisect_right(self._starts, begin) - 1
+        with _opened(self._paths[part]) as file:
+            file.seek(begin - self._starts[part])
+            row: dict[str, Any] = json.loads(file.read(end - begin))
+        return row
+
+    def _read(self, sizes: "array.array[int]", firsts: "array.array[int]") -> Iterator[list[str]]:
+        """Yield captions of each line; append its bytes and the first line of each recording."""
+        last = None
+        for path in self._paths:
+            with _opened(path) as file:
+                while lines := file.readlines(_LINES_BYTES):
+                    for line, row in zip(lines, _parsed(path, lines), strict=True):
+                        if row["id"] != last or not row["start_seconds"]:
+                            firsts.append(len(sizes) - 1)
+                        last = row["id"]
+                        sizes.append(len(line))
+                        yield row["captions"]
 
 
-def _mapped(path: Path) -> mmap.mmap | bytes:
+def _parsed(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:
     try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError:  # an empty file cannot be mapped
-        return b""
+        rows: list[dict[str, Any]] = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}); copy or prepare it again") from error
+    return rows
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
-    except OSError as error:
-        hint = "audiosep prepare makes one"
-        raise InputError(f"{folder}: no prepared data set, it has no {name}; {hint}") from error
-    except ValueError as error:
-        raise InputError(f"{folder / name}: is damaged ({error})") from error
-    return content
+def _content(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / name).is_file():
+        hint = "`audiosep prepare` makes one"
+        raise InputError(f"{folder}: is no prepared data set, since it has no {name}; {hint}")
+    return read_json_object(folder / name)

@@ -2,40 +2,129 @@
 
 Batches made of them have these keys (this is the public schema):
 
-    mixture    (B, S) float32   what the network hears
+    mixture    (B, S) float32   input of the network
     target     (B, S) float32   the clip in it that the caption describes
     condition  (B, E) float32   embedding of the caption, L2-normalised
     bad_clips  (B, M) int32     indices of clips skipped while making that row, padded with -1
 
 and, for evaluation, lists of N strings: `caption`, and `source_id` (name of the target's clip).
+
+A *recording* is one file, with all of its captions. A source offers it as one clip, or as several
+if it is stored in pieces.
 """
 
-import collections
-import csv
+import bisect
+import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import threading
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol
 
+import cachetools
 import numpy as np
+from pydantic import Field
 
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.audio.files import AudioError
-from audiosep_jax.data.data_config import DataConfig
+from audiosep_jax.audio.files import AudioError, AudioReader
+from audiosep_jax.data.captions import Captions, shared
+from audiosep_jax.data.clips import Clip, Clips, class_folder_clips, esc50_clips, manifest_clips
+from audiosep_jax.data.mixing import Audio
 from audiosep_jax.errors import InputError
+from audiosep_jax.settings import Count, CountOrZero, Positive, Share, section, setting
 
-_ROOT_HINT = "give the data set's place with --config.data.root=DIR"
-_VALID_ROOT_HINT = "give the validation set's place with --config.data.valid_root=DIR"
+# Recordings of prepared data sets are cut into pieces of at most this, since a whole record is read
+# for each crop of it.
+RECORD_SECONDS = 15.0
+_WHOLE_SECONDS = 30.0  # of longer files only the crop is decoded
+_HEADER_THREADS = 16
 # Any two different seeds make disjoint sets of synthetic clips.
-_SYNTHETIC_SEEDS = {"train": 2023, "valid": 7_000_003}
+SYNTHETIC_SEEDS = {"train": 2023, "valid": 7_000_003}
+
+Kind = Literal["synthetic", "manifest", "esc50", "folders", "prepared"]
+KINDS: tuple[str, ...] = typing.get_args(Kind)
+SampleBy = Literal["recording", "duration"]
+Folds = Annotated[tuple[int, ...], Field(min_length=1)]
+Tasks = Annotated[int, Field(ge=-1, le=256)]
+
+
+@section
+class DataConfig:
+    """Which clips to train on and how to feed them.
+
+    The clips of a resumed run are compared by their fingerprint, so their place may change.
+    """
+
+    source: Kind = "manifest"
+    root: str = setting(default="", per_process=True)
+    # Several data sets instead of `root`: their places, their kinds where they are not all
+    # `source`, and their shares of the stream, () for the numbers of their recordings.
+    roots: tuple[str, ...] = setting(default=(), per_process=True)
+    sources: tuple[Kind, ...] = ()
+    weights: tuple[Positive, ...] = ()
+    # Validation manifest or folder; esc50 and prepared need none.
+    valid_root: str = setting(default="", per_process=True)
+    # Draw every recording equally often, or in proportion to its duration. The fingerprint of the
+    # data contains the choice where it matters.
+    sample_by: SampleBy = setting(default="recording", resumable=True)
+    train_split: str = "train"  # of a prepared data set; "train+other" takes both
+    valid_split: str = setting(default="valid", per_process=True)
+    train_folds: Folds = (1, 2, 3, 4)
+    valid_folds: Folds = setting(default=(5,), per_process=True)
+    num_synthetic_clips: Annotated[int, Field(ge=2, le=2**31 - 1)] = 20000
+    segment_seconds: Annotated[float, Field(ge=0.01, le=3600)] = 5.0
+    min_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    max_bad_share: Share = setting(default=0.05, resumable=True)
+    # Decoded clips are kept in the memory of each process up to this.
+    cache_megabytes: CountOrZero = setting(default=512, per_process=True)
+    # Threads of each process that makes batches; -1: as many as it has cores.
+    num_threads: Tasks = setting(default=-1, per_process=True)
+    # Processes that make batches; -1: as many as the cores call for.
+    num_workers: Tasks = setting(default=-1, per_process=True)
+    prefetch_batches: Annotated[int, Field(ge=1, le=1024)] = setting(default=4, per_process=True)
+    # Fewer batches than prefetch_batches are kept where they take more than this.
+    prefetch_megabytes: Count = setting(default=2048, per_process=True)
+
+    def __post_init__(self) -> None:
+        if self.roots and self.root:
+            raise InputError(f"root={self.root!r} and roots={self.roots} are both given; keep one")
+        for name, values in (("sources", self.sources), ("weights", self.weights)):
+            if values and len(values) != len(self.roots):
+                count = f"{len(values)} entries for {len(self.roots)} roots"
+                raise InputError(f"{name}={values} has {count}; give one for each")
+        both = set(self.train_folds) & set(self.valid_folds)
+        if "esc50" in (self.source, *self.sources) and both:
+            raise InputError(
+                f"valid_folds={self.valid_folds} and train_folds share fold {min(both)}"
+            )
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kind of each of `roots`."""
+        return self.sources or (self.source,) * len(self.roots)
+
+
+def num_segment_samples(data: DataConfig, sample_rate_hz: int) -> int:
+    """Length S of a training segment."""
+    return max(1, round(data.segment_seconds * sample_rate_hz))
 
 
 class Source(Protocol):
-    """A list of clips; picklable, and safe to call from several threads."""
+    """A list of clips; picklable, and safe to call from several threads.
+
+    A source may also have these attributes:
+
+    - `caption_index`, a `Captions`: saves a call of `captions` for each clip.
+    - `recordings`, an int array: the index of each recording's first clip, and `len(source)`.
+      Without it every clip is a recording.
+    - `fingerprint`, a string: identifies the clips; without it their names and captions do.
+    - `left_out`, strings: paths that were found beside the clips and are no recordings.
+    """
 
     sample_rate_hz: int
 
@@ -47,81 +136,161 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """What to call the clip in messages: its path or id."""
 
-    def load(self, index: int) -> np.ndarray:
-        """The clip as audio_S, float32 at `sample_rate_hz`; AudioError if unusable."""
+    def load(self, index: int) -> Audio:
+        """The clip at `sample_rate_hz`; AudioError if unusable, also where it is sliced."""
+
+
+def captions_of(source: Source) -> Captions:
+    """Captions of all clips of a source."""
+    known: Captions | None = getattr(source, "caption_index", None)
+    return known or Captions(source.captions(index) for index in range(len(source)))
+
+
+def recordings_of(source: Source) -> np.ndarray | None:
+    """Index of each recording's first clip and `len(source)`; None where each clip is one."""
+    return getattr(source, "recordings", None)
+
+
+def num_recordings(source: Source) -> int:
+    """Number of recordings that the clips of a source belong to."""
+    recordings = recordings_of(source)
+    return len(source) if recordings is None else len(recordings) - 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
-    """One audio file and the sentences that describe it."""
+class Excerpt:
+    """Mono audio of a long file, of which only what is sliced is decoded."""
 
-    path: Path
-    captions: tuple[str, ...]
+    path: str
+    num_samples: int
+    sample_rate_hz: int
+
+    nbytes = 256  # for the cache
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        begin, end, _ = span.indices(self.num_samples)
+        return audio_files.read_segment(self.path, begin, end, self.sample_rate_hz)
 
 
 class FileSource:
-    """Clips in audio files, decoded on demand; the last `cache_megabytes` of them stay in memory.
+    """Clips in audio files, decoded on demand.
 
-    The cache belongs to the process: a pickled copy starts with an empty one.
+    Files of up to half a minute are decoded whole, and the last `cache_megabytes` of them stay in
+    memory. Longer files are decoded where they are sliced. The cache belongs to the process: a
+    pickled copy starts with an empty one.
+
+    Args:
+        clips: the files; those of one path become one clip with all captions.
+        sample_rate_hz: rate that files are resampled to.
+        min_seconds: shorter files are unusable.
+        cache_megabytes: size of the cache.
+        sample_by: `duration` cuts each file into equal pieces of at most `RECORD_SECONDS`, each of
+            them a clip, as a prepared data set does. It reads the header of every file.
     """
 
     def __init__(
         self,
-        clips: Sequence[Clip],
+        clips: Iterable[Clip],
         sample_rate_hz: int,
         min_seconds: float = 1.0,
         cache_megabytes: int = 512,
+        sample_by: SampleBy = "recording",
     ) -> None:
-        self.clips = tuple(clips)
+        self.clips = Clips.of(clips)
+        self.left_out = self.clips.left_out
         self.sample_rate_hz = sample_rate_hz
         self.min_seconds = min_seconds
         self.cache_megabytes = cache_megabytes
+        self.caption_index = self.clips.captions
+        # Index of each file's first piece, and the number of pieces; None where a file is a clip.
+        self.pieces: np.ndarray | None = None
+        if sample_by == "duration":
+            with concurrent.futures.ThreadPoolExecutor(_HEADER_THREADS) as pool:
+                counts = list(pool.map(self._num_pieces, self.clips.paths))
+            if max(counts) > 1:
+                self.pieces = shared([0, *itertools.accumulate(counts)], np.int64)
+                self.caption_index = self.caption_index.repeated(counts)
         self._start_cache()
 
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self.caption_index)
 
     def captions(self, index: int) -> tuple[str, ...]:
         """All sentences that describe the clip."""
-        return self.clips[index].captions
+        return self.caption_index[index]
 
     def name(self, index: int) -> str:
-        """The clip's path."""
-        return str(self.clips[index].path)
+        """The clip's path, and the piece of it."""
+        file, piece, count = self._place(index)
+        return self.clips.paths[file] + (f" piece {piece + 1} of {count}" if count > 1 else "")
 
-    def load(self, index: int) -> np.ndarray:
+    def load(self, index: int) -> Audio:
         """audio_S, read-only; AudioError if unreadable or shorter than `min_seconds`."""
-        with self._lock:
-            if index in self._cached:
-                self._cached.move_to_end(index)
-                return self._cached[index]
-        audio_S = self._decode(self.clips[index].path)
-        audio_S.flags.writeable = False  # shared between threads
-        self._keep(index, audio_S)
-        return audio_S
+        file, piece, count = self._place(index)
+        if file in self._unusable:
+            raise AudioError(self._unusable[file])
+        try:
+            audio_S = self._decoded(file)
+        except AudioError as error:
+            self._unusable[file] = str(error)
+            raise
+        if count == 1:
+            return audio_S
+        begin, end = (len(audio_S) * k // count for k in (piece, piece + 1))
+        return audio_S[begin:end]
 
-    def _decode(self, path: Path) -> np.ndarray:
-        audio_CS, rate_hz = audio_files.read(path)
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the files' names and captions, in order, wherever they are."""
+        names = self.clips.paths if self.pieces is None else map(self.name, range(len(self)))
+        return _fingerprint(names, self.caption_index)
+
+    @cachetools.cachedmethod(lambda self: self._cache, lock=lambda self: self._lock)
+    def _decoded(self, file: int) -> Audio:
+        path = self.clips.paths[file]
+        with AudioReader(path) as recording:
+            rate_hz = recording.sample_rate_hz
+            if recording.num_samples > _WHOLE_SECONDS * rate_hz:
+                return Excerpt(path, self._resampled(recording), self.sample_rate_hz)
+            audio_CS = recording.read_rest()
         seconds = audio_CS.shape[1] / rate_hz
         if seconds < self.min_seconds:
             short = f"{seconds:.3g} s is shorter than min_seconds={self.min_seconds:g}"
             raise AudioError(f"{path}: {short}")
         mono_CS = audio_files.to_mono(audio_CS)[None]
-        return audio_files.resample(mono_CS, rate_hz, self.sample_rate_hz)[0]
+        audio_S = audio_files.resample(mono_CS, rate_hz, self.sample_rate_hz)[0]
+        audio_S.flags.writeable = False  # shared between threads
+        return audio_S
 
-    def _keep(self, index: int, audio_S: np.ndarray) -> None:
-        with self._lock:
-            if index in self._cached:  # another thread was faster
-                return
-            self._cached[index] = audio_S
-            self._cached_bytes += audio_S.nbytes
-            while self._cached_bytes > self.cache_megabytes * 2**20:
-                self._cached_bytes -= self._cached.popitem(last=False)[1].nbytes
+    def _resampled(self, recording: AudioReader) -> int:
+        """Number of samples at the source's rate."""
+        return -(-recording.num_samples * self.sample_rate_hz // recording.sample_rate_hz)
+
+    def _num_pieces(self, path: str) -> int:
+        try:
+            with AudioReader(path) as recording:
+                num_samples = self._resampled(recording)
+        except AudioError:
+            return 1  # it is reported when it is drawn
+        return -(-num_samples // round(RECORD_SECONDS * self.sample_rate_hz))
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        """(number of the file, number of the piece in it, pieces of the file)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        if self.pieces is None:
+            return index, 0, 1
+        file = int(np.searchsorted(self.pieces, index, "right")) - 1
+        first, end = self.pieces[file : file + 2].tolist()
+        return file, index - first, end - first
 
     def _start_cache(self) -> None:
         self._lock = threading.Lock()
-        self._cached: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
-        self._cached_bytes = 0
+        self._cache: Any = cachetools.LRUCache(self.cache_megabytes * 2**20, _num_bytes)
+        self._unusable: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if not k.startswith("_")}
@@ -131,158 +300,162 @@ class FileSource:
         self._start_cache()
 
 
-def manifest_clips(path: str | os.PathLike[str]) -> list[Clip]:
-    """Clips of AudioSep's `{"data": [{"wav": ..., "caption": ...}]}`; paths relative to it."""
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: manifest cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: manifest is not JSON ({error})") from error
-    rows = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not rows:
-        raise InputError(f'{path}: manifest has no list "data" of {{"wav": ..., "caption": ...}}')
-    return [_manifest_clip(path, number, row) for number, row in enumerate(rows)]
+def _num_bytes(audio: Any) -> int:
+    return int(audio.nbytes)
 
 
-def _manifest_clip(path: Path, number: int, row: Any) -> Clip:
-    where = f"{path}: row {number + 1} (data[{number}])"
-    if not isinstance(row, dict):
-        raise InputError(f'{where} is not {{"wav": ..., "caption": ...}}')
-    wav, captions = row.get("wav"), row.get("caption")
-    if not isinstance(wav, str) or not wav.strip():
-        raise InputError(f'{where} has no "wav"')
-    captions = [captions] if isinstance(captions, str) else captions
-    if not isinstance(captions, list) or not captions:
-        raise InputError(f'{where} has no "caption"')
-    if not all(isinstance(caption, str) and caption.strip() for caption in captions):
-        raise InputError(f"{where} has an empty caption")
-    return Clip(path.parent / wav, tuple(captions))
+class WeightedSources:
+    """The clips of several sources, one source after another, numbered through.
 
+    Targets and interferers come from each in proportion to its weight, whatever its size. Weights
+    of () stand for the numbers of recordings: every recording is then drawn equally often.
+    """
 
-def esc50_clips(root: str | os.PathLike[str], folds: Iterable[int]) -> list[Clip]:
-    """Clips of the given folds of a folder laid out as ESC-50; captions are the categories."""
-    root, folds = Path(root), sorted(set(folds))
-    table = root / "meta" / "esc50.csv"
-    if not (root / "audio").is_dir():
-        raise InputError(f"{root / 'audio'}: no such folder; {_ROOT_HINT}")
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{table}: cannot be read ({reason}); {_ROOT_HINT}") from error
-    clips = [
-        Clip(root / "audio" / row["filename"], (_folder_caption(row["category"]),))
-        for row in (_esc50_row(table, number, row) for number, row in enumerate(rows, start=2))
-        if int(row["fold"]) in folds
-    ]
-    if not clips:
-        raise InputError(f"{table}: no clip in folds {', '.join(map(str, folds))}")
-    return clips
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float] = ()) -> None:
+        if not sources or any(not len(source) for source in sources):
+            raise InputError("a data set of the mixture has no clips")
+        if weights and len(sources) != len(weights):
+            raise InputError(f"{len(weights)} weights for {len(sources)} data sets")
+        self.sources = tuple(sources)
+        self.sample_rate_hz = sources[0].sample_rate_hz
+        counts = [num_recordings(source) for source in sources]
+        self.weights = tuple(float(weight) for weight in weights or counts)
+        self.starts = (0, *itertools.accumulate(len(source) for source in sources))
+        self.caption_index = Captions.joined([captions_of(source) for source in sources])
+        self.recordings = self._recordings()
 
+    def _recordings(self) -> np.ndarray | None:
+        if all(recordings_of(source) is None for source in self.sources):
+            return None
+        parts = []
+        for source, start in zip(self.sources, self.starts, strict=False):
+            firsts = recordings_of(source)
+            firsts = np.arange(len(source) + 1) if firsts is None else firsts
+            parts.append(firsts[:-1] + start)
+        return shared(np.concatenate([*parts, [len(self)]]), np.int64)
 
-def _esc50_row(table: Path, line: int, row: dict[str, str]) -> dict[str, str]:
-    for column in ("filename", "fold", "category"):
-        if not (row.get(column) or "").strip():
-            raise InputError(f"{table}: line {line} has no {column!r}")
-    if not row["fold"].strip().isdecimal():
-        raise InputError(f"{table}: line {line} has fold {row['fold']!r}, not a number")
-    return row
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the sources' own."""
+        parts = json.dumps([source_fingerprint(source) for source in self.sources])
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Paths that are no recordings."""
+        return tuple(path for source in self.sources for path in getattr(source, "left_out", ()))
 
-def class_folder_clips(root: str | os.PathLike[str]) -> list[Clip]:
-    """Clips of `root/<class name>/<any audio file>`; captions are the folders' names."""
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; {_ROOT_HINT}")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
-    clips = [
-        Clip(path, (_folder_caption(folder.name),))
-        for folder in folders
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in audio_files.RECORDING_SUFFIXES and path.name[0] != "."
-    ]
-    if not clips:
-        raise InputError(f"{root}: no audio file in any folder of it; {_ROOT_HINT}")
-    for clip in clips:
-        if not clip.captions[0]:
-            raise InputError(f"{clip.path.parent}: the folder's name gives no caption")
-    return clips
+    def __len__(self) -> int:
+        return self.starts[-1]
 
+    def captions(self, index: int) -> tuple[str, ...]:
+        """All sentences that describe the clip."""
+        return self.caption_index[index]
 
-def build_source(
-    config: DataConfig, split: Literal["train", "valid"], sample_rate_hz: int
-) -> Source:
-    """The training or the held-out clips that the config names."""
-    train = split == "train"
-    if not config.roots or (config.valid_root and not train):
-        return _one_source(config, split, sample_rate_hz)
-    from audiosep_jax.data.weighted import WeightedSources
+    def name(self, index: int) -> str:
+        """Name that the clip's own source gives it."""
+        source, place = self._place(index)
+        return source.name(place)
 
-    parts = [
-        _one_source(
-            dataclasses.replace(config, source=kind, root=root, roots=(), sources=(), weights=()),
-            split,
-            sample_rate_hz,
-        )
-        for root, kind in zip(config.roots, config.kinds, strict=True)
-    ]
-    return WeightedSources(parts, config.weights)
+    def load(self, index: int) -> Audio:
+        """audio_S float32; AudioError if unusable."""
+        source, place = self._place(index)
+        return source.load(place)
 
-
-def _one_source(config: DataConfig, split: str, sample_rate_hz: int) -> Source:
-    train = split == "train"
-    if config.source == "synthetic":
-        from audiosep_jax.data.synthetic import SyntheticSource
-
-        seed = _SYNTHETIC_SEEDS[split]
-        return SyntheticSource(config.num_synthetic_clips, seed, sample_rate_hz)
-    if config.source == "prepared":
-        from audiosep_jax.data.prepared import PreparedSource  # with TFDS, which takes a second
-
-        folder = _existing(config.root if train else config.valid_root or config.root, _ROOT_HINT)
-        name = config.train_split if train else config.valid_split
-        return PreparedSource(folder, name, sample_rate_hz)
-    if config.source == "esc50":
-        clips = esc50_clips(
-            _existing(config.root or config.valid_root, _ROOT_HINT),
-            config.train_folds if train else config.valid_folds,
-        )
-    else:
-        hint = _ROOT_HINT if train else _VALID_ROOT_HINT
-        place = _existing(config.root if train else config.valid_root, hint)
-        clips = class_folder_clips(place) if config.source == "folders" else manifest_clips(place)
-    return FileSource(clips, sample_rate_hz, config.min_seconds, config.cache_megabytes)
-
-
-def _existing(place: str, hint: str) -> Path:
-    if not place:
-        raise InputError(f"no data set is named; {hint}")
-    if not Path(place).exists():
-        raise InputError(f"{place}: no such file or folder; {hint}")
-    return Path(place)
-
-
-def _folder_caption(name: str) -> str:
-    return " ".join(name.replace("_", " ").replace("-", " ").split())
-
-
-@runtime_checkable
-class _Fingerprinted(Protocol):
-    fingerprint: str
+    def _place(self, index: int) -> tuple[Source, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        which = bisect.bisect_right(self.starts, index) - 1
+        return self.sources[which], index - self.starts[which]
 
 
 def source_fingerprint(source: Source) -> str:
-    """Hash of the clips' file names and captions, in order, wherever the files lie.
+    """Hash of the clips' file names and captions, in order, wherever the files are."""
+    known: str | None = getattr(source, "fingerprint", None)
+    if known is not None:
+        return known
+    return _fingerprint(map(source.name, range(len(source))), captions_of(source))
 
-    A source that knows a `fingerprint` of its own is not read through.
-    """
-    if isinstance(source, _Fingerprinted):
-        return source.fingerprint
+
+def _fingerprint(names: Iterable[str], captions: Captions) -> str:
+    """Hash of a line of JSON for each clip: the last part of its name, then its captions."""
+    encode = json.encoder.encode_basestring_ascii  # json.dumps would take most of the time
+    texts = [encode(text) for text in captions.texts]
     digest = hashlib.sha256()
-    for index in range(len(source)):
-        name = Path(source.name(index)).name
-        digest.update(json.dumps([name, *source.captions(index)]).encode() + b"\n")
+    for name, numbers in zip(names, captions.all_numbers(), strict=True):
+        cells = [encode(os.path.basename(name)), *(texts[number] for number in numbers)]
+        digest.update(f"[{', '.join(cells)}]\n".encode())
     return digest.hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------------ from a config
+
+Split = Literal["train", "valid"]
+
+
+def build_source(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
+    """The training or the held-out clips that the config names."""
+    if not config.roots or (config.valid_root and split == "valid"):
+        return _BUILDERS[config.source](config, split, sample_rate_hz)
+    parts = []
+    for root, kind in zip(config.roots, config.kinds, strict=True):
+        one = dataclasses.replace(config, source=kind, root=root, roots=(), sources=(), weights=())
+        parts.append(_BUILDERS[kind](one, split, sample_rate_hz))
+    return WeightedSources(parts, config.weights)
+
+
+def _synthetic(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
+    from audiosep_jax.data.synthetic import SyntheticSource
+
+    return SyntheticSource(config.num_synthetic_clips, SYNTHETIC_SEEDS[split], sample_rate_hz)
+
+
+def _prepared(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
+    from audiosep_jax.data.prepared import PreparedSource  # with TFDS, which takes a second
+
+    valid = split == "valid"
+    folder = _existing(config.valid_root or config.root if valid else config.root, "root")
+    name = config.valid_split if valid else config.train_split
+    return PreparedSource(folder, name, sample_rate_hz, config.sample_by)
+
+
+def _esc50(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
+    folds = config.train_folds if split == "train" else config.valid_folds
+    clips = esc50_clips(_existing(config.root or config.valid_root, "root"), folds)
+    return _files(config, clips, sample_rate_hz)
+
+
+def _manifest(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
+    return _files(config, manifest_clips(_own_root(config, split)), sample_rate_hz)
+
+
+def _folders(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
+    return _files(config, class_folder_clips(_own_root(config, split)), sample_rate_hz)
+
+
+_BUILDERS: dict[Kind, Callable[[DataConfig, Split, int], Source]] = {
+    "synthetic": _synthetic,
+    "manifest": _manifest,
+    "esc50": _esc50,
+    "folders": _folders,
+    "prepared": _prepared,
+}
+
+
+def _files(config: DataConfig, clips: Clips, sample_rate_hz: int) -> Source:
+    options = config.min_seconds, config.cache_megabytes, config.sample_by
+    return FileSource(clips, sample_rate_hz, *options)
+
+
+def _own_root(config: DataConfig, split: Split) -> Path:
+    if split == "train":
+        return _existing(config.root, "root")
+    return _existing(config.valid_root, "valid_root")
+
+
+def _existing(place: str, field: str) -> Path:
+    what = {"root": "the data set", "valid_root": "the validation data"}[field]
+    problem = f"{place}: no such file or folder" if place else f"data.{field} is empty"
+    if not place or not Path(place).exists():
+        raise InputError(f"{problem}; set data.{field} to the path of {what}")
+    return Path(place)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from audiosep_jax import files
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
-from audiosep_jax.data import sources
+from audiosep_jax.data.clips import Clip, class_folder_clips, esc50_clips, manifest_clips
 from audiosep_jax.data.mixing import caption_key, energy, mix_at_snr
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import Item
@@ -160,7 +160,7 @@ def render(
 
 
 def make_pairs(
-    clips: Sequence[sources.Clip],
+    clips: Sequence[Clip],
     root: Path,
     path: Path,
     *,
@@ -192,16 +192,16 @@ def make_pairs(
     files.write_csv(path, PAIR_COLUMNS, lines)
 
 
-def clips_of(place: Path, folds: Sequence[int]) -> list[sources.Clip]:
+def clips_of(place: Path, folds: Sequence[int]) -> Sequence[Clip]:
     """Clips of a manifest, of a folder with the layout of ESC-50, or of a folder of class folders.
 
     `folds` selects folds of ESC-50; empty means all five.
     """
     if place.is_file():
-        return sources.manifest_clips(place)
+        return manifest_clips(place)
     if (place / "meta" / "esc50.csv").is_file():
-        return sources.esc50_clips(place, folds or range(1, 6))
-    return sources.class_folder_clips(place)
+        return esc50_clips(place, folds or range(1, 6))
+    return class_folder_clips(place)
 
 
 def _mixed(
@@ -256,6 +256,6 @@ def _rendered_paths(item: Item, output: Path) -> tuple[Path, Path]:
     return output / item.rendered[0], output / item.rendered[1]
 
 
-def _share_caption(first: sources.Clip, second: sources.Clip) -> bool:
+def _share_caption(first: Clip, second: Clip) -> bool:
     keys = [{caption_key(caption) for caption in clip.captions} for clip in (first, second)]
     return bool(keys[0] & keys[1])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from audiosep_jax import files
 from audiosep_jax.audio.files import RECORDING_SUFFIXES
 from audiosep_jax.data import sources
+from audiosep_jax.data.clips import class_folder_clips, esc50_clips, manifest_clips
 from audiosep_jax.errors import InputError
 from audiosep_jax.preparing.recordings import Recording, Skipped, expected
 
@@ -45,7 +46,7 @@ def synthetic(num_clips: int) -> Items:
     from audiosep_jax.data.synthetic import SyntheticSource
 
     for split, count in (("train", num_clips), ("valid", max(1, num_clips // 10))):
-        seed = sources._SYNTHETIC_SEEDS[split]
+        seed = sources.SYNTHETIC_SEEDS[split]
         clips = SyntheticSource(count, seed, 32000)
         for index in range(count):
             yield Recording(
@@ -57,15 +58,17 @@ def clip_lists(source: str, root: Path, valid_root: Path | None) -> Items:
     for split, place in (("train", root), ("valid", valid_root)):
         if place is None:
             continue
-        listed = sources.manifest_clips if source == "manifest" else sources.class_folder_clips
+        listed = manifest_clips if source == "manifest" else class_folder_clips
         base = place.parent if source == "manifest" else place
-        captions: dict[Path, list[str]] = {}  # a manifest may list a file once for each caption
-        for clip in listed(place):
-            known = captions.setdefault(clip.path, [])
-            known += [caption for caption in clip.captions if caption not in known]
-        for path, sentences in captions.items():
-            name = _text(path.relative_to(base) if path.is_relative_to(base) else path)
-            yield Recording(name, split, tuple(sentences), (str(path),))
+        clips = listed(place)
+        for clip in clips:
+            name = _text(
+                clip.path.relative_to(base) if clip.path.is_relative_to(base) else clip.path
+            )
+            yield Recording(name, split, clip.captions, (str(clip.path),))
+        for path in clips.left_out:
+            name = os.path.relpath(path, base)
+            yield Skipped(name, split, "is no recording in a class folder")
 
 
 def esc50(root: Path, valid_folds: Sequence[int]) -> Items:
@@ -74,7 +77,7 @@ def esc50(root: Path, valid_folds: Sequence[int]) -> Items:
     for split, folds in (("train", train_folds), ("valid", set(valid_folds))):
         if not folds:
             raise InputError(f"valid_folds={tuple(valid_folds)} leaves no fold for training")
-        for clip in sources.esc50_clips(root, folds):
+        for clip in esc50_clips(root, folds):
             # ESC-50's clips last 5 s, some of ESC-10's do not, and the table states no length.
             yield Recording(clip.path.name, split, clip.captions, (str(clip.path),))
 

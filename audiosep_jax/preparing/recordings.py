@@ -13,8 +13,8 @@ import numpy as np
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import RECORDING_SUFFIXES, AudioError
 from audiosep_jax.data.prepared import FULL_SCALE
+from audiosep_jax.data.sources import RECORD_SECONDS
 
-RECORD_SECONDS = 15.0  # training reads a whole record for each crop of it
 # Annotations are rounded, and tools that cut videos stop at the border of a frame.
 LENGTH_TOLERANCE_SECONDS = 0.5
 LENGTH_TOLERANCE_SHARE = 0.02

@@ -1,11 +1,10 @@
 """The condition of every caption of a run, the same in all its processes."""
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 
-from audiosep_jax.data.sources import Source
+from audiosep_jax.data.captions import Captions
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import check_dimensions
 from audiosep_jax.encoders.table import caption_table
@@ -15,9 +14,9 @@ from audiosep_jax.training.config import Config
 _ROWS_SENT = 2**15  # at once: the copies on the devices take a few times their 64 MB
 
 
-def distinct_captions(*sources: Source) -> list[str]:
-    """Every caption of the sources once, in alphabetical order."""
-    return sorted({caption for source in sources for caption in _captions(source)})
+def distinct_captions(*data_sets: Captions) -> list[str]:
+    """Every caption of the data sets once, in alphabetical order."""
+    return sorted({text for captions in data_sets for text in captions.texts})
 
 
 def captions_hash(captions: list[str]) -> str:
@@ -43,8 +42,3 @@ def make_conditions(config: Config, captions: list[str]) -> tuple[dict[str, np.n
         part = slice(start, start + _ROWS_SENT)
         rows_NE[part] = processes.broadcast(rows_NE[part], rows_NE[part])
     return dict(zip(captions, rows_NE, strict=True)), fingerprint
-
-
-def _captions(source: Source) -> Iterator[str]:
-    for index in range(len(source)):
-        yield from source.captions(index)

@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from pydantic import Field
 
 from audiosep_jax.data.augment import AugmentConfig
-from audiosep_jax.data.data_config import DataConfig
 from audiosep_jax.data.mixing import MixingConfig
+from audiosep_jax.data.sources import DataConfig
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.model import kind_of, parse_config

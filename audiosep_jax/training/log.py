@@ -22,7 +22,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
 from audiosep_jax import files
-from audiosep_jax.data.pipeline import BadClips
+from audiosep_jax.data.batches import BadClips
 from audiosep_jax.errors import InputError
 from audiosep_jax.plots import spectrogram_picture
 from audiosep_jax.training.config import Config

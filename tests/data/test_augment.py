@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from audiosep_jax.data import augment
-from audiosep_jax.data.augment import AugmentConfig, Plan
+from audiosep_jax.data.augment import AugmentConfig, Changes
 from audiosep_jax.errors import InputError
 
 RATE_HZ = 16000
-NOTHING = Plan(silent_interferer=False, absent_target=False, gain_db=0.0, room_seconds=0.0)
+NOTHING = Changes(silent_interferer=False, absent_target=False, gain_db=0.0, room_seconds=0.0)
 
 
 def noise(num_samples=8000, seed=0):
@@ -84,10 +84,10 @@ def test_augment_clip_does_what_the_plan_says():
 
 
 def test_clips_of_one_room_have_places_of_their_own():
-    plan, rng = dataclasses.replace(NOTHING, room_seconds=0.3), np.random.default_rng(0)
+    changes, rng = dataclasses.replace(NOTHING, room_seconds=0.3), np.random.default_rng(0)
     impulse_S = np.eye(1, 4000, dtype=np.float32)[0]
     one_S, other_S = (
-        augment.augment_clip(impulse_S, plan, AugmentConfig(), RATE_HZ, rng) for _ in range(2)
+        augment.augment_clip(impulse_S, changes, AugmentConfig(), RATE_HZ, rng) for _ in range(2)
     )
     assert abs(np.corrcoef(one_S[1:], other_S[1:])[0, 1]) < 0.1
 
@@ -95,16 +95,16 @@ def test_clips_of_one_room_have_places_of_their_own():
 def test_probabilities_are_kept_and_move_no_other_draw():
     config = AugmentConfig(gain_probability=0.25, silence_probability=0.5)
     more = dataclasses.replace(config, absent_probability=1.0, reverb_probability=1.0)
-    plans = [augment.draw_plan(config, np.random.default_rng(k)) for k in range(1000)]
-    others = [augment.draw_plan(more, np.random.default_rng(k)) for k in range(1000)]
-    assert abs(np.mean([plan.silent_interferer for plan in plans]) - 0.5) < 0.06
-    gains_db = [plan.gain_db for plan in plans if plan.gain_db]
+    plans = [augment.draw_changes(config, np.random.default_rng(k)) for k in range(1000)]
+    others = [augment.draw_changes(more, np.random.default_rng(k)) for k in range(1000)]
+    assert abs(np.mean([changes.silent_interferer for changes in plans]) - 0.5) < 0.06
+    gains_db = [changes.gain_db for changes in plans if changes.gain_db]
     assert abs(len(gains_db) / 1000 - 0.25) < 0.05
     assert -12 <= min(gains_db) < -11
     assert 5 < max(gains_db) <= 6
-    for plan, other in zip(plans, others, strict=True):
+    for changes, other in zip(plans, others, strict=True):
         assert other == dataclasses.replace(
-            plan, absent_target=True, room_seconds=other.room_seconds
+            changes, absent_target=True, room_seconds=other.room_seconds
         )
     assert 0.2 <= min(other.room_seconds for other in others) < 0.22
 
@@ -113,7 +113,7 @@ def test_nothing_is_on_by_default():
     assert not AugmentConfig().any
     assert AugmentConfig(reverb_probability=0.1).any
     rng = np.random.default_rng(0)
-    assert augment.draw_plan(AugmentConfig(), rng) == NOTHING
+    assert augment.draw_changes(AugmentConfig(), rng) == NOTHING
 
 
 @pytest.mark.parametrize(

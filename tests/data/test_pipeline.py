@@ -18,11 +18,10 @@ from tones import (
 )
 
 from audiosep_jax.data.augment import AugmentConfig
-from audiosep_jax.data.data_config import DataConfig
+from audiosep_jax.data.batches import ClipSampler
 from audiosep_jax.data.mixing import MixingConfig
-from audiosep_jax.data.pipeline import _targets, train_batches
-from audiosep_jax.data.sources import build_source
-from audiosep_jax.data.weighted import WeightedSources
+from audiosep_jax.data.pipeline import target_recordings, train_batches
+from audiosep_jax.data.sources import DataConfig, WeightedSources, build_source
 from audiosep_jax.errors import InputError
 
 # ---------------------------------------------------------------------------- determinism
@@ -204,7 +203,7 @@ def test_every_bad_target_is_reported_in_its_own_row():
 def test_nothing_but_bad_clips_is_fatal(num_threads, num_workers):
     source = tones(20, bad=frozenset(range(20)))
     data = dataclasses.replace(SERIAL, num_threads=num_threads, num_workers=num_workers)
-    with pytest.raises(InputError, match=r"8 clips drawn .* tone/\d+: is out of tune"):
+    with pytest.raises(InputError, match=r"is left to draw; 20 .* tone/\d+: is out of tune"):
         batches(source, 1, data=data)
 
 
@@ -224,7 +223,7 @@ def weighted():
 
 
 def stream_of_targets(source, count, first=0, step=1):
-    rows = _targets(source, 7)[first::step]
+    rows = target_recordings(ClipSampler(source), 7)[first::step]
     return np.array([rows[position] for position in range(count)])
 
 

@@ -4,21 +4,25 @@ import concurrent.futures
 import dataclasses
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from tones import Tones, tones
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
-from audiosep_jax.data.data_config import DataConfig
+from audiosep_jax.data import sources
+from audiosep_jax.data.clips import Clip
+from audiosep_jax.data.pipeline import proportions
 from audiosep_jax.data.sources import (
-    Clip,
+    DataConfig,
     FileSource,
+    WeightedSources,
     build_source,
-    class_folder_clips,
-    esc50_clips,
-    manifest_clips,
+    num_segment_samples,
+    source_fingerprint,
 )
 from audiosep_jax.errors import InputError
 
@@ -76,23 +80,24 @@ def test_unusable_clips_are_named(tmp_path):
 
 
 def count_reads(monkeypatch):
-    read, paths = audio_files.read, []
+    paths = []
 
-    def counting(path):
-        paths.append(path)
-        return read(path)
+    class Counting(audio_files.AudioReader):
+        def __init__(self, path):
+            paths.append(Path(path))
+            super().__init__(path)
 
-    monkeypatch.setattr(audio_files, "read", counting)
+    monkeypatch.setattr(sources, "AudioReader", Counting)
     return paths
 
 
 def test_cache_drops_the_clip_used_longest_ago(tmp_path, monkeypatch):
-    source = source_of(tmp_path)
-    source.cache_megabytes = 2.5 * source.load(0).nbytes / 2**20  # room for two clips
+    num_bytes = source_of(tmp_path).load(0).nbytes
+    source = source_of(tmp_path, cache_megabytes=2.5 * num_bytes / 2**20)  # two clips fit in
     read = count_reads(monkeypatch)
-    for index in (1, 0, 2, 0, 1):  # 2 drives out 1
+    for index in (0, 1, 0, 2, 0, 1):  # 2 takes the place of 1
         source.load(index)
-    assert [path.stem for path in read] == ["1", "2", "1"]
+    assert [path.stem for path in read] == ["0", "1", "2", "1"]
 
 
 def test_without_cache_every_load_decodes(tmp_path, monkeypatch):
@@ -108,14 +113,13 @@ def test_a_loaded_clip_cannot_be_spoilt_for_others(tmp_path):
 
 
 def test_threads_share_the_cache(tmp_path):
-    source = source_of(tmp_path)
-    source.cache_megabytes = 2.5 * source.load(0).nbytes / 2**20
+    num_bytes = source_of(tmp_path).load(0).nbytes
+    source = source_of(tmp_path, cache_megabytes=2.5 * num_bytes / 2**20)
     expected = [source.load(index).sum() for index in range(4)]
     order = np.random.default_rng(0).integers(4, size=400).tolist()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         sums = list(pool.map(lambda index: source.load(index).sum(), order))
     assert sums == [expected[index] for index in order]
-    assert source._cached_bytes == sum(audio_S.nbytes for audio_S in source._cached.values())
 
 
 def test_a_pickled_source_gives_the_same_clips_and_no_cache(tmp_path):
@@ -126,144 +130,20 @@ def test_a_pickled_source_gives_the_same_clips_and_no_cache(tmp_path):
     np.testing.assert_array_equal(pickle.loads(content).load(1), loaded_S)
 
 
-# -------------------------------------------------------------------------------- manifest
-
-
-def manifest(tmp_path, content):
-    path = tmp_path / "manifest.json"
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return path
-
-
-def test_manifest_paths_are_relative_to_it(tmp_path):
-    elsewhere = tmp_path / "elsewhere" / "b.wav"
-    rows = [
-        {"wav": "sub/a.wav", "caption": "A dog"},
-        {"wav": str(elsewhere), "caption": ["rain", "it rains"]},
-    ]
-    assert manifest_clips(manifest(tmp_path, {"data": rows})) == [
-        Clip(tmp_path / "sub" / "a.wav", ("A dog",)),
-        Clip(elsewhere, ("rain", "it rains")),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("row", "complaint"),
-    [
-        ({"caption": "x"}, '"wav"'),
-        ({"wav": "", "caption": "x"}, '"wav"'),
-        ({"wav": 3, "caption": "x"}, '"wav"'),
-        ({"wav": "a.wav"}, '"caption"'),
-        ({"wav": "a.wav", "caption": None}, '"caption"'),
-        ({"wav": "a.wav", "caption": []}, '"caption"'),
-        ({"wav": "a.wav", "caption": "  "}, "empty caption"),
-        ({"wav": "a.wav", "caption": ["x", ""]}, "empty caption"),
-        ({"wav": "a.wav", "caption": ["x", 3]}, "empty caption"),
-        ("a.wav", '"wav"'),
-    ],
-)
-def test_manifest_names_the_bad_row(tmp_path, row, complaint):
-    rows = [{"wav": "a.wav", "caption": "x"}, row]
-    message = refused(manifest_clips, manifest(tmp_path, {"data": rows}))
-    assert "row 2 (data[1])" in message
-    assert complaint in message
-
-
-@pytest.mark.parametrize("content", ["{", "", "\xff", [], {"date": []}, {"data": []}, {"data": 3}])
-def test_what_is_no_manifest_is_refused(tmp_path, content):
-    assert "manifest" in refused(manifest_clips, manifest(tmp_path, content))
-
-
-def test_missing_manifest_is_refused(tmp_path):
-    assert "missing.json" in refused(manifest_clips, tmp_path / "missing.json")
-    assert "manifest cannot be read" in refused(manifest_clips, tmp_path)
-
-
-# -------------------------------------------------------------------------- ESC-50, folders
-
-
-def esc50(tmp_path, table):
-    (tmp_path / "audio").mkdir(parents=True)
-    (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "esc50.csv").write_text(table)
-    return tmp_path
-
-
-TABLE = """filename,fold,target,category
-1-a.wav,1,0,dog
-1-b.wav,1,1,chirping_birds
-2-a.wav,2,0,dog
-"""
-
-
-def test_esc50_folds(tmp_path):
-    root = esc50(tmp_path, TABLE)
-    audio = root / "audio"
-    first = [Clip(audio / "1-a.wav", ("dog",)), Clip(audio / "1-b.wav", ("chirping birds",))]
-    assert esc50_clips(root, [1]) == first
-    assert esc50_clips(root, [2, 1]) == [*first, Clip(audio / "2-a.wav", ("dog",))]
-
-
-def test_esc50_on_the_real_folder(shared):
-    root = shared / "data" / "esc10"
-    train, valid = esc50_clips(root, (1, 2, 3)), esc50_clips(root, (4,))
-    assert (len(train), len(valid)) == (240, 80)
-    assert {caption for clip in valid for caption in clip.captions} >= {"dog", "chainsaw"}
-    assert not {clip.path for clip in train} & {clip.path for clip in valid}
-    assert all(clip.path.is_file() and clip.path.name.startswith("4-") for clip in valid)
-
-
-@pytest.mark.parametrize(
-    ("table", "complaint"),
-    [
-        ("filename,fold,target\na.wav,1,0\n", "line 2 has no 'category'"),
-        (TABLE + "x.wav,,0,dog\n", "line 5 has no 'fold'"),
-        (TABLE + "x.wav,one,0,dog\n", "line 5 has fold 'one'"),
-        (TABLE + "x.wav\n", "line 5 has no 'fold'"),
-        (TABLE.replace("1,", "3,"), "no clip in folds 1"),
-        ("", "no clip in folds 1"),
-    ],
-)
-def test_esc50_names_what_is_wrong(tmp_path, table, complaint):
-    assert complaint in refused(esc50_clips, esc50(tmp_path, table), (1,))
-
-
-def test_esc50_without_its_parts_is_refused(tmp_path):
-    assert "--config.data.root=DIR" in refused(esc50_clips, tmp_path / "no", (1,))
-    (tmp_path / "audio").mkdir()
-    assert "esc50.csv" in refused(esc50_clips, tmp_path, (1,))
-
-
-def test_class_folders(tmp_path):
-    for name in ("b_big-dog/2.wav", "b_big-dog/1.flac", "a/x.OGG", "b_big-dog/n.txt", ".c/y.wav"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "loose.wav").touch()
-    assert class_folder_clips(tmp_path) == [
-        Clip(tmp_path / "a" / "x.OGG", ("a",)),
-        Clip(tmp_path / "b_big-dog" / "1.flac", ("b big dog",)),
-        Clip(tmp_path / "b_big-dog" / "2.wav", ("b big dog",)),
-    ]
-
-
-def test_class_folders_without_a_clip_or_a_name_are_refused(tmp_path):
-    assert "--config.data.root=DIR" in refused(class_folder_clips, tmp_path / "no")
-    (tmp_path / "_-").mkdir()
-    assert "no audio file" in refused(class_folder_clips, tmp_path)
-    (tmp_path / "_-" / "a.wav").touch()
-    assert "no caption" in refused(class_folder_clips, tmp_path)
-
-
 # ------------------------------------------------------------------------------ build_source
 
 
 def test_build_source_of_each_layout(tmp_path):
-    root = esc50(tmp_path / "esc50", TABLE)
+    root = tmp_path / "esc50"
     for name in ("1-a.wav", "1-b.wav", "2-a.wav"):
         save_noise(root / "audio" / name)
+    (root / "meta").mkdir()
+    table = "filename,fold,category\n1-a.wav,1,dog\n1-b.wav,1,chirping_birds\n2-a.wav,2,dog\n"
+    (root / "meta" / "esc50.csv").write_text(table)
     save_noise(tmp_path / "folders" / "bell" / "a.wav", rate_hz=16000)
     rows = {"data": [{"wav": "folders/bell/a.wav", "caption": "ding"}]}
-    path = manifest(tmp_path, rows)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(rows))
     esc50_config = DataConfig(source="esc50", root=str(root), train_folds=(1,), valid_folds=(2,))
     folders = DataConfig(source="folders", root=str(root), valid_root=str(tmp_path / "folders"))
     listed = DataConfig(source="manifest", root=str(path), min_seconds=2)
@@ -293,7 +173,7 @@ def test_build_source_of_several_data_sets(tmp_path):
     assert both.captions(5) == ("bell",)
     assert len(build_source(config, "valid", RATE_HZ)) == 1
     own = dataclasses.replace(config, valid_root="")
-    assert "valid_root=DIR" in refused(build_source, own, "valid", RATE_HZ)
+    assert "set data.valid_root" in refused(build_source, own, "valid", RATE_HZ)
 
 
 def test_synthetic_validation_is_held_out():
@@ -311,7 +191,106 @@ def test_a_missing_data_set_says_which_option_to_give(tmp_path, source):
     for root in ("", str(tmp_path / "missing")):
         config = DataConfig(source=source, root=root, valid_root=root)
         message = refused(build_source, config, "train", RATE_HZ)
-        assert "--config.data.root=DIR" in message
+        assert "set data.root" in message
         assert root in message
     if source != "esc50":
-        assert "valid_root=DIR" in refused(build_source, config, "valid", RATE_HZ)
+        assert "set data.valid_root" in refused(build_source, config, "valid", RATE_HZ)
+
+
+# ------------------------------------------------------------------------ several data sets
+
+
+def test_clips_are_those_of_the_sources_one_after_another():
+    parts = tones(3), Tones((("x", "y"),)), tones(2)
+    joined = pickle.loads(pickle.dumps(WeightedSources(parts)))
+    there = [(part, place) for part in parts for place in range(len(part))]
+    assert len(joined) == len(there) == 6
+    for index, (part, place) in enumerate(there):
+        assert joined.captions(index) == part.captions(place)
+        assert joined.name(index) == part.name(place)
+        np.testing.assert_array_equal(joined.load(index), part.load(place))
+    for index in (-1, 6):
+        with pytest.raises(IndexError, match="of 6"):
+            joined.load(index)
+
+
+def test_weights_are_shares_and_by_default_the_numbers_of_clips():
+    assert proportions(WeightedSources([tones(4), tones(12)]).weights) == (100, 300)
+    assert proportions(WeightedSources([tones(4), tones(12)], (0.7, 0.2)).weights) == (350, 100)
+    with pytest.raises(InputError, match="1 weights for 2"):
+        WeightedSources([tones(4), tones(12)], (1.0,))
+    with pytest.raises(InputError, match="no clips"):
+        WeightedSources([tones(4), tones(0)])
+
+
+class Named(Tones):
+    """A source with a fingerprint of its own, whose names cost much."""
+
+    fingerprint = "my own"
+
+    def name(self, index):
+        raise AssertionError
+
+
+def test_fingerprint_is_made_of_the_sources_own():
+    named, other = Named((("x",),)), tones(3)
+    assert source_fingerprint(named) == "my own"
+    first = source_fingerprint(WeightedSources([named, other]))
+    assert first == source_fingerprint(WeightedSources([named, tones(3)]))
+    assert first != source_fingerprint(WeightedSources([other, named]))
+    assert first != source_fingerprint(WeightedSources([named, tones(4)]))
+
+
+# --------------------------------------------------------------------------------- config
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("source", "esc-50"),
+        ("train_folds", ()),
+        ("valid_folds", ("5",)),
+        ("num_synthetic_clips", 0),
+        ("segment_seconds", 0),
+        ("segment_seconds", float("nan")),
+        ("min_seconds", -1.0),
+        ("max_bad_share", 1.5),
+        ("max_bad_share", "5%"),
+        ("cache_megabytes", -1),
+        ("num_threads", -2),
+        ("num_threads", 1.5),
+        ("num_workers", True),
+        ("prefetch_batches", 0),
+        ("prefetch_megabytes", 0),
+        ("sources", ("manifest",)),
+        ("weights", (1.0, 2.0)),
+    ],
+)
+def test_config_refuses_by_name(name, value):
+    with pytest.raises(InputError, match=rf"^{name}(\[0\])?="):
+        DataConfig(**{name: value})
+
+
+def test_config_keeps_validation_held_out():
+    with pytest.raises(InputError, match=r"^valid_folds=\(4, 5\) and train_folds share fold 4$"):
+        DataConfig(source="esc50", train_folds=(1, 4), valid_folds=(4, 5))
+    with pytest.raises(InputError, match=r"^valid_folds=\(4, 5\) and train_folds share fold 4$"):
+        DataConfig(roots=("a",), sources=("esc50",), train_folds=(1, 4), valid_folds=(4, 5))
+
+
+def test_several_data_sets():
+    config = DataConfig(source="folders", roots=("a", "b"), weights=(1.0, 2.0))
+    assert config.kinds == ("folders", "folders")
+    with pytest.raises(InputError, match=r"^weights\[1\]=0\.0 must be greater than 0$"):
+        DataConfig(roots=("a", "b"), weights=(1.0, 0.0))
+    with pytest.raises(
+        InputError, match=r"^sources\[0\]='esc' must be 'synthetic', .* or 'prepared'$"
+    ):
+        DataConfig(roots=("a", "b"), sources=("esc", "folders"))
+    with pytest.raises(InputError, match=r"^root='a' and roots=\('b', 'c'\) are both given"):
+        DataConfig(root="a", roots=("b", "c"))
+
+
+def test_segments_have_a_sample_at_least():
+    assert num_segment_samples(DataConfig(segment_seconds=0.01), 10) == 1
+    assert num_segment_samples(DataConfig(segment_seconds=2.5), 32000) == 80000

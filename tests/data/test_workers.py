@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from tones import batches, tones
 
-from audiosep_jax.data import workers
-from audiosep_jax.data.data_config import DataConfig
+from audiosep_jax.data import pipeline
+from audiosep_jax.data.cores import available_cores
+from audiosep_jax.data.sources import DataConfig
 from audiosep_jax.errors import InputError
 
 SCRIPT = """
@@ -57,24 +58,24 @@ if __name__ == "__main__":
 )
 def test_threads_and_workers_follow_the_cores(threads, num_workers, cores, expected):
     data = DataConfig(num_threads=threads, num_workers=num_workers)
-    assert workers.threads_and_workers(data, cores) == expected
+    assert pipeline.threads_and_workers(data, cores) == expected
 
 
 def test_cores_are_those_that_this_process_may_use():
-    assert workers.available_cores() == int(subprocess.check_output(["nproc"]))
+    assert available_cores() <= int(subprocess.check_output(["nproc"]))
 
 
 def test_prefetch_is_bounded_in_batches_and_in_bytes():
     data = DataConfig(prefetch_batches=4, prefetch_megabytes=100)
-    assert workers.num_buffered(data, 2**20) == 4
-    assert workers.num_buffered(data, 40 * 2**20) == 2
-    assert workers.num_buffered(data, 400 * 2**20) == 1
+    assert pipeline.num_buffered(data, 2**20) == 4
+    assert pipeline.num_buffered(data, 40 * 2**20) == 2
+    assert pipeline.num_buffered(data, 400 * 2**20) == 1
 
 
 def test_too_little_shared_memory_is_said_before_a_bus_error(monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(64 << 20, 0, 64 << 20))
-    monkeypatch.setattr(workers, "_SHARED_MEMORY", os.path.dirname(__file__))
+    monkeypatch.setattr(pipeline, "_SHARED_MEMORY", os.path.dirname(__file__))
     data = DataConfig(segment_seconds=1.0, num_threads=1, num_workers=2)
     with pytest.raises(InputError, match=r"64 MB free and worker processes need 96 MB.*shm-size"):
         batches(tones(4, sample_rate_hz=2**20), 1, data=data, batch_size=2)

@@ -10,7 +10,7 @@ from evaluation_examples import CLASSES, RATE_HZ, write_clips, write_list
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
-from audiosep_jax.data.sources import Clip
+from audiosep_jax.data.clips import Clip
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import Item, items_of, read_list
 from audiosep_jax.evaluation.mixtures import clips_of, load, make_pairs, planned_samples, render
@@ -219,7 +219,7 @@ def test_clips_of_a_folder(tmp_path, shared):
     assert len(clips_of(shared / "data" / "esc10", [])) == 320
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "a.wav").touch()
-    assert clips_of(tmp_path, []) == [Clip(tmp_path / "dog" / "a.wav", ("dog",))]
+    assert list(clips_of(tmp_path, [])) == [Clip(tmp_path / "dog" / "a.wav", ("dog",))]
     manifest = tmp_path / "m.json"
     manifest.write_text('{"data": [{"wav": "x.wav", "caption": "rain"}]}')
-    assert clips_of(manifest, []) == [Clip(Path(tmp_path / "x.wav"), ("rain",))]
+    assert list(clips_of(manifest, [])) == [Clip(Path(tmp_path / "x.wav"), ("rain",))]

@@ -19,7 +19,7 @@ from PIL import Image
 from separator_examples import TINY
 from tensorboardX.proto.event_pb2 import Event
 
-from audiosep_jax.data.pipeline import BadClips
+from audiosep_jax.data.batches import BadClips
 from audiosep_jax.errors import InputError
 from audiosep_jax.plots import spectrogram_picture
 from audiosep_jax.training import log as log_module

@@ -680,7 +680,7 @@ MISTAKES = {
     "value out of range": (["--config.optim.learning_rate=-1.0"], "optim.learning_rate=-1.0"),
     "stray word": (["demo"], "unexpected argument 'demo'"),
     "two config files": (["--config=nowhere.py"], "--config is given twice; give one file"),
-    "no data set named": (["--config.data.source=esc50"], "--config.data.root=DIR"),
+    "no data set named": (["--config.data.source=esc50"], "set data.root"),
     "no data set folder": (
         ["--config.data.source=esc50", "--config.data.root=nowhere"],
         "nowhere: no such file or folder",

@@ -1,13 +1,17 @@
-"""drawing: partners that no sentence shares, and the clips that are skipped."""
+"""batches: partners that no sentence shares, rows on threads, and clips that are skipped."""
 
+import pickle
+
+import grain
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tones import Tones, conditions_of, tones
+from tones import MIXING, Tones, tones
 
-from audiosep_jax.data.drawing import BadClips, check_captions, draw_clip
-from audiosep_jax.data.weighted import WeightedSources
+from audiosep_jax.data.augment import AugmentConfig
+from audiosep_jax.data.batches import BadClips, BatchMaker, ClipSampler, RowMaker, row_rng
+from audiosep_jax.data.sources import WeightedSources
 from audiosep_jax.errors import InputError
 
 
@@ -28,22 +32,22 @@ def test_a_clip_without_partner_is_found_exactly(all_captions):
     source = Tones(tuple(map(tuple, all_captions)))
     lonely = lonely_by_definition(all_captions)
     if lonely is None:
-        check_captions(source, conditions_of(source))
+        ClipSampler(source)
     else:
         with pytest.raises(InputError, match=rf"to mix with tone/{lonely} "):
-            check_captions(source, conditions_of(source))
+            ClipSampler(source)
 
 
 def test_case_and_spaces_make_no_partner():
     source = Tones((("A dog",), (" a  DOG",)))
     with pytest.raises(InputError, match=r"tone/0 \('A dog'\)"):
-        check_captions(source, conditions_of(source))
+        ClipSampler(source)
 
 
 def test_clips_are_drawn_by_the_weight_of_their_data_set():
     source = WeightedSources([tones(30), tones(2)], weights=(1, 4))
-    rng = np.random.default_rng(0)
-    drawn = np.array([draw_clip(source, rng, (), ()) for _ in range(2000)])
+    sampler, rng = ClipSampler(source), np.random.default_rng(0)
+    drawn = np.array([sampler.draw(rng) for _ in range(2000)])
     assert abs(np.mean(drawn >= 30) - 0.8) < 0.04
     assert set(drawn) == set(range(32))
 
@@ -63,3 +67,32 @@ def test_a_clip_that_is_good_again_is_still_counted():
     skipped = BadClips(tones(10), max_bad_share=0.05)
     with pytest.raises(InputError, match="1 of 10"):
         skipped.update(np.array([[3]]))
+
+
+def test_rows_draw_what_grains_random_map_drew():
+    # Runs begun before rows were numbered here must go on with the same stream.
+    drawn = grain.MapDataset.range(1000).random_map(lambda _, rng: rng.random(3), seed=123)
+    key = np.random.Philox(123).state["state"]["key"]
+    for position in (0, 1, 999):
+        np.testing.assert_array_equal(row_rng(key, position, 0).random(3), drawn[position])
+
+
+def test_streams_and_positions_share_no_number():
+    key = np.random.Philox(5).state["state"]["key"]
+    drawn = [row_rng(key, p, s).random(500) for p in (0, 1, 2**40) for s in (0, 1)]
+    assert len(np.unique(np.concatenate(drawn))) == 3000
+
+
+@pytest.mark.parametrize("num_threads", [2, 7])
+def test_threads_fill_the_same_batch(num_threads):
+    sampler = ClipSampler(tones(12, bad=frozenset({4})))
+    make_row = RowMaker(sampler, MIXING, AugmentConfig(), 64)
+    rows_B2 = np.stack([np.arange(40, 80), np.arange(40) % 12], axis=1)
+    serial = BatchMaker(make_row, 9, 0)(rows_B2)
+    maker = pickle.loads(pickle.dumps(BatchMaker(make_row, 9, num_threads)))
+    for batch in (maker(rows_B2), maker(rows_B2)):
+        assert batch.keys() == serial.keys()
+        for name in serial:
+            np.testing.assert_array_equal(batch[name], serial[name])
+    maker.close()
+    assert (serial["bad_clips"][rows_B2[:, 1] == 4, 0] == 4).all()

@@ -1,0 +1,325 @@
+"""Batches of mixtures: each row is a function of its target and its random numbers."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from audiosep_jax.audio.files import AudioError
+from audiosep_jax.data import augment as augment_lib
+from audiosep_jax.data import mixing as mixing_lib
+from audiosep_jax.data.augment import AugmentConfig
+from audiosep_jax.data.mixing import MixingConfig
+from audiosep_jax.data.sources import Source, WeightedSources, captions_of, recordings_of
+from audiosep_jax.errors import InputError
+
+# Unusable clips in a row before a draw gives up. `data.max_bad_share` is the limit that counts:
+# even where it allows 0.98, a draw fails once in a billion times.
+MAX_TRIES = 1000
+_MAX_REPORTED = 8  # unusable clips in a row's `bad_clips`, for each clip of the mixture
+_BLIND_DRAWS = 64  # draws before looking through the whole source for a clip that is allowed
+_KEPT_SEARCHES = 16
+_CHECKED_SECONDS = 60
+
+
+class ClipSampler:
+    """Draws random clips of a source that may be in one mixture.
+
+    Every recording is drawn equally often, or those of each source of a `WeightedSources` by its
+    weight; then one of the recording's clips.
+
+    Raises:
+        InputError: the source is empty, or has a clip that cannot be mixed with any other, since
+            each shares a caption with it.
+    """
+
+    def __init__(self, source: Source) -> None:
+        if not len(source):
+            raise InputError("the data set has no clips")
+        self.source = source
+        self.captions = captions_of(source)
+        lonely = self.captions.lonely()
+        if lonely is not None:
+            what = f"{source.name(lonely)} ({self.captions[lonely][0]!r})"
+            raise InputError(f"no clip with another caption to mix with {what}")
+        self._recordings = recordings_of(source)
+        # Number of the first recording of each data set, and the number of recordings.
+        self.edges: tuple[int, ...] = (0, self.num_recordings)
+        self._shares = np.ones(1)
+        if isinstance(source, WeightedSources):
+            self.edges = source.starts
+            if self._recordings is not None:
+                self.edges = tuple(np.searchsorted(self._recordings, source.starts).tolist())
+            self._shares = np.cumsum(source.weights) / sum(source.weights)
+        self._searches: dict[frozenset[int], np.ndarray] = {}
+
+    @classmethod
+    def of(cls, source: "Source | ClipSampler") -> "ClipSampler":
+        """The sampler of a source, or the sampler itself."""
+        return source if isinstance(source, ClipSampler) else cls(source)
+
+    @property
+    def num_recordings(self) -> int:
+        """Number of recordings in the source."""
+        return len(self.source) if self._recordings is None else len(self._recordings) - 1
+
+    def clip_of(self, recording: int, rng: np.random.Generator) -> int:
+        """Index of a random clip of a recording."""
+        if self._recordings is None:
+            return recording
+        first, end = self._recordings[recording : recording + 2].tolist()
+        return int(rng.integers(first, end)) if end - first > 1 else int(first)
+
+    def draw(
+        self,
+        rng: np.random.Generator,
+        avoid: frozenset[int] = frozenset(),
+        bad: Collection[int] = (),
+    ) -> int:
+        """Index of a random clip without the keys in `avoid`, and not among the `bad` ones."""
+        for _ in range(_BLIND_DRAWS):
+            index = self.clip_of(self._any_recording(rng), rng)
+            if index not in bad and self.captions.keys(index).isdisjoint(avoid):
+                return index
+        allowed = self._allowed(avoid)
+        if bad:
+            allowed = allowed[~np.isin(self._firsts(allowed), list(bad))]
+        if not len(allowed):
+            names = f" without the captions {self.captions.name_of_keys(avoid)!r}" if avoid else ""
+            raise InputError(f"no clip{names} is left to draw; {len(bad)} were unusable")
+        return self.clip_of(int(allowed[rng.integers(len(allowed))]), rng)
+
+    def load(
+        self,
+        rng: np.random.Generator,
+        num_samples: int,
+        bad: list[int],
+        *,
+        avoid: frozenset[int] = frozenset(),
+        first: int | None = None,
+    ) -> tuple[int, np.ndarray]:
+        """(index, audio_S) of a random crop of `first`, or else of a random clip.
+
+        Clips that cannot be read are appended to `bad`. No caption of the clip has its key in
+        `avoid`, so that a mixture never holds two clips that one sentence describes.
+        """
+        last = ""
+        for attempt in range(MAX_TRIES):
+            try:
+                index = self.draw(rng, avoid, bad) if attempt or first is None else first
+            except InputError as error:
+                raise InputError(f"{error}{last}") from error
+            try:
+                return index, mixing_lib.crop_or_pad(self.source.load(index), num_samples, rng)
+            except AudioError as error:
+                bad.append(index)
+                last = f", last: {error}"
+        raise InputError(f"{MAX_TRIES} clips drawn one after another were unusable{last}")
+
+    def _any_recording(self, rng: np.random.Generator) -> int:
+        which = 0
+        if len(self._shares) > 1:
+            last = len(self._shares) - 1
+            which = min(int(np.searchsorted(self._shares, rng.random(), "right")), last)
+        return self.edges[which] + int(rng.integers(self.edges[which + 1] - self.edges[which]))
+
+    def _allowed(self, avoid: frozenset[int]) -> np.ndarray:
+        """Recordings without the keys, ascending; the last results are kept."""
+        allowed = self._searches.get(avoid)
+        if allowed is None:
+            allowed = self.captions.without(avoid)
+            if self._recordings is not None:
+                allowed = np.flatnonzero(np.isin(self._recordings[:-1], allowed))
+            if len(self._searches) >= _KEPT_SEARCHES:
+                self._searches = {}
+            self._searches[avoid] = allowed
+        return allowed
+
+    def _firsts(self, recordings: np.ndarray) -> np.ndarray:
+        return recordings if self._recordings is None else self._recordings[recordings]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_searches": {}}
+
+
+def check_conditions(sampler: ClipSampler, conditions: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError for a caption without a condition."""
+    for caption in sampler.captions.texts:
+        if caption not in conditions:
+            raise ValueError(f"no condition for the caption {caption!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One mixture; `query` is the number of a caption."""
+
+    mixture_S: np.ndarray
+    target_S: np.ndarray
+    query: int
+    bad: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class RowMaker:
+    """Turns the number of a target's recording and random generators into a row."""
+
+    sampler: ClipSampler
+    mixing: MixingConfig
+    augment: AugmentConfig
+    num_samples: int
+
+    @property
+    def num_bad(self) -> int:
+        """Number of unusable clips that a row reports at most."""
+        return _MAX_REPORTED * self.mixing.max_mix_num
+
+    def __call__(self, recording: int, make_rng: Callable[[int], np.random.Generator]) -> Row:
+        """Make a row; a target or an interferer that cannot be read is drawn anew.
+
+        Augmentation draws from `make_rng(1)`, the rest from `make_rng(0)`, so augmentation changes
+        no clip, crop or gain.
+        """
+        rng = make_rng(0)
+        bad: list[int] = []
+        first = self.sampler.clip_of(recording, rng)
+        index, target_S = self.sampler.load(rng, self.num_samples, bad, first=first)
+        query = self._caption(index, rng)
+        avoid = self.sampler.captions.keys(index)
+        num_interferers = int(rng.integers(1, self.mixing.max_mix_num))
+        if not self.augment.any:
+            _, interferers_KS = self._interferers(num_interferers, avoid, rng, bad)
+            mixed = mixing_lib.mix(target_S, interferers_KS, self.mixing, rng)
+            return Row(*mixed, query, bad)
+
+        augment_rng = make_rng(1)
+        changes = augment_lib.draw_changes(self.augment, augment_rng)
+        others, interferers_KS = self._interferers(
+            0 if changes.silent_interferer else num_interferers, avoid, rng, bad
+        )
+        how = changes, self.augment, self.sampler.source.sample_rate_hz, augment_rng
+        target_S = augment_lib.augment_target(target_S, *how)
+        interferers_KS = [augment_lib.augment_clip(audio_S, *how) for audio_S in interferers_KS]
+        mixture_S, target_S = mixing_lib.mix(target_S, interferers_KS, self.mixing, rng)
+        if changes.absent_target:
+            query = self._absent_caption((index, *others), augment_rng)
+            target_S = np.zeros_like(target_S)
+        return Row(mixture_S, target_S, query, bad)
+
+    def _interferers(
+        self, count: int, avoid: frozenset[int], rng: np.random.Generator, bad: list[int]
+    ) -> tuple[list[int], list[np.ndarray]]:
+        loaded = [self.sampler.load(rng, self.num_samples, bad, avoid=avoid) for _ in range(count)]
+        return [index for index, _ in loaded], [audio_S for _, audio_S in loaded]
+
+    def _caption(self, index: int, rng: np.random.Generator) -> int:
+        numbers = self.sampler.captions.numbers(index)
+        return numbers[int(rng.integers(len(numbers)))]
+
+    def _absent_caption(self, indices: tuple[int, ...], rng: np.random.Generator) -> int:
+        """Number of a caption that describes none of the clips."""
+        captions = self.sampler.captions
+        heard = frozenset[int]().union(*(captions.keys(index) for index in indices))
+        return self._caption(self.sampler.draw(rng, heard), rng)
+
+
+def row_rng(key: np.ndarray, position: int, stream: int) -> np.random.Generator:
+    """Random generator of a row; Philox counts from the position, so rows share no numbers."""
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, stream, position]))
+
+
+class BatchMaker:
+    """Makes batches in place; threads share the rows.
+
+    Rows come as (position in the stream, recording of the target). Instead of a condition the batch
+    has `query` (B,), numbers of captions, so that worker processes need no embeddings.
+    """
+
+    def __init__(self, make_row: RowMaker, seed: int, num_threads: int) -> None:
+        self.make_row = make_row
+        self.key = np.random.Philox(seed).state["state"]["key"]
+        self.num_threads = num_threads
+        self._lock = threading.Lock()
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def batch_bytes(self, batch_size: int) -> int:
+        """Size of a batch's audio."""
+        return 2 * 4 * batch_size * self.make_row.num_samples
+
+    def __call__(self, rows_B2: np.ndarray) -> dict[str, np.ndarray]:
+        """Make the batch of these rows."""
+        shape = len(rows_B2), self.make_row.num_samples
+        batch: dict[str, np.ndarray] = {
+            "mixture": np.empty(shape, np.float32),
+            "target": np.empty(shape, np.float32),
+            "query": np.empty(len(rows_B2), np.int64),
+            "bad_clips": np.full((len(rows_B2), self.make_row.num_bad), -1, np.int32),
+        }
+
+        def fill(number: int) -> None:
+            position, recording = rows_B2[number].tolist()
+            row = self.make_row(recording, functools.partial(row_rng, self.key, position))
+            batch["mixture"][number] = row.mixture_S
+            batch["target"][number] = row.target_S
+            batch["query"][number] = row.query
+            bad = row.bad[: self.make_row.num_bad]
+            batch["bad_clips"][number, : len(bad)] = bad
+
+        if self.num_threads < 2:
+            for number in range(len(rows_B2)):
+                fill(number)
+        else:
+            list(self._executor().map(fill, range(len(rows_B2))))
+        return batch
+
+    def close(self) -> None:
+        """End the threads, after the rows that they are making."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _executor(self) -> concurrent.futures.ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = concurrent.futures.ThreadPoolExecutor(self.num_threads, "rows")
+            return self._pool
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if not k.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock(), _pool=None)
+
+
+class BadClips:
+    """The clips that training skipped: each is named once, too many of them end the run."""
+
+    def __init__(self, source: Source, max_bad_share: float) -> None:
+        self.source = source
+        self.max_bad_share = max_bad_share
+        self.indices: set[int] = set()
+
+    def update(self, bad_clips_BM: np.ndarray) -> list[str]:
+        """Return a line for each clip not seen before; InputError above `max_bad_share`."""
+        new = sorted(set(np.asarray(bad_clips_BM).ravel().tolist()) - self.indices - {-1})
+        self.indices.update(new)
+        lines = [f"skipping {self.source.name(index)}: {self._reason(index)}" for index in new]
+        share = len(self.indices) / len(self.source)
+        if new and share > self.max_bad_share:
+            count = f"{len(self.indices)} of {len(self.source)} clips ({share:.1%}) are unusable"
+            limit = f"more than data.max_bad_share={self.max_bad_share:g}"
+            raise InputError(f"{count}, {limit}; last: {lines[-1].removeprefix('skipping ')}")
+        return lines
+
+    def _reason(self, index: int) -> str:
+        try:
+            audio_S = self.source.load(index)
+            step = _CHECKED_SECONDS * self.source.sample_rate_hz
+            for start in range(0, len(audio_S), step):  # long files are decoded where sliced
+                audio_S[start : start + step]
+        except AudioError as error:
+            return str(error).removeprefix(f"{self.source.name(index)}: ")
+        return "could not be read, though it can be now"

@@ -1,0 +1,200 @@
+"""Lists of audio files with captions: manifests, folders laid out as ESC-50, folders of classes."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from audiosep_jax import files
+from audiosep_jax.audio.files import RECORDING_SUFFIXES
+from audiosep_jax.data.captions import Captions, Strings
+from audiosep_jax.errors import InputError
+
+_MANIFEST = '{"data": [{"wav": ..., "caption": ...}, ...]}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One audio file and the sentences that describe it."""
+
+    path: Path
+    captions: tuple[str, ...]
+
+
+class Clips(Sequence[Clip]):
+    """Compact list of audio files, each with all of its captions.
+
+    Args:
+        captions_of: captions by the path of the file.
+        left_out: paths found beside the files that are no recordings.
+    """
+
+    def __init__(
+        self, captions_of: Mapping[str, Sequence[str]], left_out: Iterable[str] = ()
+    ) -> None:
+        self.paths = Strings(captions_of)
+        self.captions = Captions(captions_of.values())
+        self.left_out = tuple(left_out)
+
+    @classmethod
+    def of(cls, clips: Iterable[Clip]) -> "Clips":
+        """The clips, those of one file as one clip with all captions."""
+        if isinstance(clips, Clips):
+            return clips
+        captions_of: dict[str, tuple[str, ...]] = {}
+        for clip in clips:
+            _add(captions_of, str(clip.path), clip.captions)
+        return cls(captions_of)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Clip]: ...
+    def __getitem__(self, index: int | slice) -> Clip | Sequence[Clip]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return Clip(Path(self.paths[index]), self.captions[index])
+
+    def __iter__(self) -> Iterator[Clip]:
+        return (self[index] for index in range(len(self)))
+
+
+def manifest_clips(path: str | os.PathLike[str]) -> Clips:
+    """Clips of AudioSep's `{"data": [{"wav": ..., "caption": ...}]}`.
+
+    Paths are relative to the manifest; a caption may be a list of captions. A file that several
+    rows name, as where there is a row for each caption, is one clip with all captions.
+
+    Raises:
+        InputError: the file is no manifest, or the row that is named cannot be used.
+    """
+    folder = str(Path(path).parent)
+    prefix = "" if folder == "." else folder.rstrip("/") + "/"
+    captions_of: dict[str, tuple[str, ...]] = {}
+    texts: dict[str, str] = {}  # equal captions as one object
+    number = -1
+    for number, row in enumerate(files.read_json_rows(path, "data", _MANIFEST)):
+        wav, captions = _checked(row, lambda n=number: f"{path}: row {n + 1} (data[{n}])")
+        captions = tuple([texts.setdefault(caption, caption) for caption in captions])
+        _add(captions_of, _joined(prefix, wav), captions)
+    if number < 0:
+        raise InputError(
+            f'{path}: the list "data" of the manifest is empty; it must be {_MANIFEST}'
+        )
+    return Clips(captions_of)
+
+
+def _checked(row: Any, where: Any) -> tuple[str, Sequence[str]]:
+    """(path, captions) of a row of a manifest."""
+    if not isinstance(row, dict):
+        raise InputError(f'{where()} is {_shown(row)}, not {{"wav": ..., "caption": ...}}')
+    for name in ("wav", "caption"):
+        if row.get(name) in (None, "", []):
+            raise InputError(f'{where()} has no "{name}"; its fields are {", ".join(row)}')
+    wav, captions = row["wav"], row["caption"]
+    if not isinstance(wav, str) or not wav.strip():
+        raise InputError(f'{where()}: "wav" is {_shown(wav)}, not the path of a file')
+    if isinstance(captions, str):
+        captions = (captions,)
+    if not isinstance(captions, list | tuple):
+        raise InputError(f"{where()}: its caption is {_shown(captions)}, not text; quote it")
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise InputError(f"{where()}: its caption is {_shown(caption)}, not text; quote it")
+        if not caption.strip():
+            raise InputError(f"{where()} has an empty caption")
+    return wav, captions
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)[:60]
+
+
+def _joined(prefix: str, wav: str) -> str:
+    """Path of a file relative to a folder, in the form that pathlib gives it.
+
+    A row costs a microsecond less than with pathlib, which would add up over millions of them.
+    """
+    name = wav if wav.startswith("/") else prefix + wav
+    if "\\" in wav and not os.path.exists(name):  # written on Windows
+        name = name.replace("\\", "/")
+    if "//" in name or "/./" in name or name.startswith("./") or name.endswith(("/", "/.")):
+        return str(Path(name))
+    return name
+
+
+def _add(captions_of: dict[str, tuple[str, ...]], path: str, captions: tuple[str, ...]) -> None:
+    known = captions_of.setdefault(path, captions)
+    if known is not captions:
+        captions_of[path] = tuple(dict.fromkeys(known + captions))
+
+
+def esc50_clips(root: str | os.PathLike[str], folds: Iterable[int]) -> Clips:
+    """Clips of the given folds of a folder laid out as ESC-50; captions are the categories."""
+    root, folds = Path(root), sorted(set(folds))
+    table, audio = root / "meta" / "esc50.csv", root / "audio"
+    if not audio.is_dir():
+        raise InputError(f"{audio}: no such folder, so {root} is not laid out as ESC-50")
+    captions_of = {}
+    for line, row in files.read_csv(table, ("filename", "fold", "category")):
+        for column in ("filename", "fold", "category"):
+            if not row[column]:
+                raise InputError(f"{table}: line {line} has no {column!r}")
+        if not row["fold"].isdecimal():
+            raise InputError(f"{table}: line {line} has fold {row['fold']!r}, not a number")
+        if int(row["fold"]) in folds:
+            captions_of[str(audio / row["filename"])] = (_folder_caption(row["category"]),)
+    if not captions_of:
+        raise InputError(f"{table}: no clip in folds {', '.join(map(str, folds))}")
+    return Clips(captions_of)
+
+
+def class_folder_clips(root: str | os.PathLike[str]) -> Clips:
+    """Clips below `root/<class name>/`, at any depth; captions are the names of the classes.
+
+    Files are taken for recordings by their suffix. `left_out` of the result names all other files,
+    files that are in no class folder, and linked folders, which are not followed; it leaves out
+    hidden files.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    entries = sorted(path for path in root.iterdir() if path.name[0] != ".")
+    captions_of: dict[str, tuple[str, ...]] = {}
+    left_out = [str(path) for path in entries if not path.is_dir()]
+    for folder in filter(Path.is_dir, entries):
+        caption = _folder_caption(folder.name)
+        for path in _files_below(folder):
+            if (os.path.islink(path) and os.path.isdir(path)) or not _is_recording(path):
+                left_out.append(path)
+            elif not caption:
+                raise InputError(f"{folder}: the folder's name gives no caption")
+            else:
+                captions_of[path] = (caption,)
+    if not captions_of:
+        found = f", only {left_out[0]}" if left_out else ""
+        raise InputError(f"{root}: holds no folder with recordings{found}")
+    return Clips(captions_of, left_out)
+
+
+def _files_below(folder: Path) -> list[str]:
+    """Files below a folder and linked folders in it, sorted; not those that are hidden."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        linked = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        found += [os.path.join(parent, name) for name in [*names, *linked] if name[0] != "."]
+    return sorted(found)
+
+
+def _is_recording(path: str) -> bool:
+    return path.lower().endswith(RECORDING_SUFFIXES)
+
+
+def _folder_caption(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").split())

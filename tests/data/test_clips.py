@@ -1,0 +1,161 @@
+"""clips: every layout gives clips with captions, and says what is wrong with it."""
+
+import json
+
+import pytest
+
+from audiosep_jax.data.clips import Clip, class_folder_clips, esc50_clips, manifest_clips
+from audiosep_jax.errors import InputError
+
+
+def refused(call, *arguments):
+    with pytest.raises(InputError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# -------------------------------------------------------------------------------- manifest
+
+
+def manifest(tmp_path, content):
+    path = tmp_path / "manifest.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_manifest_paths_are_relative_to_it(tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "b.wav"
+    rows = [
+        {"wav": "sub/a.wav", "caption": "A dog"},
+        {"wav": str(elsewhere), "caption": ["rain", "it rains"]},
+    ]
+    assert list(manifest_clips(manifest(tmp_path, {"data": rows}))) == [
+        Clip(tmp_path / "sub" / "a.wav", ("A dog",)),
+        Clip(elsewhere, ("rain", "it rains")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({"caption": "x"}, '"wav"'),
+        ({"wav": "", "caption": "x"}, '"wav"'),
+        ({"wav": 3, "caption": "x"}, '"wav" is 3'),
+        ({"wav": "a.wav"}, '"caption"'),
+        ({"wav": "a.wav", "caption": None}, '"caption"'),
+        ({"wav": "a.wav", "caption": []}, '"caption"'),
+        ({"wav": "a.wav", "caption": "  "}, "empty caption"),
+        ({"wav": "a.wav", "caption": ["x", ""]}, "empty caption"),
+        ({"wav": "a.wav", "caption": ["x", 3]}, "caption is 3, not text"),
+        ({"wav": "a.wav", "caption": 7}, "caption is 7, not text"),
+        ({"audio": "a.wav", "text": "x"}, "its fields are audio, text"),
+        ("a.wav", '"wav"'),
+    ],
+)
+def test_manifest_names_the_bad_row(tmp_path, row, complaint):
+    rows = [{"wav": "a.wav", "caption": "x"}, row]
+    message = refused(manifest_clips, manifest(tmp_path, {"data": rows}))
+    assert "row 2 (data[1])" in message
+    assert complaint in message
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("{", "is not JSON"),
+        ("", "is not JSON"),
+        ("\xff", "is not JSON"),
+        ('{"data": [{"wav": "a", "caption": "x"},\n{"wav"]}', "line 2"),
+        ('{"data": [{"wav": "a", "caption": "x"}]', "is not JSON"),
+        ('{"data": [{"wav": "a", "caption": "x"}]} more', "is not JSON"),
+        ([], "has no fields"),
+        ({"date": [], "n": 1}, "has fields date, n, but no list 'data'"),
+        ({"data": []}, 'list "data" of the manifest is empty'),
+        ({"data": 3}, "no list 'data'"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(tmp_path, content, complaint):
+    message = refused(manifest_clips, manifest(tmp_path, content))
+    assert "manifest.json" in message
+    assert complaint in message
+
+
+def test_missing_manifest_is_refused(tmp_path):
+    assert "missing.json" in refused(manifest_clips, tmp_path / "missing.json")
+    assert "cannot be read" in refused(manifest_clips, tmp_path)
+
+
+# -------------------------------------------------------------------------- ESC-50, folders
+
+
+def esc50(tmp_path, table):
+    (tmp_path / "audio").mkdir(parents=True)
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "esc50.csv").write_text(table)
+    return tmp_path
+
+
+TABLE = """filename,fold,target,category
+1-a.wav,1,0,dog
+1-b.wav,1,1,chirping_birds
+2-a.wav,2,0,dog
+"""
+
+
+def test_esc50_folds(tmp_path):
+    root = esc50(tmp_path, TABLE)
+    audio = root / "audio"
+    first = [Clip(audio / "1-a.wav", ("dog",)), Clip(audio / "1-b.wav", ("chirping birds",))]
+    assert list(esc50_clips(root, [1])) == first
+    assert list(esc50_clips(root, [2, 1])) == [*first, Clip(audio / "2-a.wav", ("dog",))]
+
+
+def test_esc50_on_the_real_folder(shared):
+    root = shared / "data" / "esc10"
+    train, valid = esc50_clips(root, (1, 2, 3)), esc50_clips(root, (4,))
+    assert (len(train), len(valid)) == (240, 80)
+    assert {caption for clip in valid for caption in clip.captions} >= {"dog", "chainsaw"}
+    assert not {clip.path for clip in train} & {clip.path for clip in valid}
+    assert all(clip.path.is_file() and clip.path.name.startswith("4-") for clip in valid)
+
+
+@pytest.mark.parametrize(
+    ("table", "complaint"),
+    [
+        ("filename,fold,target\na.wav,1,0\n", "has no column 'category'"),
+        (TABLE + "x.wav,,0,dog\n", "line 5 has no 'fold'"),
+        (TABLE + "x.wav,one,0,dog\n", "line 5 has fold 'one'"),
+        (TABLE + "x.wav\n", "line 5 has 1 cells where the header has 4"),
+        (TABLE.replace("1,", "3,"), "no clip in folds 1"),
+        ("", "is empty"),
+    ],
+)
+def test_esc50_names_what_is_wrong(tmp_path, table, complaint):
+    assert complaint in refused(esc50_clips, esc50(tmp_path, table), (1,))
+
+
+def test_esc50_without_its_parts_is_refused(tmp_path):
+    assert "not laid out as ESC-50" in refused(esc50_clips, tmp_path / "no", (1,))
+    (tmp_path / "audio").mkdir()
+    assert "esc50.csv" in refused(esc50_clips, tmp_path, (1,))
+
+
+def test_class_folders(tmp_path):
+    for name in ("b_big-dog/2.wav", "b_big-dog/1.flac", "a/x.OGG", "b_big-dog/n.txt", ".c/y.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "loose.wav").touch()
+    assert list(class_folder_clips(tmp_path)) == [
+        Clip(tmp_path / "a" / "x.OGG", ("a",)),
+        Clip(tmp_path / "b_big-dog" / "1.flac", ("b big dog",)),
+        Clip(tmp_path / "b_big-dog" / "2.wav", ("b big dog",)),
+    ]
+
+
+def test_class_folders_without_a_clip_or_a_name_are_refused(tmp_path):
+    assert "no such folder" in refused(class_folder_clips, tmp_path / "no")
+    (tmp_path / "_-").mkdir()
+    assert "no folder with recordings" in refused(class_folder_clips, tmp_path)
+    (tmp_path / "_-" / "a.wav").touch()
+    assert "no caption" in refused(class_folder_clips, tmp_path)
