@@ -23,7 +23,7 @@ MAX_TRIES = 1000
 _MAX_REPORTED = 8  # unusable clips in a row's `bad_clips`, for each clip of the mixture
 _BLIND_DRAWS = 64  # draws before looking through the whole source for a clip that is allowed
 _KEPT_SEARCHES = 16
-_CHECKED_SECONDS = 60
+_CHECKED_SAMPLES = 1 << 21
 
 
 class ClipSampler:
@@ -317,9 +317,8 @@ class BadClips:
     def _reason(self, index: int) -> str:
         try:
             audio_S = self.source.load(index)
-            step = _CHECKED_SECONDS * self.source.sample_rate_hz
-            for start in range(0, len(audio_S), step):  # long files are decoded where sliced
-                audio_S[start : start + step]
+            for start in range(0, len(audio_S), _CHECKED_SAMPLES):  # where they are long, decodes
+                audio_S[start : start + _CHECKED_SAMPLES]
         except AudioError as error:
             return str(error).removeprefix(f"{self.source.name(index)}: ")
         return "could not be read, though it can be now"

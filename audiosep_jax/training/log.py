@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from audiosep_jax import files
 from audiosep_jax.data.batches import BadClips
+from audiosep_jax.data.sources import num_recordings
 from audiosep_jax.errors import InputError
 from audiosep_jax.plots import spectrogram_picture
 from audiosep_jax.training.config import Config
@@ -220,7 +221,7 @@ class Progress:
         rows = {f"train/{name}": value for name, value in means.items()}
         if steps_per_second:
             rows |= self._speeds(steps_per_second) | {"data_wait_share": wait}
-        epoch = step * self._config.batch_size / len(self.bad_clips.source)
+        epoch = step * self._config.batch_size / num_recordings(self.bad_clips.source)
         rows |= {"epoch": epoch, "bad_clips": len(self.bad_clips.indices), **memory()}
         self.log.scalars(step, rows)
         shown = {
