@@ -93,16 +93,21 @@ def _signals_raise() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def naming(option: str, value: str = "") -> Iterator[None]:
-    """Put the option, and the value that was given for it, in front of an InputError's message."""
+def naming(option: str, value: str = "", *, always: bool = True) -> Iterator[None]:
+    """Put the option, and the value that was given for it, in front of an InputError's message.
+
+    Args:
+        always: if False, messages that do not begin with the value are left alone.
+    """
     try:
         yield
     except InputError as error:
         message = str(error)
-        about = f"{option} {value}".strip()
         if value and message.startswith(value):
             raise InputError(f"{option} {message}") from error
-        raise InputError(f"{about}: {message}") from error
+        if always:
+            raise InputError(f"{' '.join([option, value]).strip()}: {message}") from error
+        raise
 
 
 def say(*words: str) -> None:

@@ -4,10 +4,9 @@ import jax
 import numpy as np
 
 from audiosep_jax.encoders.encoder import TextConfig
-from audiosep_jax.encoders.hashed import HashedEncoder
 from audiosep_jax.model import variable_shapes
 from audiosep_jax.model.network import ModelConfig
-from audiosep_jax.separation.separator import Separator
+from audiosep_jax.separation.separator import QueryEncoders, Separator
 
 
 def random_separator(model: ModelConfig) -> Separator:
@@ -20,4 +19,5 @@ def random_separator(model: ModelConfig) -> Separator:
         return (centre + spread * rng.uniform(-1, 1, x.shape)).astype(np.float32)
 
     variables = jax.device_put(jax.tree.map(draw, variable_shapes(model)), jax.devices()[0])
-    return Separator(model, variables, HashedEncoder(), 0, TextConfig(encoder="hashed"), None)
+    text = TextConfig(encoder="hashed")
+    return Separator(model, variables, text, None, 0, QueryEncoders(text, None))

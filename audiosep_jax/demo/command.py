@@ -90,19 +90,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _load(checkpoint: str, text_model: str) -> "Separator":
-    from absl import logging
+    from audiosep_jax.separation.options import load_separator
 
-    from audiosep_jax.cli import use_compilation_cache
-    from audiosep_jax.separation.separator import Separator
-
-    use_compilation_cache()
-    logging.set_verbosity(logging.ERROR)  # hides Orbax's lines about loading
-    separator = Separator.from_pretrained(
-        checkpoint,
-        text_model=text_model,
-        option="--checkpoint DIR",
-        text_option="--text_model DIR",
-    )
+    separator = load_separator(checkpoint, text_model)
     separator.embed_text(["a sound"])  # fetches the text encoder before the first visitor comes
     return separator
 

@@ -9,7 +9,7 @@ import numpy as np
 from audiosep_jax import plots
 from audiosep_jax.audio.files import AudioReader, AudioWriter
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.naming import output_names
+from audiosep_jax.separation.jobs import output_names
 from audiosep_jax.separation.separator import Separator
 
 MAX_SENTENCES, MAX_CHARACTERS = 8, 300

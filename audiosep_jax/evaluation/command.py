@@ -139,17 +139,9 @@ def _separator(arguments: argparse.Namespace) -> "Separator | None":
     """Separator of --checkpoint, if it is given."""
     if not arguments.checkpoint:
         return None
-    from absl import logging
+    from audiosep_jax.separation.options import load_separator
 
-    from audiosep_jax.separation.separator import Separator
-
-    logging.set_verbosity(logging.ERROR)  # Orbax logs every load
-    return Separator.from_pretrained(
-        arguments.checkpoint,
-        text_model=arguments.text_model,
-        option="--checkpoint DIR",
-        text_option="--text_model DIR",
-    )
+    return load_separator(arguments.checkpoint, arguments.text_model)
 
 
 def _with_wrong_queries(items: "list[Item]") -> "list[Item]":

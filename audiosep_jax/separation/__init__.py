@@ -1,1 +1,8 @@
 """Separation: load a trained model once, then separate arrays, streams and files."""
+
+from typing import Literal
+
+# Choices of the library's arguments and of the command's options of the same names.
+Stereo = Literal["mid", "channels"]
+AboveNyquist = Literal["keep", "drop"]
+Clip = Literal["none", "rescale", "clamp"]

@@ -1,4 +1,7 @@
-"""Jobs done one after another, or side by side on several devices; a bad one stops nothing."""
+"""Batches: jobs separated one after another, or at the same time on several devices.
+
+A recording that fails is reported and does not stop the others.
+"""
 
 import dataclasses
 import hashlib
@@ -6,8 +9,8 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +21,25 @@ from audiosep_jax import plots
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.files import Clip, SeparatedFile
-from audiosep_jax.separation.jobs import Job, state_of
-from audiosep_jax.separation.naming import MAX_STEM_BYTES, check_inside, cut, output_names
+from audiosep_jax.separation import AboveNyquist, Clip, Stereo
+from audiosep_jax.separation.files import SeparatedFile
+from audiosep_jax.separation.jobs import (
+    MAX_STEM_BYTES,
+    Job,
+    check_inside,
+    cut,
+    output_names,
+    state_of,
+)
 from audiosep_jax.separation.separator import Separator
-from audiosep_jax.separation.stream import AboveNyquist, Stereo
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How every job is done; as the options of separate.py."""
+    """Options that hold for all jobs, as `audiosep separate --help` explains them.
+
+    suffix: suffix of the results; None for that of their format.
+    """
 
     residual: bool = False
     stereo: Stereo = "mid"
@@ -35,25 +47,47 @@ class Settings:
     clip: Clip | None = None
     output_format: str | None = None
     subtype: str | None = None
+    suffix: str | None = None
     tile_seconds: float | None = None
     plot: str | None = None
+    overwrite: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """A job with its conditions, and where its results go, suffixes still missing."""
+    """A job with its conditions, and the paths of its results without suffix.
+
+    results: of the queries, then of the residual if there is one.
+    reader: the recording, if it is open already.
+    """
 
     job: Job
     labels: tuple[str, ...]
     condition_NE: np.ndarray
     unwanted_ME: np.ndarray
-    results: tuple[Path, ...]  # of the queries, then of the residual where one is wanted
+    results: tuple[Path, ...]
     plot: Path | None
+    reader: AudioReader | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Files that results must not replace.
+
+    output: folder of all results.
+    inputs: real paths of recordings and queries, which are never replaced.
+    own: for paths that an earlier run wrote, the real path of their recording, whose new results
+        may replace them.
+    """
+
+    output: Path
+    inputs: frozenset[str] = frozenset()
+    own: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why a recording was not separated, in one line that names it."""
+    """A recording that was not separated, and why, in one line that names it."""
 
     name: str
     message: str
@@ -67,10 +101,10 @@ def make_task(
     settings: Settings,
     output: Path,
 ) -> Task:
-    """The job with its results named: as a list says, or by recording and query."""
-    wanted = [*labels, *(["residual"] if settings.residual else [])]
+    """Name the results of a job: as its list does, or after the recording and the queries."""
     folder = output / job.folder
-    paths = [folder / name for name in output_names(job.stem, wanted)]
+    residual = ["residual"] if settings.residual else []
+    paths = [folder / name for name in output_names(job.stem, [*labels, *residual])]
     for row, name in enumerate(job.outputs):
         if name is not None:
             paths[row] = output / name
@@ -81,7 +115,7 @@ def make_task(
 
 
 def check_distinct(tasks: Sequence[Task]) -> None:
-    """InputError where two results of a list would have the same name."""
+    """Raise InputError if two results have the same name."""
     taken: dict[str, str] = {}
     for task in tasks:
         for path in task.results:
@@ -91,12 +125,12 @@ def check_distinct(tasks: Sequence[Task]) -> None:
 
 
 def key_of(task: Task, settings: Settings, weights: str, output: Path) -> str:
-    """Names a result: changes with the recording, the queries, the weights and the settings."""
+    """Hash of everything that changes the results: recording, queries, weights and settings."""
     try:
         stat = task.job.recording.stat()
     except (OSError, ValueError):
         return ""
-    how = dataclasses.asdict(dataclasses.replace(settings, tile_seconds=None))
+    how = dataclasses.asdict(dataclasses.replace(settings, tile_seconds=None, overwrite=False))
     names = [str(path.relative_to(output)) for path in task.results]
     about = [task.job.name, stat.st_size, stat.st_mtime_ns, names, how, weights]
     digest = hashlib.sha256(json.dumps(about).encode())
@@ -112,24 +146,25 @@ def separate_task(
     separator: Separator,
     task: Task,
     settings: Settings,
-    output: Path,
+    files: Files,
     progress: Callable[[float], None],
-    inputs: Set[str] = frozenset(),
 ) -> dict[str, Any]:
-    """Write the results of a task; return its record, with paths relative to `output`.
+    """Write the results of a task; return its record, with paths relative to the output folder.
+
+    Args:
+        progress: called with the share of the recording that was done since the last call.
 
     Raises:
-        InputError: the recording cannot be used, or a result would replace one of `inputs`, which
-            are real paths.
+        InputError: the recording cannot be used, or a result would replace another file.
     """
-    with AudioReader(task.job.recording) as recording:
+    with task.reader or AudioReader(task.job.recording) as recording:
         form = audio_files.writable_format(recording, settings.output_format, settings.subtype)
-        paths = [path.with_name(path.name + audio_files.suffix_of(*form)) for path in task.results]
+        suffix = settings.suffix or audio_files.suffix_of(*form)
+        paths = [path.with_name(path.name + suffix) for path in task.results]
         for path in [*paths, *([task.plot] if task.plot else [])]:
-            check_inside(output, path)
-            if os.path.realpath(path) in inputs:
-                raise InputError(f"{path}: is the input of a result; choose another output")
+            _check_path(path, task, settings, files)
         picture = _Picture(task.labels, recording) if task.plot else None
+        seconds = recording.num_samples / recording.sample_rate_hz
         queries = len(task.labels)
         done = separator.separate_file(
             recording,
@@ -143,17 +178,28 @@ def separate_task(
             subtype=form[1],
             clip=settings.clip,
             tile_seconds=settings.tile_seconds,
-            progress=progress,
+            progress=lambda more: progress(more / seconds),
             observe=picture.add if picture else None,
         )
     if picture and task.plot:
         picture.draw(task.plot)
-    return _record(task, done, output)
+    return _record(task, done, files.output)
+
+
+def _check_path(path: Path, task: Task, settings: Settings, files: Files) -> None:
+    """Raise InputError if a result would replace a file that it must not replace."""
+    check_inside(files.output, path)
+    if os.path.realpath(path) in files.inputs:
+        raise InputError(f"{path}: is an input; choose another output")
+    if settings.overwrite or not os.path.lexists(path) or path.is_dir():
+        return
+    if files.own.get(str(path.relative_to(files.output))) != os.path.realpath(task.job.recording):
+        raise InputError(f"{path}: exists already; --overwrite replaces it")
 
 
 def _record(task: Task, done: SeparatedFile, output: Path) -> dict[str, Any]:
     """What is known about a finished recording, as JSON."""
-    files = [*done.paths, *([task.plot] if task.plot else [])]
+    written = [*done.paths, *([task.plot] if task.plot else [])]
     results = [
         {
             "query": label,
@@ -166,14 +212,25 @@ def _record(task: Task, done: SeparatedFile, output: Path) -> dict[str, Any]:
     ]
     return {
         "input": task.job.name,
+        "recording": os.path.realpath(task.job.recording),
         "seconds": round(done.num_samples / done.sample_rate_hz, 6),
         "sample_rate_hz": done.sample_rate_hz,
         "channels": done.num_channels,
         "format": f"{done.format} {done.subtype}",
         "gain": done.factor,
         "results": results,
-        "files": {str(path.relative_to(output)): state_of(path) for path in files},
+        "files": {str(path.relative_to(output)): state_of(path) for path in written},
     }
+
+
+def public_record(record: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """The record as --json writes it: with full paths, and without what only --resume needs."""
+    results = [
+        {**result, "output": os.fspath(output / result["output"])} for result in record["results"]
+    ]
+    kept = {k: value for k, value in record.items() if k not in ("key", "files", "recording")}
+    paths = [os.fspath(output / name) for name in record["files"]]
+    return {**kept, "results": results, "files": paths}
 
 
 class _Picture:
@@ -198,71 +255,63 @@ class _Picture:
         plots.draw_figure(list(zip(self._titles, self._panels, strict=True)), path)
 
 
-# ---------------------------------------------------------------------- many
+# ---------------------------------------------------------------------- many recordings
 
 
 class Stopped(Exception):
-    """Raised in a thread to end it where the command was interrupted."""
+    """Ends the work on a recording after the command was interrupted."""
 
 
 def separate_all(
     separator: Separator,
     tasks: Sequence[Task],
     settings: Settings,
-    output: Path,
+    files: Files,
     *,
     devices: Sequence[jax.Device],
     progress: Callable[[float], None],
-    inputs: Set[str] = frozenset(),
 ) -> Iterator[tuple[Task, dict[str, Any] | Failure]]:
-    """Every task with its record, or why there is none, as they are finished.
+    """Yield every task with its record or its failure, as they finish.
 
-    One recording at a time on each of the devices; none of `inputs` is written to.
+    Each device separates one recording at a time. After an interrupt, the work stops at the next
+    block of each recording, which leaves no files behind.
     """
     stop = threading.Event()
-
-    def advance(seconds: float) -> None:
-        if stop.is_set():
-            raise Stopped
-        progress(seconds)
-
     free: queue.Queue[Separator] = queue.Queue()
     for device in devices:
-        variables = jax.device_put(separator.variables, device)
-        free.put(dataclasses.replace(separator, variables=variables))
+        free.put(separator.on_device(device))
 
-    def run(task: Task) -> dict[str, Any] | Failure:
+    def advance(share: float) -> None:
+        if stop.is_set():
+            raise Stopped
+        progress(share)
+
+    def work(task: Task) -> dict[str, Any] | Failure:
         mine = free.get()
         try:
-            return separate_task(mine, task, settings, output, advance, inputs)
+            return separate_task(mine, task, settings, files, advance)
         except Stopped:
             raise
-        except Exception as error:  # whatever it is, the other recordings are separated
+        except Exception as error:  # the other recordings are separated whatever it is
             return Failure(task.job.name, _reason(task, error))
         finally:
             free.put(mine)
 
-    if len(devices) == 1:
-        for task in tasks:
-            yield task, run(task)
-        return
-    with ThreadPoolExecutor(len(devices)) as pool:
+    with ThreadPoolExecutor(len(devices)) as executor:
         try:
-            yield from _as_finished(pool, run, tasks)
+            yield from _as_finished(executor, work, tasks)
         except BaseException:
             stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            executor.shutdown(wait=True, cancel_futures=True)
             raise
 
 
 def _as_finished(
-    pool: ThreadPoolExecutor, run: Callable[[Task], Any], tasks: Sequence[Task]
+    executor: Executor, work: Callable[[Task], Any], tasks: Sequence[Task]
 ) -> Iterator[tuple[Task, Any]]:
-    pending: dict[Future[Any], Task] = {pool.submit(run, task): task for task in tasks}
-    while pending:
-        done, _ = wait(pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            yield pending.pop(future), future.result()
+    submitted = {executor.submit(work, task): task for task in tasks}
+    for future in as_completed(submitted):
+        yield submitted[future], future.result()
 
 
 def _reason(task: Task, error: Exception) -> str:
@@ -277,28 +326,6 @@ def _reason(task: Task, error: Exception) -> str:
 
 
 def devices_to_use() -> list[jax.Device]:
-    """All accelerators of this process; of a CPU one, whose cores a single recording fills."""
+    """All accelerators of this process, or one CPU device, whose cores one recording fills."""
     devices = jax.local_devices()
     return devices if devices[0].platform != "cpu" else devices[:1]
-
-
-def total_seconds(tasks: Sequence[Task]) -> float:
-    """Of the recordings by their headers; those that cannot be opened count nothing."""
-    total = 0.0
-    for task in tasks:
-        try:
-            with AudioReader(task.job.recording) as recording:
-                total += recording.num_samples / recording.sample_rate_hz
-        except Exception:  # it is told when that is separated
-            continue
-    return total
-
-
-def whole_record(record: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """A record with paths as a reader elsewhere needs them, and without what only resuming does."""
-    results = [
-        {**result, "output": os.fspath(output / result["output"])} for result in record["results"]
-    ]
-    kept = {name: value for name, value in record.items() if name not in ("key", "files")}
-    files = [os.fspath(output / name) for name in record["files"]]
-    return {**kept, "results": results, "files": files}

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO, get_args
 
 import numpy as np
 
@@ -14,9 +14,9 @@ from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader, AudioWriter
 from audiosep_jax.errors import InputError
 from audiosep_jax.files import cannot_write
+from audiosep_jax.separation import Clip
 from audiosep_jax.separation.stream import Stream
 
-Clip = Literal["none", "rescale", "clamp"]
 Observer = Callable[[np.ndarray, np.ndarray], None]  # mixture_CS and target_NCS of each block
 Span = tuple[float, float]  # start and end in seconds
 ACTIVITY_HOP_SECONDS = 0.1

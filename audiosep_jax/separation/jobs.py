@@ -1,93 +1,100 @@
-"""What there is to separate: a file, a folder or a list turned into jobs, shared, and recorded."""
+"""Jobs: recordings, folders and lists turned into work, and names for the results.
 
-import csv
+A job is one recording with its queries. Its results are named so that no two of a command are
+equal, whatever the file system, and none is outside the output folder.
+"""
+
 import dataclasses
-import json
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
-from audiosep_jax.audio.files import RECORDING_SUFFIXES
+from audiosep_jax import files
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.naming import (
-    MAX_STEM_BYTES,
-    checked_name,
-    cut,
-    distinct,
-)
 from audiosep_jax.separation.queries import Part, Query, queries_of
 
-Item = TypeVar("Item")
-MAX_CELL_CHARACTERS = 4096
-NUMBERED_BYTES = MAX_STEM_BYTES - len(" (9999)")
 COLUMNS = ("file", "query", "output")
+MAX_QUERY_CHARACTERS = 60
+# A file name has at most 255 bytes; a temporary name adds some to that of the result.
+MAX_QUERY_BYTES, MAX_STEM_BYTES = 120, 90
+NUMBERED_BYTES = MAX_STEM_BYTES - len(" (9999)")
+_NOT_IN_FILE_NAMES = '<>:"/\\|?*'
+_FORBIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One recording, and what to take out of it."""
+    """One recording, and what to separate from it.
+
+    name: how messages and reports call the recording.
+    folder: folder of the results below the output folder.
+    stem: beginning of their file names.
+    outputs: names that a list gives to the results of the queries, without suffix, or None.
+    """
 
     recording: Path
-    name: str  # of it in reports: relative to the folder or the list that it is of
-    folder: PurePosixPath  # of its results, below the output folder
-    stem: str  # of their names
+    name: str
+    folder: PurePosixPath
+    stem: str
     queries: tuple[Query, ...]
-    outputs: tuple[PurePosixPath | None, ...] = ()  # of each query, where a list names them
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        return tuple(part for query in self.queries for part in query.parts)
+    outputs: tuple[PurePosixPath | None, ...] = ()
 
 
 def is_list(source: Path) -> bool:
     return source.suffix.lower() == ".csv" and not os.path.isdir(source)
 
 
-def plan(source: Path, output: Path, queries: Sequence[Query]) -> list[Job]:
-    """The jobs of a recording, a folder of them, or a CSV of file and query.
+def plan(sources: Sequence[Path], output: Path, queries: Sequence[Query]) -> list[Job]:
+    """Return the jobs of recordings and folders of them, or of a CSV of files and queries.
 
-    The same for every process that is given the same; nothing but the list is opened.
+    Processes with the same arguments get the same jobs. Only a list is opened.
 
     Raises:
-        InputError: a folder holds no recordings, a list is wrong, or a query is missing.
+        InputError: a folder holds no recordings, a list is wrong, or there is no query.
     """
-    if is_list(source):
-        return _of_list(source, queries)
+    lists = [source for source in sources if is_list(source)]
+    if lists and len(sources) > 1:
+        raise InputError(f"{lists[0]}: a list must be the only input; put all files into it")
+    if lists:
+        return _of_list(lists[0], queries)
     if not queries:
         raise InputError("--text, --embedding or --audio_query is needed; --help shows an example")
-    if os.path.isdir(source):
-        return _of_folder(source, output, queries)
-    return [Job(source, str(source), PurePosixPath(), source.stem, tuple(queries))]
+    found: dict[str, tuple[Path, str, PurePosixPath]] = {}  # a recording given twice is done once
+    for source in sources:
+        if len(sources) > 1 and not os.path.lexists(source):
+            raise InputError(f"{source}: no such file or folder")
+        below = _below(source, output) if os.path.isdir(source) else None
+        for path in below or [Path(source.name)]:
+            recording = source / path if below else source
+            name = str(path) if below and len(sources) == 1 else str(recording)
+            found.setdefault(os.path.abspath(recording), (recording, name, PurePosixPath(path)))
+    places = _places([place for _, _, place in found.values()])
+    return [
+        Job(recording, name, place.parent, place.name, tuple(queries))
+        for (recording, name, _), place in zip(found.values(), places, strict=True)
+    ]
 
 
-def share(jobs: Sequence[Item], index: int, count: int) -> list[Item]:
-    """Those of process `index` (from 0) of `count`: every `count`-th."""
-    return list(jobs[index::count])
-
-
-# ---------------------------------------------------------------------- folders
-
-
-def _of_folder(source: Path, output: Path, queries: Sequence[Query]) -> list[Job]:
+def _below(source: Path, output: Path) -> list[Path]:
+    """Paths of the recordings of a folder, relative to it."""
     if source.resolve() == output.resolve():
         raise InputError(f"--output {output}: is the input folder; choose another")
     paths = [path.relative_to(source) for path in _recordings(source, output.resolve())]
     if not paths:
         raise InputError(f"{source}: holds no recordings")
-    places = _places([PurePosixPath(path) for path in paths])
-    return [
-        Job(source / path, str(path), place.parent, place.name, tuple(queries))
-        for path, place in zip(paths, places, strict=True)
-    ]
+    return paths
 
 
 def _recordings(source: Path, output: Path) -> list[Path]:
-    """Files that their names say are recordings, sorted; hidden ones and results left out.
+    """Files with the suffix of a recording, sorted, without hidden ones and results.
 
-    A folder that cannot be opened is among them, so that it is told at the end as such files are.
+    A folder that cannot be opened is among them, so that it is reported like a file of that kind.
     """
+    from audiosep_jax.audio.files import RECORDING_SUFFIXES
+
     found: list[Path] = []
 
     def closed(error: OSError) -> None:
@@ -97,23 +104,19 @@ def _recordings(source: Path, output: Path) -> list[Path]:
 
     for folder, folders, names in os.walk(source, onerror=closed):
         here = Path(folder)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and (here / name).resolve() != output
-        ]
+        folders[:] = [x for x in folders if x[0] != "." and (here / x).resolve() != output]
         found += [
             here / name
             for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in RECORDING_SUFFIXES
+            if name[0] != "." and Path(name).suffix.lower() in RECORDING_SUFFIXES
         ]
     return sorted(found)
 
 
 def _places(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    """The paths without suffix, but with it where two would be alike, and then with a number.
+    """Paths without suffix; equal ones keep their suffix, and get a number if that is not enough.
 
-    Names are cut as those of results are, and further where a number has to fit behind them.
+    Names are cut to what fits into the name of a result, and with a number.
     """
     keys = [str(path.with_suffix("")).casefold() for path in paths]
     count = Counter(keys)
@@ -132,23 +135,24 @@ def _places(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
 
 
 def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
-    """A job for each file of the list, with the queries of all its rows."""
+    """Make a job for each file of the list, with the queries of all its rows."""
     rows = _rows(source)
     has_query = "query" in rows[0][1]
     if has_query and queries:
         raise InputError(f"{source}: has a column query; leave out --text and the like")
     if not has_query and not queries:
-        raise InputError(f"{source}: has no column query; give it, or --text for every file")
+        raise InputError(f"{source}: has no column query; add it, or give --text for every file")
     if not has_query and "output" in rows[0][1] and len(queries) > 1:
         raise InputError(f"{source}: a column output names one result; give one --text")
     grouped: dict[str, list[tuple[Query, PurePosixPath | None]]] = {}
     for where, row in rows:
-        name = row["file"].strip()
-        if not name or "\0" in name:
+        if not row["file"] or "\0" in row["file"]:
             raise InputError(f"{where}: has no file")
-        found = queries_of([Part("text", _query(row, where))]) if has_query else queries
-        output = checked_name(row["output"], where) if row.get("output", "").strip() else None
-        known = grouped.setdefault(name, [])
+        if has_query and not row["query"]:
+            raise InputError(f"{where}: has no query")
+        found = queries_of([Part("text", row["query"])]) if has_query else queries
+        output = checked_name(row["output"], where) if row.get("output") else None
+        known = grouped.setdefault(_of_this_system(row["file"], source.parent), [])
         known += [(query, output) for query in found if (query, output) not in known]
     places = _places([_mirrored(name) for name in grouped])
     return [
@@ -164,125 +168,120 @@ def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
     ]
 
 
+def _rows(source: Path) -> list[tuple[str, dict[str, str]]]:
+    """File and line of each row, for messages, and its cells by column."""
+    rows = [
+        (f"{source}: line {number}", {name.casefold(): cell for name, cell in row.items()})
+        for number, row in files.read_csv(source, ("file",))
+    ]
+    if not rows:
+        raise InputError(f"{source}: lists no files")
+    unknown = [name for name in rows[0][1] if name not in COLUMNS]
+    if unknown:
+        raise InputError(
+            f"{source}: has a column {unknown[0][:40]!r}; known are {', '.join(COLUMNS)}"
+        )
+    return rows
+
+
+def _of_this_system(name: str, folder: Path) -> str:
+    """The path, with `/` for `\\` if it was written on Windows and is not the name of a file."""
+    return name if os.path.lexists(folder / name) else name.replace("\\", "/")
+
+
 def _mirrored(name: str) -> PurePosixPath:
-    """Where below the output folder the results of a listed file go: as it lies below the list."""
+    """Path of a listed file below the output folder: as below the list, or else its name alone."""
     path = PurePosixPath(name)
     outside = path.is_absolute() or ".." in path.parts or not path.name
     return PurePosixPath(path.name.strip(".") or "_") if outside else path
 
 
-def _query(row: Mapping[str, str], where: str) -> str:
-    text = row["query"]
-    if not text.strip():
-        raise InputError(f"{where}: has no query")
+# ---------------------------------------------------------------------- names of results
+
+
+def output_names(stem: str, labels: Sequence[str]) -> list[str]:
+    """Return a file name without suffix for each label, no two equal, none with a folder in it."""
+    return distinct([f"{cut(stem, MAX_STEM_BYTES)} - {safe(label)}" for label in labels])
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Add ` (2)` and so on to names that came before, in upper or lower case."""
+    taken: set[str] = set()
+    found = []
+    for base in names:
+        number, name = 1, base
+        while name.casefold() in taken:
+            number += 1
+            name = f"{base} ({number})"
+        taken.add(name.casefold())
+        found.append(name)
+    return found
+
+
+def safe(label: str) -> str:
+    """Replace what some file system forbids with `_`, and keep at most 60 characters."""
+    text = " ".join(unicodedata.normalize("NFC", label).split())
+    letters = ["_" if _is_forbidden(letter) else letter for letter in text[:MAX_QUERY_CHARACTERS]]
+    # Windows drops dots and spaces at the end.
+    return cut("".join(letters), MAX_QUERY_BYTES).rstrip(". ") or "_"
+
+
+def cut(text: str, max_bytes: int) -> str:
+    """The longest beginning of `text` that has at most `max_bytes` in a file name."""
+    while len(os.fsencode(text)) > max_bytes:
+        text = text[:-1]
     return text
 
 
-def _rows(source: Path) -> list[tuple[str, dict[str, str]]]:
-    """(where it stands, cells by column) of every row that is not blank."""
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            _check_header(source, header)
-            rows = [
-                (f"{source}: line {reader.line_num}", cells)
-                for cells in reader
-                if any(cell.strip() for cell in cells)
-            ]
-    except OSError as error:
-        raise InputError(f"{source}: cannot be opened ({error.strerror or error})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{source}: is no CSV of text in UTF-8 ({error})") from error
-    if not rows:
-        raise InputError(f"{source}: lists no files")
-    for where, cells in rows:
-        if len(cells) != len(header):
-            raise InputError(f"{where}: has {len(cells)} cells where the header has {len(header)}")
-        if any(len(cell) > MAX_CELL_CHARACTERS for cell in cells):
-            raise InputError(f"{where}: holds more than {MAX_CELL_CHARACTERS} characters in a cell")
-    return [(where, dict(zip(header, cells, strict=True))) for where, cells in rows]
+def checked_name(name: str, where: str) -> PurePosixPath:
+    """Return the relative path of a result without the suffix of a recording.
 
-
-def _check_header(source: Path, header: Sequence[str]) -> None:
-    if "file" not in header or len(set(header)) < len(header):
-        found = ",".join(header)[:60]
-        raise InputError(
-            f"{source}: its first line must be file,query or file,query,output, not {found}"
-        )
-    unknown = [name for name in header if name not in COLUMNS]
-    if unknown:
-        raise InputError(
-            f"{source}: has a column {unknown[0][:40]!r}; known are {', '.join(COLUMNS)}"
-        )
-
-
-# ---------------------------------------------------------------------- what is done
-
-
-class Ledger:
-    """A line of JSON for every recording that is finished, in the output folder.
-
-    Processes that share the work write a file each, and read all.
+    Raises:
+        InputError: the path is outside the output folder, or no file can have it.
     """
+    from audiosep_jax.audio.files import RECORDING_SUFFIXES
 
-    def __init__(self, output: Path, index: int = 0, count: int = 1) -> None:
-        suffix = f".{index}-of-{count}" if count > 1 else ""
-        self._output, self._path = output, output / f"separated{suffix}.jsonl"
+    path = PurePosixPath(name.replace("\\", "/"))
+    outside = path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive
+    if outside or not path.name or name.endswith(("/", "\\")):
+        raise InputError(f"{where}: output {name!r} must be a file name inside the output folder")
+    if path.suffix.lower() in RECORDING_SUFFIXES:  # the suffix of the format is appended later
+        path = path.with_suffix("")
+    for part in path.parts:
+        if any(_is_forbidden(letter) for letter in part) or part != part.strip().rstrip("."):
+            raise InputError(f"{where}: output {name!r} has characters that file names should not")
+        if len(os.fsencode(part)) > MAX_QUERY_BYTES + MAX_STEM_BYTES:
+            raise InputError(f"{where}: output {name[:40]!r}... is too long for a file name")
+    return path
 
-    def finished(self) -> dict[str, dict[str, Any]]:
-        """Records by key, of those whose results are all there and whole."""
-        records: dict[str, dict[str, Any]] = {}
-        for path in sorted(self._output.glob("separated*.jsonl")):
-            records |= {record["key"]: record for record in _records(path)}
-        return {key: record for key, record in records.items() if self._is_whole(record)}
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Appends a record in one write."""
-        line = json.dumps(record) + "\n"
-        try:
-            with self._path.open("ab+") as file:
-                # A kill may have left half a line.
-                torn = file.tell() and not _ends_with_newline(file)
-                file.write((b"\n" if torn else b"") + line.encode())
-        except OSError as error:
-            raise InputError(f"{self._path}: cannot be written ({error.strerror})") from error
+def check_inside(output: Path, path: Path) -> None:
+    """Raise InputError if a link leads a result out of the output folder."""
+    if not path.parent.resolve().is_relative_to(output.resolve()):
+        raise InputError(f"{path}: a link leads out of the output folder {output}")
 
-    def _is_whole(self, record: Mapping[str, Any]) -> bool:
-        try:
-            return all(
-                state_of(self._output / name) == state for name, state in record["files"].items()
-            )
-        except (OSError, ValueError, AttributeError):
-            return False
+
+def _is_forbidden(letter: str) -> bool:
+    return letter in _NOT_IN_FILE_NAMES or unicodedata.category(letter) in _FORBIDDEN_CATEGORIES
+
+
+# ---------------------------------------------------------------------- finished work
+
+
+def finished_records(log: files.FinishedLog, output: Path) -> dict[str, dict[str, Any]]:
+    """Records by key of the recordings whose results are all as they were written."""
+    records = {record["key"]: record for record in log.records() if {"key", "files"} <= {*record}}
+    return {key: record for key, record in records.items() if _is_whole(record, output)}
+
+
+def _is_whole(record: Mapping[str, Any], output: Path) -> bool:
+    try:
+        return all(state_of(output / name) == state for name, state in record["files"].items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def state_of(path: Path) -> list[int]:
-    """Bytes and time of the last change, ns: another's once something else has written the file."""
+    """Size in bytes and time of the last change in ns, which differ once a file is rewritten."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
-
-
-def _ends_with_newline(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines that are whole records."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and {"key", "files"} <= record.keys():
-            yield record
-
-
-def all_parts(jobs: Iterable[Job]) -> list[Part]:
-    """Every distinct part of the jobs' queries."""
-    return list(dict.fromkeys(part for job in jobs for part in job.parts))

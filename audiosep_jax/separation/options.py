@@ -1,83 +1,137 @@
-"""The options of separate.py, and what can be said of them before anything is loaded."""
+"""Options of `audiosep separate`, their help, and the checks that need nothing loaded."""
 
 import argparse
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from audiosep_jax.cli import Parser, shard
+from audiosep_jax.cli import Parser, naming, shard, use_compilation_cache
+from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.queries import Part
+from audiosep_jax.separation import AboveNyquist, Clip, Stereo
+from audiosep_jax.separation.queries import NOT, Part
+
+if TYPE_CHECKING:
+    from audiosep_jax.separation.separator import Separator
 
 EXAMPLE = """examples:
-  python separate.py street.wav --text "a dog barking" --checkpoint runs/demo
+  audiosep separate street.wav --text "a dog barking" --checkpoint runs/demo
 writes
   separated/street - a dog barking.wav
-at the rate, length, channels and format of street.wav. Several queries give a file each.
-  python separate.py recordings/ --text rain --text wind --residual --output out --resume
-does so with every recording in a folder, below the same folders in out/, and
-  python separate.py list.csv
-with the files and queries of a list, whose first line is "file,query" or "file,query,output".
-  python separate.py song.wav --text guitar --weight 0.7 --text banjo --weight 0.3 --not drums
-asks for something between two queries, without what sounds like drums.
-Without --checkpoint the published weights are used, which are fetched once.
+at the sample rate, length, channels and format of street.wav. Each further --text adds a file.
+  audiosep separate recordings/ --text rain --text wind --residual --output out --resume
+separates all recordings of a folder into the same folders below out/, and
+  audiosep separate list.csv
+the files of a list with a query each, whose first line is "file,query" or "file,query,output".
+  audiosep separate song.wav --text guitar --weight 0.7 --text banjo --weight 0.3 --not drums
+asks for a sound between two queries, and removes what sounds like drums.
+Without --checkpoint the published weights are used; they are downloaded once.
 
-exit code: 0; 1 where some recordings of a folder or list could not be separated, which are named
-at the end; 2 with one line for a mistake, nothing written; 130 if interrupted."""
+exit code: 0; 1 if some of several recordings could not be separated, which are named at the end;
+2 after a mistake, named in one line, with nothing written; 130 after Ctrl-C; 143 after SIGTERM."""
 
 FORMATS = ("wav", "flac", "ogg", "mp3", "aiff", "caf", "w64", "rf64", "au")
 SUBTYPES = tuple(
     "FLOAT DOUBLE PCM_U8 PCM_S8 PCM_16 PCM_24 PCM_32 VORBIS OPUS MPEG_LAYER_III".split()  # noqa: SIM905
 )
+# Format and subtype of a file that --output names, by its suffix.
+FILES = {f".{name}": (name, None) for name in FORMATS} | {
+    ".aif": ("aiff", None),
+    ".ogg": ("ogg", "VORBIS"),
+    ".opus": ("ogg", "OPUS"),
+}
 
 
-def check_options(arguments: argparse.Namespace) -> None:
-    """InputError for what is wrong by itself; makes and loads nothing."""
-    output, checkpoint = arguments.output, arguments.checkpoint
+def add_model_options(parser: argparse._ActionsContainer) -> None:
+    """Add --checkpoint and --text_model, the arguments of `load_separator`."""
+    parser.add_argument(
+        "--checkpoint",
+        default="audiosep",
+        metavar="PATH",
+        help="training workdir (its best checkpoint is used), a checkpoint in it, or a folder, "
+        "file or hub id of weights, also AudioSep's own (default: the published weights)",
+    )
+    parser.add_argument(
+        "--text_model",
+        default="",
+        metavar="PATH",
+        help="folder or hub id of the text encoder's files (default: those of training)",
+    )
+
+
+def load_separator(checkpoint: str, text_model: str) -> "Separator":
+    """Load the separator that the options name; InputError names --checkpoint."""
+    from audiosep_jax.separation.separator import Separator
+
+    use_compilation_cache()
+    with naming("--checkpoint", checkpoint):
+        return Separator.load(checkpoint, text_model=text_model)
+
+
+def names_a_file(output: Path) -> bool:
+    """Return whether --output is the name of a recording, not of a folder.
+
+    Raises:
+        InputError: it is, but such files cannot be written.
+    """
+    from audiosep_jax.audio.files import RECORDING_SUFFIXES
+
+    suffix = output.suffix.lower()
+    if suffix not in {*RECORDING_SUFFIXES, *FILES} or os.path.isdir(output):
+        return False
+    if suffix not in FILES:
+        known = ", ".join(FILES)
+        raise InputError(f"--output {output}: cannot be written as {suffix}; choose {known}")
+    return True
+
+
+def check_options(arguments: argparse.Namespace, output: Path) -> None:
+    """Raise InputError for options that are wrong by themselves; `output` is the folder."""
     if arguments.tile_seconds is not None and not 0 < arguments.tile_seconds < math.inf:
-        raise InputError(f"--tile_seconds {arguments.tile_seconds}: must be positive")
-    if not os.path.exists(checkpoint) and not _may_be_on_a_hub(checkpoint):
-        raise InputError(f"--checkpoint {checkpoint}: no such folder or file")
-    _check_output("--output", output)
+        raise InputError(f"--tile_seconds {arguments.tile_seconds}: must be positive and finite")
+    _check_folder("--output", output)
     if arguments.json:
-        _check_json(arguments.json)
+        _check_json(arguments)
     if arguments.output_format and arguments.subtype:
         import soundfile
 
         if not soundfile.check_format(arguments.output_format.upper(), arguments.subtype):
-            kind = f"{arguments.output_format} has no such"
-            raise InputError(f"--subtype {arguments.subtype}: {kind}")
+            raise InputError(
+                f"--subtype {arguments.subtype}: {arguments.output_format} has no such subtype"
+            )
+    if arguments.plot:
+        from audiosep_jax import plots
+
+        with naming("--plot"):
+            plots.check_figure(f"x.{arguments.plot}")
 
 
-def _may_be_on_a_hub(checkpoint: str) -> bool:
-    """Whether to ask a hub: `audiosep`, or of the form of `owner/name` or `spaces/owner/name`."""
-    parts = checkpoint.removeprefix("spaces/").split("/")
-    return checkpoint == "audiosep" or (len(parts) == 2 and all(part.strip(".") for part in parts))
-
-
-def _check_output(option: str, output: Path) -> None:
-    """InputError where the folder could not be made or written to; makes nothing."""
+def _check_folder(option: str, folder: Path) -> None:
+    """Raise InputError if a folder cannot be created or written to."""
     try:
-        there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+        there = next(x for x in (folder, *folder.absolute().parents) if x.exists())
     except (OSError, ValueError) as error:
-        raise InputError(f"{option} {output}: cannot be written to ({error})") from error
+        raise InputError(f"{option} {folder}: cannot be written to ({error})") from error
     if not there.is_dir():
-        raise InputError(f"{option} {output}: {there} is not a folder")
+        raise InputError(f"{option} {folder}: {there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{option} {output}: cannot be written to")
+        raise InputError(f"{option} {folder}: cannot be written to")
 
 
-def _check_json(path: Path) -> None:
-    _check_output("--json", path.absolute().parent)
+def _check_json(arguments: argparse.Namespace) -> None:
+    path = arguments.json
+    _check_folder("--json", path.absolute().parent)
     if os.path.isdir(path):
         raise InputError(f"--json {path}: is a folder")
-    if path.suffix.lower() != ".json":  # of recordings, results and lists it takes no place
+    if path.suffix.lower() != ".json":  # so that it replaces no recording, result or list
         raise InputError(f"--json {path}: must end in .json")
+    if path.exists() and not (arguments.overwrite or arguments.resume):
+        raise InputError(f"--json {path}: exists already; --overwrite replaces it")
 
 
 class _AddQuery(argparse.Action):
-    """Queries of all kinds in the order in which they are given."""
+    """Collect queries of all kinds in the order in which they are given."""
 
     def __call__(
         self,
@@ -86,13 +140,12 @@ class _AddQuery(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        kind: Any = (option_string or "").removeprefix("--")
-        parts = [*getattr(namespace, self.dest), Part(kind, values)]
-        setattr(namespace, self.dest, parts)
+        part = Part((option_string or "").removeprefix("--"), values)
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), part])
 
 
 class _Weigh(argparse.Action):
-    """Gives the query before it a weight."""
+    """Give the query before it a weight."""
 
     def __call__(
         self,
@@ -102,108 +155,97 @@ class _Weigh(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         if not namespace.queries or namespace.queries[-1].weight is not None:
-            parser.error(f"--weight {values:g}: must stand behind the query it belongs to")
+            parser.error(f"--weight {values:g}: must come after the query that it belongs to")
         *before, last = namespace.queries
-        namespace.queries = [*before, Part(last.kind, last.value, values)]
+        namespace.queries = [*before, Part(last.option, last.value, values)]
 
 
 def make_parser() -> Parser:
-    """All options in groups, as `--help` lists them."""
-    description = "Separate what sentences describe from recordings of any length."
-    parser = Parser("separate.py", description, EXAMPLE)
+    """Make the parser, with options in groups as `--help` lists them."""
+    parser = Parser(
+        "audiosep separate",
+        "Separate the sounds that sentences describe from recordings of any length.",
+        EXAMPLE,
+    )
     parser.add_argument(
         "input",
         type=Path,
+        nargs="+",
         metavar="INPUT",
-        help="recording of any rate that libsndfile reads (or ffmpeg, where it is installed), a "
-        "folder of them, or a .csv of files and queries",
+        help="recordings in any format that libsndfile reads (or ffmpeg, if it is installed), "
+        "folders of them, or a .csv file that lists files and queries",
     )
-    _add_queries(parser)
-    _add_model(parser)
-    _add_output(parser)
-    _add_lists(parser)
+    _add_queries(parser.add_argument_group("queries, each of which may be repeated"))
+    parser.set_defaults(queries=[], unwanted=[])
+    _add_separation(parser.add_argument_group("separation"))
+    _add_results(parser.add_argument_group("results"))
+    _add_many(parser.add_argument_group("many recordings"))
     return parser
 
 
-def _add_queries(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what to separate; each may be repeated")
-    parser.set_defaults(queries=[], unwanted=[])
-    options: dict[str, Any] = {"action": _AddQuery, "dest": "queries", "default": []}
-    group.add_argument("--text", metavar="SENTENCE", help="what it sounds like", **options)
-    group.add_argument(
-        "--embedding",
-        metavar="NPY",
-        help="a query given as the text encoder's numbers, one query or a row for each",
-        **options,
-    )
-    group.add_argument(
-        "--audio_query",
-        metavar="FILE",
-        help="a recording of what to separate; needs weights trained with CLAP",
-        **options,
-    )
+def _add_queries(group: argparse._ArgumentGroup) -> None:
+    for option, kind in KINDS.items():
+        group.add_argument(
+            f"--{option}",
+            action=_AddQuery,
+            dest="queries",
+            default=[],
+            metavar=kind.metavar,
+            help=kind.help,
+        )
     group.add_argument(
         "--weight",
         action=_Weigh,
         type=float,
         metavar="W",
-        help="of the query before it: all queries become one, the weighted sum of their embeddings",
+        help="weight of the query before it; all queries become one, the weighted sum of their "
+        "embeddings",
     )
     group.add_argument(
-        "--not",
+        f"--{NOT}",
         action=_AddQuery,
         dest="unwanted",
         default=[],
         metavar="SENTENCE",
-        help="what must not be in the results: it is separated too and masked out of them",
+        help="a sound that must not be in the results: it is separated too, and masked out of them",
     )
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--checkpoint",
-        default="audiosep",
-        metavar="WHAT",
-        help="workdir of train.py, of which the best checkpoint is used, or a checkpoint in it; "
-        "folder, file or hub id of weights, AudioSep's too (default: the published weights)",
-    )
-    group.add_argument(
-        "--text_model",
-        default="",
-        metavar="DIR",
-        help="folder or hub id of the text encoder (default: that of training)",
-    )
+def _add_separation(group: argparse._ArgumentGroup) -> None:
+    add_model_options(group)
     group.add_argument(
         "--stereo",
-        choices=("mid", "channels"),
+        choices=get_args(Stereo),
         default="mid",
-        help="one mask from the mean of the channels, which keeps the image, or a mask for each, "
-        "which takes as many times as long (default: %(default)s)",
+        help="mid: one mask, of the mean of the channels, which keeps the stereo image; channels: "
+        "a mask for each channel, which takes as many times as long (default: %(default)s)",
     )
     group.add_argument(
         "--above_nyquist",
-        choices=("keep", "drop"),
+        choices=get_args(AboveNyquist),
         default="keep",
-        help="what lies above the model's band follows its topmost bins, or goes "
-        "(default: %(default)s)",
+        help="frequencies above the model's band: keep them with the gain of its topmost bins, or "
+        "drop them (default: %(default)s)",
     )
     group.add_argument(
         "--tile_seconds",
         type=float,
         metavar="S",
-        help="how much is computed at once (default: by the memory that is free)",
+        help="seconds of audio that are computed at once (default: what the free memory allows)",
     )
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("results")
+def _add_results(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--output",
         type=Path,
         default=Path("separated"),
-        metavar="DIR",
-        help="folder for the results, made where missing (default: %(default)s)",
+        metavar="PATH",
+        help="folder for the results, created if missing; for one recording and one query also "
+        "the name of the file, such as dog.wav (default: %(default)s)",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace files that exist (default: refuse)"
     )
     group.add_argument(
         "--output_format", choices=FORMATS, help="file format (default: that of the input)"
@@ -212,46 +254,46 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--subtype",
         choices=SUBTYPES,
         metavar="TYPE",
-        help=f"how samples are stored: {', '.join(SUBTYPES)} (default: as in the input)",
+        help=f"sample format: {', '.join(SUBTYPES)} (default: that of the input)",
     )
     group.add_argument(
         "--clip",
-        choices=("none", "rescale", "clamp"),
-        help="of results beyond full scale: write them to files that hold them and refuse others, "
-        "make all results of a recording quieter, or cut them off (default: none for floating "
-        "point, Vorbis, Opus and MP3; rescale for the rest, where the work else would be lost)",
+        choices=get_args(Clip),
+        help="samples beyond full scale: none writes them as they are, or refuses if the sample "
+        "format cannot hold them; rescale makes all results of the recording quieter by one "
+        "factor; clamp limits them (default: none for floating point, Vorbis, Opus and MP3, "
+        "rescale for the others)",
     )
     group.add_argument(
-        "--residual", action="store_true", help="also write the recording minus all targets"
+        "--residual", action="store_true", help="also write the recording minus all results"
     )
     group.add_argument(
         "--plot",
         nargs="?",
         const="png",
         choices=("png", "svg"),
-        help="also draw spectrograms of the recording, the targets and what is left (needs "
-        "matplotlib: pip install 'audiosep-jax[plot]')",
+        help="also draw spectrograms of the recording, the results and the residual; needs "
+        "matplotlib (pip install 'audiosep-jax[plot]')",
     )
     group.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
-        help="also write what was found: presence of each query and when it is active; with "
-        "--shard 0/8 to FILE's name with .0-of-8 in it",
+        help="also write how much of each query was found, and when; with --shard 0/8, "
+        "found.json becomes found.0-of-8.json",
     )
 
 
-def _add_lists(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("folders and lists")
+def _add_many(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--resume",
         action="store_true",
-        help="leave out recordings whose results are there, as separated.jsonl beside them says",
+        help="skip recordings whose results are complete, as separated.jsonl beside them records",
     )
     group.add_argument(
         "--shard",
         type=shard,
         default=(0, 1),
         metavar="I/N",
-        help="do part I of 0 to N-1 only, for several processes or machines",
+        help="do share I (from 0) of N only, to divide the work among processes or machines",
     )

@@ -1,4 +1,4 @@
-"""A trained separator: loaded once, it takes any number of recordings and sentences."""
+"""The separator: trained weights, loaded once, for any number of recordings and queries."""
 
 import contextlib
 import dataclasses
@@ -9,48 +9,40 @@ import numbers
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
-from audiosep_jax.encoders import KINDS, make_encoder
-from audiosep_jax.encoders.encoder import TextConfig, TextEncoder
+from audiosep_jax.encoders import KINDS, make_query_encoder
+from audiosep_jax.encoders.encoder import Encoder, TextConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.network import ModelConfig
-from audiosep_jax.separation.files import Clip, Observer, SeparatedFile, write_estimates
-from audiosep_jax.separation.stream import (
-    AboveNyquist,
-    SeparationStream,
-    Stereo,
-    Stream,
-    Without,
-    tiling_for,
-)
+from audiosep_jax.separation import AboveNyquist, Clip, Stereo
+from audiosep_jax.separation.files import Observer, SeparatedFile, write_estimates
+from audiosep_jax.separation.stream import SeparationStream, Stream, Without, tiling_for
 from audiosep_jax.training import trained
 
-if TYPE_CHECKING:
-    from audiosep_jax.encoders.pretrained import AudioEncoder
-
-TEXT_OPTION = "text_model=DIR"
+MOST_CHANNELS = 8  # of arrays that have fewer samples than channels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Separator:
-    """Weights, their sizes and the text encoder they were trained with; safe to share by threads.
+    """Trained weights, their settings, and the encoders of queries; threads may share one.
 
+    from audiosep_jax import Separator
     from audiosep_jax.audio import files as audio_files
-    from audiosep_jax.separation.separator import Separator
 
-    separator = Separator.load("runs/demo")  # or Separator.from_pretrained()
+    separator = Separator.load("runs/demo")
     audio_CS, sample_rate_hz = audio_files.read("street.wav")
     dog_CS = separator.separate(audio_CS, sample_rate_hz, "a dog barking")
 
     condition_NE = separator.embed_text(["a dog barking", "rain"])
-    told = separator.separate_file("street.flac", ["dog.flac", "rain.flac"], condition_NE)
-    print(told.share_N)  # how much of the recording's energy each is
+    done = separator.separate_file("street.flac", ["dog.flac", "rain.flac"], condition_NE)
+    print(done.presence_N, done.spans)  # how much of each is there, and when
 
     stream = separator.stream(44100, condition_NE, num_channels=2, tile_seconds=0.5)
     for block_CS in microphone:
@@ -60,82 +52,62 @@ class Separator:
 
     model: ModelConfig
     variables: Any
-    encoder: TextEncoder
-    step: int
     text: TextConfig
-    text_fingerprint: str | None  # of the encoder of training; None where not known
-    text_option: str = TEXT_OPTION  # for messages: how a user names a local text encoder
+    text_fingerprint: str | None  # of the text encoder of training; None if not known
+    step: int
+    encoders: "QueryEncoders"
 
     @classmethod
-    def load(cls, path: str | Path) -> "Separator":
-        """The separator that training left in `path`.
+    def load(cls, source: str | Path = trained.PUBLISHED, *, text_model: str = "") -> "Separator":
+        """Load a separator from disk or from a hub.
 
         Args:
-            path: a training workdir, of which the checkpoint with the best validation SDRi is
-                taken (the newest where none was validated), or one checkpoint in it, such as
-                `runs/demo/checkpoints/00003000`.
+            source: a training workdir, of which the checkpoint with the best validation SDRi is
+                loaded (or the newest, if none was validated), or a checkpoint in it; what
+                `save_pretrained` wrote; a folder or file of AudioSep's own weights; a hub id such
+                as `owner/name`; or `audiosep`, the published weights.
+            text_model: folder or hub id of the text encoder's files, if not those of training.
 
         Raises:
-            InputError: no checkpoint is there, or it is damaged, of another architecture, or made
-                with another text encoder than this version's.
-        """
-        return cls._of(trained.read_checkpoint(Path(path)), "", TEXT_OPTION, Path(path))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path = trained.PUBLISHED,
-        *,
-        text_model: str = "",
-        option: str = 'Separator.from_pretrained("DIR")',
-        text_option: str = TEXT_OPTION,
-    ) -> "Separator":
-        """The separator that lies at `source`, fetched from a hub where it is not here yet.
-
-        Args:
-            source: what `save_pretrained` or `push_to_hub` wrote, as a folder or as a hub id such
-                as `owner/name`; a training workdir or a checkpoint in it; a folder, file or hub id
-                of AudioSep's own weights; or `audiosep`, the published ones.
-            text_model: folder or hub id of the text encoder, where not the one of training.
-            option: how a user names a local `source`, for messages; `text_option` a `text_model`.
-
-        Raises:
-            InputError: there is nothing of the kind, or it is damaged.
+            InputError: there is no such separator, or it is damaged.
         """
         found = trained.read(source)
-        return cls._of(found, text_model, text_option, source)
-
-    @classmethod
-    def _of(
-        cls, found: trained.Trained, text_model: str, text_option: str, source: str | Path
-    ) -> "Separator":
         text = dataclasses.replace(found.text, model=text_model) if text_model else found.text
         try:
-            encoder = _Deferred(text, found.text_fingerprint, text_option)
+            encoders = QueryEncoders(text, found.text_fingerprint)
         except InputError as error:
             raise InputError(f"{source}: {error}") from error
-        # One device computes; restoring puts a copy on each.
+        # Restoring puts a copy on each device; one device computes.
         variables = jax.device_put(found.variables, jax.local_devices()[0])
-        fingerprint = found.text_fingerprint
-        return cls(found.model, variables, encoder, found.step, text, fingerprint, text_option)
+        fingerprint, step = found.text_fingerprint, found.step
+        return cls(found.model, variables, text, fingerprint, step, encoders)
 
-    def embed_text(self, queries: Sequence[str]) -> np.ndarray:
-        """`(N, E)` conditions of sentences; InputError where one is empty or no text."""
-        return _embed(self.encoder, queries)
+    from_pretrained = load  # its name in Hugging Face's libraries
 
-    def embed_audio(self, audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-        """`(1, E)` condition of a sound like the wanted one; InputError where not of CLAP's."""
-        if self.text.encoder != "clap":
-            raise InputError(
-                "an audio query needs weights trained with CLAP, in whose space sounds lie too, "
-                f"not with {self.text.encoder}"
-            )
-        audio_S = audio_files.to_mono(_checked_audio(audio))
-        return self._audio_encoder.embed_audio(audio_S, sample_rate_hz)
+    def save_pretrained(self, folder: str | Path, *, name: str = "") -> None:
+        """Write weights, config and a model card, which calls it `name`, to a folder."""
+        folder, saved = Path(folder), self._trained()
+        trained.write_folder(folder, saved, name or folder.absolute().name)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload what `save_pretrained` writes to a repository, created if missing; return its URL.
+
+        Raises:
+            InputError: the repository cannot be written to.
+        """
+        from audiosep_jax.weights import hub  # a client that takes long to import
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, name=repo_id)
+            return hub.upload(Path(folder), repo_id, private=private)
+
+    def on_device(self, device: jax.Device) -> "Separator":
+        """Return a separator whose weights are on another device."""
+        return dataclasses.replace(self, variables=jax.device_put(self.variables, device))
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of the network's sizes, its weights, and the text encoder of training."""
+        """Hash of the network's settings, its weights, and the text encoder of training."""
         digest = hashlib.sha256(repr((self.model, self.text_fingerprint)).encode())
         leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(self.variables))[0]
         for path, leaf in leaves:
@@ -143,29 +115,47 @@ class Separator:
             digest.update(np.ascontiguousarray(leaf).data)
         return digest.hexdigest()[:16]
 
-    @functools.cached_property
-    def _audio_encoder(self) -> "AudioEncoder":
-        from audiosep_jax.encoders.pretrained import AudioEncoder
-
-        return AudioEncoder(self.text.source)
-
-    def save_pretrained(self, folder: str | Path, *, name: str = "") -> None:
-        """Writes weights, config and model card, in which it is called `name`, to a folder."""
-        folder, saved = Path(folder), self._trained()
-        trained.write_folder(folder, saved, name or folder.absolute().name)
-
-    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Uploads what `save_pretrained` writes to a repository, made where missing; address."""
-        from audiosep_jax.weights import hub  # a client that takes long to import
-
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, name=repo_id)
-            return hub.upload(Path(folder), repo_id, private=private)
-
     def _trained(self) -> trained.Trained:
         return trained.Trained(
             self.model, self.text, self.text_fingerprint, self.variables, self.step
         )
+
+    # ------------------------------------------------------------------ queries
+
+    def embed(self, kind: str, queries: Sequence[Any]) -> np.ndarray:
+        """Return `(N, E)` embeddings of queries, as `encoders.KINDS[kind].read` returns them.
+
+        Raises:
+            InputError: the weights cannot be queried with this kind, or the encoder's files cannot
+                be read.
+        """
+        return _checked_conditions(self.encoders(kind, queries), self.model.condition_features)
+
+    def embed_text(self, queries: Sequence[str]) -> np.ndarray:
+        """Return `(N, E)` embeddings of sentences; InputError if one is empty or not a string."""
+        if isinstance(queries, str) or not isinstance(queries, Iterable):
+            raise InputError(f"queries must be a list of sentences, not {type(queries).__name__}")
+        sentences = list(queries)
+        if not sentences:
+            raise InputError("no query: describe the sound to separate")
+        for sentence in sentences:
+            if not isinstance(sentence, str):
+                raise InputError(f"a query must be a sentence, not {type(sentence).__name__}")
+        return self.embed("text", [x for text in sentences for x in KINDS["text"].read(text)])
+
+    def embed_audio(self, audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+        """Return the `(1, E)` embedding of a sound like the wanted one.
+
+        Args:
+            audio: as in `separate`; the mean of the channels is embedded.
+
+        Raises:
+            InputError: the weights were not trained with CLAP, which embeds sounds, too.
+        """
+        audio_S = audio_files.to_mono(_checked_audio(audio))
+        return self.embed("audio_query", [(audio_S, sample_rate_hz)])
+
+    # ------------------------------------------------------------------ separation
 
     def separate(
         self,
@@ -176,15 +166,13 @@ class Separator:
         stereo: Stereo = "channels",
         above_nyquist: AboveNyquist = "drop",
     ) -> np.ndarray:
-        """What the queries describe in a recording of any length.
+        """Separate what the queries describe from a recording of any length.
 
         Args:
-            audio: floating-point samples, `(S,)` or `(channels, S)`; integer samples have to be
-                scaled to -1..1 first.
-            sample_rate_hz: the recording's; it is converted to the model's and back.
+            audio: floating-point samples, `(S,)` or `(channels, S)`. Scale integers to -1..1 first.
+            sample_rate_hz: rate of the recording and of the result.
             queries: one sentence, or a list of them.
-            stereo: `channels` separates each by itself, `mid` all with one mask, as
-                `separate_file` does. `above_nyquist` is told there, too.
+            stereo: as in `stream`, and so is `above_nyquist`.
 
         Returns:
             float32 of the shape of `audio` for a sentence, `(queries, *audio.shape)` for a list.
@@ -210,7 +198,7 @@ class Separator:
         stereo: Stereo = "channels",
         above_nyquist: AboveNyquist = "drop",
     ) -> np.ndarray:
-        """As `separate`, for embeddings of what to separate: `(N, *audio.shape)` float32."""
+        """Separate as `separate` does, for embeddings; return `(N, *audio.shape)` float32."""
         audio_CS = _checked_audio(audio)
         stream = self.stream(
             sample_rate_hz,
@@ -321,77 +309,72 @@ class Separator:
         Raises:
             InputError: an argument is out of range.
         """
-        features = self.model.condition_features
-        condition_NE = _checked_conditions(condition_NE, features)
-        if unwanted_ME is None:
-            unwanted_ME = condition_NE[:0]
         _check_stream(sample_rate_hz, num_channels, tile_seconds, stereo, above_nyquist)
-        everything_NE = condition_NE
-        if len(unwanted_ME):
-            unwanted_ME = _checked_conditions(unwanted_ME, features)
-            everything_NE = np.concatenate([condition_NE, unwanted_ME])
+        features = self.model.condition_features
+        wanted_NE = every_NE = _checked_conditions(condition_NE, features)
+        if unwanted_ME is not None and len(unwanted_ME):
+            every_NE = np.concatenate([wanted_NE, _checked_conditions(unwanted_ME, features)])
         masks = 1 if stereo == "mid" else num_channels
         stream = SeparationStream(
             self.model,
             self.variables,
-            everything_NE,
+            every_NE,
             tiling_for(self.model, masks, tile_seconds, live=live),
             sample_rate_hz=int(sample_rate_hz),
             num_channels=num_channels,
             stereo=stereo,
             above_nyquist=above_nyquist,
         )
-        if not len(unwanted_ME):
+        if len(every_NE) == len(wanted_NE):
             return stream
-        return Without(stream, len(condition_NE), int(sample_rate_hz))
+        return Without(stream, len(wanted_NE), int(sample_rate_hz))
 
 
-class _Deferred:
-    """The text encoder of a config, whose files are fetched when the first sentence comes."""
+class QueryEncoders:
+    """The encoders of all kinds of queries, each of which is made when it is first used.
 
-    def __init__(self, text: TextConfig, fingerprint: str | None, option: str) -> None:
-        self.fingerprint = fingerprint or "not known"
-        self._text, self._trained_with, self._option = text, fingerprint, option
-        if text.encoder == "hashed":  # has no files: its mistakes are told at once
-            _ = self._encoder
+    Args:
+        text: the text encoder of the weights.
+        fingerprint: of the text encoder that the weights were trained with; None if not known.
+    """
 
-    @functools.cached_property
-    def _encoder(self) -> TextEncoder:
-        encoder = make_encoder(self._text)
-        if self._trained_with not in (None, encoder.fingerprint):
-            raise InputError(
-                f"the weights were trained with the text encoder {self._trained_with}; "
-                f"this {self._text.encoder} is {encoder.fingerprint}"
-            )
-        return encoder
+    def __init__(self, text: TextConfig, fingerprint: str | None) -> None:
+        self._text, self._fingerprint = text, fingerprint
+        self._made: dict[str, Encoder[Any]] = {}
+        if text.encoder == "hashed":  # it has no files, so a mismatch is reported at once
+            self._encoder("text")
 
-    def __call__(self, sentences: Sequence[str]) -> np.ndarray:
-        return self._encoder(sentences)
+    def __call__(self, kind: str, queries: Sequence[Any]) -> np.ndarray:
+        """Return `(N, E)` embeddings of queries."""
+        return self._encoder(kind)(queries)
 
-
-def _embed(encoder: TextEncoder, queries: Sequence[str]) -> np.ndarray:
-    if isinstance(queries, str) or not isinstance(queries, Iterable):
-        raise InputError(f"queries must be a list of sentences, not {type(queries).__name__}")
-    sentences = list(queries)
-    if not sentences:
-        raise InputError("no query: describe the sound to separate")
-    for sentence in sentences:
-        if not isinstance(sentence, str):
-            raise InputError(f"a query must be a sentence, not {type(sentence).__name__}")
-    return encoder([query for sentence in sentences for query in KINDS["text"].read(sentence)])
+    def _encoder(self, kind: str) -> Encoder[Any]:
+        if kind not in self._made:
+            encoder = make_query_encoder(kind, self._text)
+            if kind == "text" and self._fingerprint not in (None, encoder.fingerprint):
+                raise InputError(
+                    f"the weights were trained with the text encoder {self._fingerprint}; "
+                    f"this {self._text.encoder} is {encoder.fingerprint}"
+                )
+            self._made[kind] = encoder
+        return self._made[kind]
 
 
 def _checked_audio(audio: np.ndarray) -> np.ndarray:
     """float32 `(channels, S)`."""
     audio = np.asarray(audio)
-    if not np.issubdtype(audio.dtype, np.floating):
-        raise InputError(
-            f"audio of type {audio.dtype} must be floating point: scale it to -1..1 first"
-        )
-    if audio.ndim not in (1, 2):
-        raise InputError(f"audio of shape {audio.shape} must be (samples,) or (channels, samples)")
+    shape, dtype = audio.shape, audio.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(f"audio of type {dtype} must be floating point: scale it to -1..1 first")
+    if len(shape) not in (1, 2):
+        raise InputError(f"audio of shape {shape} must be (samples,) or (channels, samples)")
     if audio.size == 0:
-        raise InputError(f"audio of shape {audio.shape} contains no samples")
+        raise InputError(f"audio of shape {shape} contains no samples")
+    if len(shape) == 2 and shape[0] > max(shape[1], MOST_CHANNELS):
+        raise InputError(
+            f"audio of shape {shape} would be {shape[0]} channels of {shape[1]} samples; "
+            "transpose it to (channels, samples)"
+        )
     audio_CS = np.atleast_2d(audio).astype(np.float32, copy=False)
     if not np.isfinite(audio_CS).all():
         raise InputError("audio contains NaN or infinite samples")

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import psutil
 
@@ -14,9 +15,8 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import hann_window
 from audiosep_jax.model.tiles import TileStream, latency_samples, tile_bytes
+from audiosep_jax.separation import AboveNyquist, Stereo
 
-Stereo = Literal["mid", "channels"]
-AboveNyquist = Literal["keep", "drop"]
 FEED_SECONDS = 1.0  # longer arrays are resampled in pieces of this length
 MAX_TILE_SECONDS = 30.0
 CPU_TILE_BYTES = 480_000_000  # keeps a process with the published network below 1.5 GB
@@ -157,7 +157,7 @@ def _checked_block(audio_CS: np.ndarray, num_channels: int) -> np.ndarray:
     if len(shape) != 2 or shape[0] != num_channels:
         hint = "; transpose it" if len(shape) == 2 and shape[1] == num_channels else ""
         raise InputError(f"a block of shape {shape} must be ({num_channels}, samples){hint}")
-    if not jax.numpy.issubdtype(dtype, np.floating):
+    if not jnp.issubdtype(dtype, jnp.floating):
         raise InputError(f"a block of type {dtype} must be floating point: scale it to -1..1 first")
     if not np.isfinite(audio_CS).all():
         raise InputError("a block contains NaN or infinite samples")

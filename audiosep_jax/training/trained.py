@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def read_checkpoint(path: Path) -> Trained:
     from audiosep_jax.training.checkpoints import Checkpoints  # Orbax takes long to import
 
     workdir, step = _find(path)
-    with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    with _quiet(), contextlib.closing(Checkpoints(workdir)) as checkpoints:
 
         def read(step: int) -> Trained:
             about = checkpoints.about(step)
@@ -108,6 +109,18 @@ def read_checkpoint(path: Path) -> Trained:
     if found is None:
         raise InputError(f"{workdir / CHECKPOINT_FOLDER}: holds no checkpoint yet")
     return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide Orbax's warnings that a folder is read only and that it has no metadata of theirs."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def read_file(

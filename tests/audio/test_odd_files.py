@@ -35,7 +35,7 @@ def loaded(tmp_path_factory):
 def command(loaded, monkeypatch):
     """`main` with one loaded network for all calls."""
     separator = loaded
-    monkeypatch.setattr(Separator, "from_pretrained", lambda *_, **__: separator)
+    monkeypatch.setattr(Separator, "load", lambda *_, **__: separator)
     return lambda *words: separate.main([*map(os.fspath, words), "--checkpoint", "audiosep"])
 
 

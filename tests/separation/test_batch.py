@@ -52,8 +52,10 @@ def test_devices_share_the_recordings_and_give_the_same(tmp_path, separator):
         tasks = tasks_of(tmp_path, output, settings, names, condition_NE)
         devices = jax.local_devices()[:count]
         options = {"devices": devices, "progress": told.append}
-        results = dict(batch.separate_all(separator, tasks, settings, output, **options))
-        assert sum(told) == pytest.approx(3 * 500 / 8000)
+        results = dict(
+            batch.separate_all(separator, tasks, settings, batch.Files(output), **options)
+        )
+        assert sum(told) == pytest.approx(3)
         found[count] = {task.job.name: result for task, result in results.items()}
         assert found[count].pop("bad.wav").message.endswith("bad.wav: is empty")
         for record in found[count].values():  # but for the time
@@ -84,8 +86,10 @@ def test_an_unforeseen_failure_is_one_recordings_own(tmp_path, separator, monkey
     monkeypatch.setattr(Separator, "separate_file", failing)
     settings, condition_NE = batch.Settings(), separator.embed_text(["rain"])
     tasks = tasks_of(tmp_path, tmp_path / "out", settings, ["a.wav", "b.wav"], condition_NE)
-    options = {"devices": jax.local_devices()[:1], "progress": lambda seconds: None}
-    first, second = batch.separate_all(separator, tasks, settings, tmp_path / "out", **options)
+    options = {"devices": jax.local_devices()[:1], "progress": lambda share: None}
+    first, second = batch.separate_all(
+        separator, tasks, settings, batch.Files(tmp_path / "out"), **options
+    )
     reason = f"{tmp_path}/a.wav: cannot be separated (MemoryError: out of memory)"
     assert first[1] == batch.Failure("a.wav", reason)
     assert second[1]["files"].keys() == {"b - rain.wav"}
@@ -140,7 +144,9 @@ def test_the_picture_shows_the_residual_that_is_written(tmp_path, separator, mon
     settings = batch.Settings(residual=True, subtype="PCM_16", plot="png")
     condition_NE = separator.embed_text(["rain"])
     (task,) = tasks_of(tmp_path, tmp_path / "out", settings, ["a.wav"], condition_NE)
-    record = batch.separate_task(separator, task, settings, tmp_path / "out", lambda seconds: None)
+    record = batch.separate_task(
+        separator, task, settings, batch.Files(tmp_path / "out"), lambda share: None
+    )
     assert record["gain"] < 0.9
     panels = dict(drawn)
     assert list(panels) == ["mixture", "rain", "residual"]

@@ -1,11 +1,11 @@
-"""separate.py: the file it writes, and one line on stderr for everything that cannot be."""
+"""audiosep separate: the files it writes, and one line on stderr for everything that cannot be."""
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,11 @@ from tiny_run import save_run, tiny_config
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import TextConfig
+from audiosep_jax.separation import command as separate
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.separation.stream import SeparationStream
 
 SCRIPT = Path(__file__).resolve().parents[2] / "separate.py"
-_spec = importlib.util.spec_from_file_location("separate", SCRIPT)
-separate = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(separate)
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +249,7 @@ def test_resume_does_again_what_other_options_wrote_over(here, workdir):
     arguments = command(workdir, "--resume")
     assert separate.main(arguments) == 0
     first = (here / "separated/in - rain.wav").read_bytes()
-    for other in (["--resume", "--not", "hum"], ["--not", "wind"]):
+    for other in (["--resume", "--not", "hum"], ["--overwrite", "--not", "wind"]):
         assert separate.main(command(workdir, *other)) == 0
         assert (here / "separated/in - rain.wav").read_bytes() != first
         assert separate.main(arguments) == 0
@@ -275,7 +273,7 @@ def test_a_list_writes_over_no_recording(here, workdir, capfd):
     assert separate.main(["list.csv", "--checkpoint", str(workdir), "--output", "."]) == 1
     out, err = capfd.readouterr()
     assert out == "c.wav\n"
-    assert "error: b.wav: is the input of a result; choose another output\n" in err
+    assert "error: b.wav: is an input; choose another output\n" in err
     assert (here / "b.wav").read_bytes() == before
 
 
@@ -337,8 +335,131 @@ def test_an_interrupt_leaves_nothing_that_looks_finished(here, workdir, capfd, m
 
     monkeypatch.setattr(SeparationStream, "finish", interrupted)
     assert separate.main(command(workdir, recording="in")) == 130
-    assert capfd.readouterr().err == "stopped; --resume goes on with what is left\n"
+    assert capfd.readouterr().err == (
+        "stopped; --resume continues with the recordings that are left\n"
+    )
     assert not (here / "separated").exists()
+
+
+# ---------------------------------------------------------------------- nothing is replaced
+
+
+def test_a_result_replaces_no_other(here, workdir, capfd):
+    """Of a recording of the same name in another folder, or of another suffix."""
+    for folder in ("a", "b"):
+        (here / folder).mkdir()
+        recording(here / folder / "take.wav", num_samples=300 + 10 * len(folder))
+    recording(here / "b" / "take.flac", subtype="PCM_16")
+    assert separate.main(command(workdir, recording="a/take.wav")) == 0
+    capfd.readouterr()
+    first = (here / "separated/take - rain.wav").read_bytes()
+    words = "separated/take - rain.wav: exists already; --overwrite replaces it"
+    refused(capfd, here, command(workdir, recording="b/take.wav"), words)
+    refused(capfd, here, command(workdir, "--resume", recording="b/take.wav"), words)
+    assert separate.main(command(workdir, recording="b/take.flac")) == 0  # another name
+    assert (here / "separated/take - rain.wav").read_bytes() == first
+    assert separate.main(command(workdir, "--overwrite", recording="b/take.wav")) == 0
+    capfd.readouterr()
+
+
+def test_a_folder_separated_again_replaces_nothing(here, workdir, capfd):
+    folder_of(here)
+    (here / "separated").mkdir()
+    (here / "separated/one - rain.wav").write_bytes(b"mine")
+    assert separate.main(command(workdir, recording="in")) == 1
+    out, err = capfd.readouterr()
+    assert out == "separated/b/one - rain.flac\n"
+    assert "separated/one - rain.wav: exists already; --overwrite replaces it" in err
+    assert (here / "separated/one - rain.wav").read_bytes() == b"mine"
+    assert separate.main(command(workdir, "--resume", "--overwrite", recording="in")) == 1
+    assert "1 of 3 recordings are done already" in capfd.readouterr().err
+    assert (here / "separated/one - rain.wav").read_bytes() != b"mine"
+
+
+def test_resume_replaces_no_result_of_another_folder(here, workdir, capfd):
+    """Two folders with a recording of the same name, into one output folder."""
+    for folder in ("a", "b"):
+        (here / folder).mkdir()
+        recording(here / folder / "take.wav", num_samples=300 + 10 * ord(folder))
+    assert separate.main(command(workdir, "--resume", recording="a")) == 0
+    capfd.readouterr()
+    assert separate.main(command(workdir, "--resume", recording="b")) == 1
+    assert "take - rain.wav: exists already" in capfd.readouterr().err
+
+
+# ---------------------------------------------------------------------- several inputs, one file
+
+
+def test_several_recordings_at_once(here, workdir, capfd):
+    for folder in ("a", "b"):
+        (here / folder).mkdir()
+        recording(here / folder / "take.wav", scale=0.1 if folder == "a" else 0.2)
+    arguments = ["a/take.wav", "b/take.wav", "--text", "rain", "--checkpoint", str(workdir)]
+    assert separate.main(arguments) == 0
+    out, err = capfd.readouterr()
+    names = ["separated/take.wav - rain.wav", "separated/take.wav (2) - rain.wav"]
+    assert out.splitlines() == names
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["a/take.wav", "b/take.wav"]
+    for folder, name in zip("ab", names, strict=True):
+        audio_CS, _ = audio_files.read(f"{folder}/take.wav")
+        expected_CS = Separator.load(workdir).separate(audio_CS, 8000, "rain")
+        np.testing.assert_allclose(audio_files.read(name)[0], expected_CS, rtol=0, atol=1e-6)
+    refused(capfd, here, ["a/take.wav", "c.wav", *arguments[2:]], "c.wav: no such file or folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dog.wav", ("WAV", "FLOAT")),
+        ("new/dog.flac", ("FLAC", "PCM_16")),
+        ("Dog.OGG", ("OGG", "VORBIS")),
+        ("dog.opus", ("OGG", "OPUS")),
+        ("dog.aif", ("AIFF", "FLOAT")),
+    ],
+)
+def test_output_may_name_the_file(here, workdir, capfd, name, expected):
+    recording(here / "in.wav")
+    assert separate.main(command(workdir, "--output", name)) == 0
+    assert capfd.readouterr().out == f"{name}\n"
+    info = soundfile.info(name)
+    assert (info.format, info.subtype) == expected
+    refused(capfd, here, command(workdir, "--output", name), f"{name}: exists already")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--text", "wind"], "--output dog.wav: names one file for 2 results; give a folder"),
+        (["--residual"], "names one file for 2 results"),
+        (["in.wav", "other.wav"], "names one file for 2 results"),
+        (["--output", "dog.m4a"], "dog.m4a: cannot be written as .m4a; choose .wav, .flac"),
+        (["--output_format", "flac"], "--output dog.wav: is no flac file"),
+    ],
+)
+def test_output_that_names_a_file_in_vain(here, workdir, capfd, arguments, words):
+    for name in ("in.wav", "other.wav"):
+        recording(here / name)
+    options = [] if "--output" in arguments else ["--output", "dog.wav"]
+    inputs = [x for x in arguments if x in ("in.wav", "other.wav")]
+    rest = [x for x in arguments if x not in inputs]
+    base = [*(inputs or ["in.wav"]), "--text", "rain", "--checkpoint", str(workdir)]
+    refused(capfd, here, [*base, *options, *rest], words)
+
+
+def test_a_gain_is_said(here, workdir, capfd):
+    recording(here / "in.wav", scale=0.2)
+    assert separate.main(command(workdir)) == 0
+    assert "multiplied" not in capfd.readouterr().err
+    recording(here / "loud.wav", scale=20, subtype="FLOAT")
+    options = ["--subtype", "PCM_16", "--json", "found.json"]
+    assert separate.main(command(workdir, *options, recording="loud.wav")) == 0
+    (found,) = json.loads((here / "found.json").read_text())
+    assert found["gain"] < 0.9
+    line = (
+        f"all results are multiplied by {found['gain']:.3g} so that none clips; "
+        "--subtype FLOAT keeps their level"
+    )
+    assert capfd.readouterr().err.splitlines()[-1] == line
 
 
 # ---------------------------------------------------------------------- mistakes
@@ -391,14 +512,15 @@ def test_unusable_recording(here, workdir, capfd, name, words):
 @pytest.mark.parametrize("text", ["", " \n\t", "\udc80"])
 def test_unusable_text(here, workdir, capfd, text):
     recording(here / "in.wav")
-    words = "is not valid text" if text.strip() else "--text is empty"
+    words = "is not valid text" if text.strip() else "--text: a query is empty"
     refused(capfd, here, command(workdir, text=text), words)
     refused(capfd, here, command(workdir, "--text", text), words)
 
 
 def test_unusable_checkpoint(here, workdir, capfd):
     recording(here / "in.wav")
-    refused(capfd, here, command("missing"), "missing: no such folder")
+    refused(capfd, here, command("missing"), "--checkpoint missing: no such folder")
+    refused(capfd, here, command("no/such/run"), "--checkpoint no/such/run: no such folder")
     refused(capfd, here, command("in.wav"), "in.wav: is neither a PyTorch checkpoint")
     (here / "empty").mkdir()
     refused(capfd, here, command("empty"), "empty: is no training workdir")
@@ -445,7 +567,9 @@ def test_a_recording_that_fails_leaves_what_was_told_before(here, workdir, capfd
     audio_CS[0, 8999] = np.nan
     soundfile.write(here / "in.wav", audio_CS.T, 8000, subtype="FLOAT")
     (here / "found.json").write_text("[1]")
-    refused(capfd, here, command(workdir, "--json", "found.json"), "NaN")
+    refused(capfd, here, command(workdir, "--json", "found.json"), "found.json: exists already")
+    options = ["--json", "found.json", "--overwrite"]
+    refused(capfd, here, command(workdir, *options), "NaN")
     assert (here / "found.json").read_text() == "[1]"
 
 
@@ -453,20 +577,20 @@ def test_a_recording_that_fails_leaves_what_was_told_before(here, workdir, capfd
 def test_the_input_is_never_overwritten(here, workdir, capfd, link):
     recording(here / "in.wav")
     link(here / "in.wav", here / "in - rain.wav")
-    refused(capfd, here, command(workdir, "--output", "."), "is the input")
+    refused(capfd, here, command(workdir, "--output", "."), "in - rain.wav: ")
+    refused(capfd, here, command(workdir, "--output", ".", "--overwrite"), "input; choose another")
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "required"),
-        (["in.wav", "--text", "rain", "--checkpoint", "no/such/run"], "--checkpoint"),
         (["in.wav", "--checkpoint", "run"], "--text"),
         (["in.wav", "--text", "rain", "--checkpoint", "run", "--loud"], "--loud"),
-        (["in.wav", "--weight", "2", "--text", "rain"], "must stand behind the query"),
+        (["in.wav", "--weight", "2", "--text", "rain"], "must come after the query"),
         (["in.wav", "--text", "a", "--weight", "2", "--text", "b"], "--text b: has no --weight"),
         (["in.wav", "--text", "rain", "--weight", "nan"], "--weight"),
-        (["in.wav", "--text", "rain", "--not", " "], "--not is empty"),
+        (["in.wav", "--text", "rain", "--not", ""], "--not: a query is empty"),
         (["in.wav", "--text", "rain", "--shard", "2/2"], "--shard: 2/2"),
         (["in.wav", "--text", "rain", "--tile_seconds", "nan"], "--tile_seconds nan"),
         (["in.wav", "--text", "rain", "--output", "/dev/null/x"], "--output"),
@@ -520,6 +644,25 @@ def test_whoever_reads_the_paths_may_leave(here, workdir):
     assert {"one - rain.wav", "b/one - rain.flac"} <= set(files(here / "separated"))
 
 
+def test_sigterm_leaves_nothing_behind(here, workdir):
+    recording(here / "in.wav", num_samples=4_000_000)
+    with subprocess.Popen(
+        [sys.executable, SCRIPT, *command(workdir, "--tile_seconds", "0.2", "--output", "out")],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not list(here.glob("out/.*.part")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        said = process.stderr.read()
+    assert process.returncode == 143
+    assert said == "stopped; --resume continues with the recordings that are left\n"
+    assert files(here) == ["in.wav"]
+
+
 def test_a_mistake_as_a_process(here, workdir):
     done = run(here, *command(workdir, recording="none.wav"))
     assert (done.returncode, done.stdout) == (2, "")
@@ -539,5 +682,5 @@ def test_help_shows_an_example_without_loading_the_library():
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (
-        'python separate.py street.wav --text "a dog barking" --checkpoint runs/demo' in done.stdout
+        'audiosep separate street.wav --text "a dog barking" --checkpoint runs/demo' in done.stdout
     )

@@ -1,0 +1,237 @@
+"""The command `audiosep separate`."""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from audiosep_jax import files
+from audiosep_jax.cli import exit_code, say
+from audiosep_jax.errors import InputError
+from audiosep_jax.separation.jobs import Job, finished_records, is_list, plan
+from audiosep_jax.separation.options import (
+    FILES,
+    check_options,
+    load_separator,
+    make_parser,
+    names_a_file,
+)
+from audiosep_jax.separation.queries import Part, conditions, embed, queries_of, read
+
+if TYPE_CHECKING:
+    from audiosep_jax.audio.files import AudioReader
+    from audiosep_jax.separation.batch import Failure, Settings, Task
+    from audiosep_jax.separation.separator import Separator
+
+# JAX, NumPy and libsndfile are imported where they are used, so that help and mistakes are fast.
+
+LOG = "separated"  # name of the log of finished recordings, in the output folder
+SPANS_SHOWN = 6
+Record = dict[str, Any]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Separate recordings as `argv` asks; return the exit code that `--help` explains."""
+    hint = "; --resume continues with the recordings that are left"
+    return exit_code(lambda: _separate(make_parser().parse_args(argv)), hint)
+
+
+def _separate(arguments: argparse.Namespace) -> int:
+    # ------------------------------------------------------------------ checks, cheapest first
+    wanted = queries_of(arguments.queries)
+    is_file = names_a_file(arguments.output)
+    output = arguments.output.parent if is_file else arguments.output
+    jobs = plan(arguments.input, output, wanted)
+    many = len(jobs) > 1 or any(os.path.isdir(x) or is_list(x) for x in arguments.input)
+    check_options(arguments, output)
+    listed = [part for job in jobs for query in job.queries for part in query.parts]
+    values = read(dict.fromkeys([*arguments.queries, *arguments.unwanted, *listed]))
+    if is_file:
+        jobs = [_with_file_name(arguments, jobs, values)]
+    settings = _settings(arguments, arguments.output.suffix if is_file else None)
+
+    with contextlib.ExitStack() as stack:
+        reader = None if many else stack.enter_context(_opened(jobs[0].recording))
+
+        # -------------------------------------------------------------- load, separate, report
+        separator = load_separator(arguments.checkpoint, arguments.text_model)
+        tasks = _tasks(separator, arguments, jobs, values, settings, output, reader)
+        log = None
+        if many or arguments.resume:
+            log = stack.enter_context(files.FinishedLog(output, LOG, arguments.shard))
+        inputs = [*(str(job.recording) for job in jobs), *(part.value for part in values)]
+        run = _Run(separator, settings, output, log, frozenset(map(os.path.realpath, inputs)))
+        records, failures = run(tasks, resume=arguments.resume, many=many)
+    if failures and not many:
+        raise InputError(failures[0].message)
+    if arguments.json:
+        _write_json(arguments, records, output)
+    for failure in failures:
+        say("error:", failure.message)
+    if failures:
+        say(f"{len(failures)} of {len(failures) + len(records)} recordings were not separated")
+    return 1 if failures else 0
+
+
+def _with_file_name(
+    arguments: argparse.Namespace, jobs: Sequence[Job], values: Mapping[Part, Sequence[Any]]
+) -> Job:
+    """The only job, with the name that --output gives to its only result."""
+    path = arguments.output
+    weighted = any(part.weight is not None for part in arguments.queries)
+    results = 1 if weighted else sum(len(values[part]) for part in arguments.queries)
+    count = len(jobs) * (results + arguments.residual)
+    if count != 1:
+        raise InputError(f"--output {path}: names one file for {count} results; give a folder")
+    format, subtype = FILES[path.suffix.lower()]
+    if arguments.output_format not in (None, format):
+        raise InputError(f"--output {path}: is no {arguments.output_format} file")
+    arguments.output_format, arguments.subtype = format, arguments.subtype or subtype
+    return dataclasses.replace(jobs[0], outputs=(PurePosixPath(path.stem),))
+
+
+def _settings(arguments: argparse.Namespace, suffix: str | None) -> "Settings":
+    from audiosep_jax.separation.batch import Settings
+
+    return Settings(
+        residual=arguments.residual,
+        stereo=arguments.stereo,
+        above_nyquist=arguments.above_nyquist,
+        clip=arguments.clip,
+        output_format=arguments.output_format and arguments.output_format.upper(),
+        subtype=arguments.subtype,
+        suffix=suffix,
+        tile_seconds=arguments.tile_seconds,
+        plot=arguments.plot,
+        overwrite=arguments.overwrite,
+    )
+
+
+def _opened(recording: Path) -> "AudioReader":
+    from audiosep_jax.audio.files import AudioReader
+
+    return AudioReader(recording)
+
+
+def _tasks(
+    separator: "Separator",
+    arguments: argparse.Namespace,
+    jobs: Sequence[Job],
+    values: Mapping[Part, Sequence[Any]],
+    settings: "Settings",
+    output: Path,
+    reader: "AudioReader | None",
+) -> "list[Task]":
+    """Tasks of this process's share of the jobs."""
+    from audiosep_jax.separation import batch
+
+    vectors = embed(separator, values)
+    features = separator.model.condition_features
+    _, unwanted_ME = conditions(queries_of(arguments.unwanted), vectors, features)
+    tasks = []
+    for job in jobs:
+        labels, condition_NE = conditions(job.queries, vectors, features)
+        task = batch.make_task(job, labels, condition_NE, unwanted_ME, settings, output)
+        tasks.append(dataclasses.replace(task, reader=reader))
+    batch.check_distinct(tasks)
+    index, count = arguments.shard
+    return tasks[index::count]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Separates tasks, reports each on the terminal and records it in the log.
+
+    inputs: real paths of all recordings and queries.
+    """
+
+    separator: "Separator"
+    settings: "Settings"
+    output: Path
+    log: files.FinishedLog | None
+    inputs: frozenset[str]
+
+    def __call__(
+        self, tasks: "Sequence[Task]", *, resume: bool, many: bool
+    ) -> "tuple[list[Record], list[Failure]]":
+        """Return the records of what is finished, also by earlier runs, and the failures."""
+        from audiosep_jax.separation import batch
+
+        weights = self.separator.fingerprint if self.log else ""
+        keys = {task: batch.key_of(task, self.settings, weights, self.output) for task in tasks}
+        finished = finished_records(self.log, self.output) if self.log and resume else {}
+        records = [finished[keys[task]] for task in tasks if keys[task] in finished]
+        left = [task for task in tasks if keys[task] not in finished]
+        if records:
+            say(f"{len(records)} of {len(tasks)} recordings are done already")
+        own = _own_files(self.log) if self.log and resume else {}
+        failures = []
+        with _progress_bar(len(left)) as bar:
+            for task, result in batch.separate_all(
+                self.separator,
+                left,
+                self.settings,
+                batch.Files(self.output, self.inputs, own),
+                devices=batch.devices_to_use(),
+                progress=bar.update,
+            ):
+                if isinstance(result, batch.Failure):
+                    failures.append(result)
+                    continue
+                records.append({"key": keys[task], **result})
+                if self.log:
+                    self.log.add(records[-1])
+                bar.clear()
+                _report(records[-1], self.output, f"{task.job.name}: " if many else "")
+        return records, failures
+
+
+def _own_files(log: files.FinishedLog) -> dict[str, str]:
+    """Recording of each file that the log names."""
+    return {
+        name: record["recording"]
+        for record in log.records()
+        if {"recording", "files"} <= {*record}
+        for name in record["files"]
+    }
+
+
+def _report(record: Record, output: Path, prefix: str) -> None:
+    """Print the paths on stdout, and on stderr how much of each query was found, and when."""
+    try:
+        for name in record["files"]:
+            sys.stdout.buffer.write(os.fsencode(output / name) + b"\n")  # it need not be UTF-8
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads the paths any more; the work continues
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for result in record["results"]:
+        times = [f"{start:.1f}-{end:.1f}" for start, end in result["active"]]
+        more = f" and {len(times) - SPANS_SHOWN} more" if len(times) > SPANS_SHOWN else ""
+        found = f"at {', '.join(times[:SPANS_SHOWN])} s{more}" if times else "nowhere"
+        say(f"{prefix}{result['query']}: presence {result['presence']:.2f}, {found}")
+    if record["gain"] < 1:
+        say(
+            f"{prefix}all results are multiplied by {record['gain']:.3g} so that none clips; "
+            "--subtype FLOAT keeps their level"
+        )
+
+
+def _write_json(arguments: argparse.Namespace, records: Sequence[Record], output: Path) -> None:
+    from audiosep_jax.separation.batch import public_record
+
+    path, (index, count) = arguments.json, arguments.shard
+    if count > 1:
+        path = path.with_suffix(f".{index}-of-{count}{path.suffix}")
+    files.write_json(path, [public_record(record, output) for record in records])
+
+
+def _progress_bar(num_recordings: int) -> Any:
+    """A bar on a terminal that counts recordings and parts of them."""
+    from tqdm import tqdm
+
+    form = "{percentage:3.0f}% |{bar}| {n:.1f} of {total} recordings, {remaining} left"
+    return tqdm(total=num_recordings, bar_format=form, disable=None, delay=2, leave=False)
