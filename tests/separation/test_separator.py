@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import RATE_HZ, save_run, tiny_config
@@ -144,6 +145,19 @@ def test_float64_and_reversed_views_are_taken(separator):
     assert_close(separator.separate(reversed_S[::-1], np.int64(RATE_HZ), "rain"), expected_S)
 
 
+def test_bfloat16_arrays_are_taken(separator):
+    audio_S = noise(500).astype(jnp.bfloat16)
+    expected_S = separator.separate(audio_S.astype(np.float32), RATE_HZ, "rain")
+    for taken in (audio_S, jnp.asarray(audio_S), audio_S.astype(np.float16)):
+        actual_S = separator.separate(taken, RATE_HZ, "rain")
+        assert actual_S.dtype == np.float32
+        assert_close(actual_S, expected_S, 1e-4)
+    condition_NE = separator.embed_text(["rain"])
+    stream = separator.stream(RATE_HZ, condition_NE, stereo="channels", above_nyquist="drop")
+    streamed_NCS = np.concatenate([stream.feed(audio_S[None]), stream.finish()], axis=-1)
+    assert_close(streamed_NCS[0, 0], expected_S, 1e-5)
+
+
 def test_threads_share_one(separator):
     audio_NS = [noise(300 + i % 3, seed=i) for i in range(12)]
     expected_NS = [separator.separate(audio_S, RATE_HZ, "rain") for audio_S in audio_NS]
@@ -211,6 +225,9 @@ def fails(call, words):
         (np.zeros((1, 2, 3)), "samples,"),
         (np.zeros(9, np.int16), "int16 must be floating"),
         (np.zeros(9, complex), "floating"),
+        (np.zeros((80000, 2)), r"80000 channels of 2 samples; transpose it to \(channels, samples"),
+        (np.zeros((1000, 2), np.float32), "transpose it"),
+        (np.zeros((9, 1)), "transpose it"),
         ([0.0, np.nan], "NaN"),
         ([0.0, np.inf], "infinite"),
         ([0.0, 1e300], "infinite"),
@@ -246,6 +263,7 @@ def test_unusable_number_of_channels(separator, num_channels):
     ("block_CS", "words"),
     [
         (noise(9), r"of shape \(9,\) must be \(2, samples\)"),
+        (np.zeros((9, 2)), r"of shape \(9, 2\) must be \(2, samples\); transpose it"),
         (np.zeros((3, 9)), r"of shape \(3, 9\) must be \(2, samples\)"),
         (np.zeros((2, 9), np.int16), "of type int16 must be floating point"),
         (np.full((2, 9), np.nan), "NaN or infinite"),
@@ -275,7 +293,7 @@ def test_no_checkpoint_there(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     fails(lambda: Separator.load(tmp_path), "no checkpoint yet")
     (tmp_path / "checkpoints" / "00000007").mkdir()
-    fails(lambda: Separator.load(tmp_path / "checkpoints" / "00000007"), "is no checkpoint")
+    fails(lambda: Separator.load(tmp_path / "checkpoints" / "00000007"), "cannot be read")
 
 
 def edit_about(run, change):
@@ -310,7 +328,7 @@ def test_a_checkpoint_of_something_else(copy, change, words):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("about/metadata", "is no checkpoint"),
+        ("about/metadata", "cannot be read"),
         ("model/_METADATA", "cannot be read"),
         ("model/manifest.ocdbt", "cannot be read"),
         ("model/ocdbt.process_0/d/*", "cannot be read"),
