@@ -1,0 +1,54 @@
+"""The scripts of `examples/` run and give the results that they promise."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import RATE_HZ, save_run
+
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.model import NETWORKS
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+pytestmark = pytest.mark.smoke
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_separate_file_three_ways(tmp_path):
+    save_run(tmp_path / "run")
+    audio_CS = np.random.default_rng(0).uniform(-0.3, 0.3, (2, 3 * RATE_HZ)).astype(np.float32)
+    audio_files.write("in.wav", audio_CS, RATE_HZ, subtype="FLOAT")
+    load("separate_file").main("in.wav", "rain", tmp_path / "run")
+    names = ("estimate.wav", "target.wav", "rest.wav")
+    estimate_CS, target_CS, rest_CS = (audio_files.read(name)[0] for name in names)
+    assert estimate_CS.shape == audio_CS.shape
+    np.testing.assert_allclose(target_CS + rest_CS, audio_CS, atol=1e-6)
+
+
+def test_a_step_written_by_hand_learns():
+    losses = load("training_step").main(10)
+    assert len(losses) == 10
+    assert np.mean(losses[-3:]) < losses[0] - 1
+
+
+def test_a_network_of_ones_own_trains_and_separates(tmp_path, monkeypatch):
+    monkeypatch.setattr("audiosep_jax.model.NETWORKS", dict(NETWORKS))
+    separator = load("own_network").main("run", 10)
+    assert separator.model.network == "gru"
+    mixture_CS, _ = audio_files.read(tmp_path / "run" / "example" / "mixture.wav")
+    rain_CS, _ = audio_files.read(tmp_path / "run" / "rain.wav")
+    assert rain_CS.shape == mixture_CS.shape
+    assert 0 < np.mean(rain_CS**2) < np.mean(mixture_CS**2)
