@@ -103,6 +103,22 @@ def make_folder(path: Path) -> None:
         raise InputError(f"{path}: the folder cannot be created ({reason})") from error
 
 
+def check_writable(path: Path) -> None:
+    """Raise InputError if no file or folder could be created at `path`; create nothing."""
+    absolute = path.absolute()
+    for place in (absolute, *absolute.parents):
+        try:
+            os.stat(place)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:  # such as a name that is too long
+            raise InputError(f"{path}: cannot be written ({error})") from error
+        break
+    folder = absolute.parent if place == absolute else place
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written; {folder} is not a writable folder")
+
+
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():

@@ -24,7 +24,7 @@ from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.settings import parse
 from audiosep_jax.training import CHECKPOINT_FOLDER
-from audiosep_jax.weights.published import (
+from audiosep_jax.weights.names import (
     MAX_STEPS,
     PREFIXES,
     full_state_dict,

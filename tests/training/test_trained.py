@@ -17,8 +17,7 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training import trained
 from audiosep_jax.weights import torch_files
-from audiosep_jax.weights.names import export_separator
-from audiosep_jax.weights.published import full_state_dict
+from audiosep_jax.weights.names import export_separator, full_state_dict
 
 
 @pytest.fixture(scope="module")

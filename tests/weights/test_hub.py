@@ -18,7 +18,7 @@ from audiosep_jax.audio import files as audio_files
 from audiosep_jax.errors import InputError
 from audiosep_jax.model import make_model
 from audiosep_jax.weights import hub, torch_files
-from audiosep_jax.weights.published import full_state_dict
+from audiosep_jax.weights.names import full_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = np.random.default_rng(0).bytes(300_000)

@@ -14,12 +14,18 @@ import soundfile
 from golden_towers import GOLDEN, recipe, recipe_state
 from separator_examples import TINY, tiny_variables
 
-from audiosep_jax import convert
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.separation.separator import Separator
+from audiosep_jax.training import convert
 from audiosep_jax.weights import torch_files
-from audiosep_jax.weights.names import COUNTER, PREFIX, export_separator
-from audiosep_jax.weights.published import full_state_dict, learnt_state_dict, stft_buffers
+from audiosep_jax.weights.names import (
+    COUNTER,
+    PREFIX,
+    export_separator,
+    full_state_dict,
+    learnt_state_dict,
+    stft_buffers,
+)
 from audiosep_jax.weights.torch_files import read_state_dict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,17 +267,17 @@ def test_hostile_files_leave_nothing(here, capfd):
     [
         ([], "required"),
         (["a.ckpt"], "required"),
-        (["a.ckpt", "taken.ckpt", *OF_TINY], "taken.ckpt: is there already; --overwrite"),
-        (["a.ckpt", "folder", *OF_TINY], "folder: is there already"),
+        (["a.ckpt", "taken.ckpt", *OF_TINY], "taken.ckpt: exists already; --overwrite"),
+        (["a.ckpt", "folder", *OF_TINY], "folder: exists already"),
         (["a.ckpt", "folder.ckpt", "--overwrite", *OF_TINY], "is a folder"),
         (["a.ckpt", "taken", "--overwrite", *OF_TINY], "is a file"),
         (["a.ckpt", "a.ckpt", "--overwrite", *OF_TINY], "is the source"),
-        (["a.ckpt", "taken/below", *OF_TINY], "no writable folder"),
+        (["a.ckpt", "taken/below", *OF_TINY], "not a writable folder"),
         (["a.ckpt", "x" * 300 + "/y", *OF_TINY], "cannot be written"),
         (["a.ckpt", "out"], "a.ckpt: has a window of 32 samples"),
         (["a.ckpt", "out", "--sample_rate_hz", "800", "--hop_samples", "0"], "at least 1"),
         (["a.ckpt", "out", "--sample_rate_hz", "800", "--hop_samples", "17"], "hop_samples=17"),
-        (["folder", "out", *OF_TINY], "are for a file"),
+        (["folder", "out", *OF_TINY], "applies to a file"),
         (["folder", "out"], "folder: is no training workdir"),
         (["none.ckpt", "out"], "none.ckpt: no such folder"),
         (["a.ckpt", "out", "--fast"], "--fast"),
@@ -299,17 +305,16 @@ def test_overwrite_replaces_a_file_and_a_workdir(here):
 def test_a_failure_while_writing_leaves_nothing(here, capfd, monkeypatch):
     tiny_file(here / "a.ckpt")
 
-    def disk_full(path, tensors, *, lightning):
-        Path(path).write_bytes(b"half")
+    def disk_full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("audiosep_jax.training.trained.write_torch", disk_full)
+    monkeypatch.setattr(os, "fsync", disk_full)
     refused(capfd, here, ["a.ckpt", "b.ckpt", *OF_TINY], "b.ckpt: cannot be written (No space left")
 
 
 def test_help_shows_an_example_without_jax():
     code = (
-        "import sys; from audiosep_jax import convert\n"
+        "import sys; from audiosep_jax.training import convert\n"
         "try: convert.main(['--help'])\n"
         "finally: assert not {'jax', 'numpy', 'orbax'} & set(sys.modules)"
     )
@@ -317,4 +322,4 @@ def test_help_shows_an_example_without_jax():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "python -m audiosep_jax.convert audiosep_base_4M_steps.ckpt runs/audiosep" in done.stdout
+    assert "audiosep convert audiosep_base_4M_steps.ckpt runs/audiosep" in done.stdout
