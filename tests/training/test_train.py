@@ -137,7 +137,10 @@ def command(*arguments: str) -> int:
 class Pair:
     """train.py in two processes of one device each."""
 
-    def __init__(self, workdir: Path, *arguments: str) -> None:
+    def __init__(
+        self, workdir: Path, *arguments: str, program: str = "", second: tuple[str, ...] = ()
+    ) -> None:
+        """Start both, as `program` instead of train.py; `second` are arguments of process 1."""
         self.metrics = workdir / "metrics.jsonl"
         self.old_file = self.metrics.stat().st_ino if self.metrics.is_file() else None
         with socket.socket() as free:
@@ -145,17 +148,18 @@ class Pair:
             address = f"--coordinator_address=localhost:{free.getsockname()[1]}"
         # The last of two equal flags counts.
         flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1"
-        command = [sys.executable, "train.py", *TINY, "--workdir", str(workdir), address]
+        script = ["-c", program] if program else ["train.py"]
+        command = [sys.executable, *script, *TINY, "--workdir", str(workdir), address]
         self.processes = [
             subprocess.Popen(
-                [*command, "--num_processes=2", f"--process_id={index}", *arguments],
+                [*command, "--num_processes=2", f"--process_id={index}", *arguments, *more],
                 cwd=ROOT,
                 env=os.environ | {"XLA_FLAGS": flags},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            for index in range(2)
+            for index, more in enumerate(((), second))
         ]
 
     def wait_for_row(self, step: int) -> None:
@@ -177,7 +181,11 @@ class Pair:
 
     def end(self) -> list[tuple[int, str]]:
         """(exit code, all output) of each."""
-        outputs = [process.communicate(timeout=CHILD_SECONDS)[0] for process in self.processes]
+        try:
+            outputs = [process.communicate(timeout=CHILD_SECONDS)[0] for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
         return [(p.returncode, text) for p, text in zip(self.processes, outputs, strict=True)]
 
 
@@ -376,6 +384,50 @@ def test_two_processes_of_which_one_is_killed_and_one_terminated_end_as_if_they_
     )
     # The order of sums depends on the layout; a step moves parameters by up to 1e-2.
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+
+
+COUNTING = """
+import sys
+import jax
+
+calls, original = [], jax.pmap
+
+def pmap(body, *arguments, **named):
+    def call(*operands):
+        calls.append(body.__name__)
+        return step(*operands)
+
+    step = original(body, *arguments, **named)
+    return call
+
+jax.pmap = pmap
+import train
+
+sys.argv[0] = "train.py"
+code = train._run(train._parse_flags(sys.argv))
+print("pmapped calls:", *calls, flush=True)
+sys.exit(code)
+"""
+
+
+def test_all_processes_make_the_same_pmapped_calls_also_for_a_finished_run(tmp_path: Path) -> None:
+    for expected in (["train_step"] * 12 + ["eval_step"] * 4, ["eval_step"]):
+        ends = Pair(tmp_path, program=COUNTING).end()
+        assert [code for code, _ in ends] == [train.FINISHED] * 2, ends
+        found = [re.findall(r"pmapped calls: (.*)", output)[-1].split() for _, output in ends]
+        assert found[0] == found[1]
+        assert sorted(found[0]) == sorted(expected)
+
+
+def test_what_differs_or_fails_in_process_0_is_told_by_both_with_code_2(
+    tmp_path: Path, finished: Path
+) -> None:
+    ends = Pair(tmp_path, second=("--config.seed=1",)).end()
+    line = "error: the processes differ, so none of them starts: seed is 0 in process 0 and 1 in"
+    assert [(code, line in output) for code, output in ends] == [(2, True)] * 2, ends
+    ends = Pair(finished, "--config.seed=1").end()
+    line = f"error: {finished} holds another run: seed is 0 there and 1 here;"
+    assert [(code, line in output) for code, output in ends] == [(2, True)] * 2, ends
 
 
 # ------------------------------------------------------------------ what ends a run
