@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 from audiosep_jax import files
@@ -40,6 +41,13 @@ def shard(text: str) -> tuple[int, int]:
         if index < count:
             return index, count
     raise argparse.ArgumentTypeError(f"{text} must be i/n with i from 0 to n - 1, such as 0/4")
+
+
+def local_path(text: str) -> Path:
+    """Parse a path; refuse an address such as gs://bucket, which would make a folder `gs:`."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is not a local path; mount or copy it first")
+    return Path(text)
 
 
 class Terminated(BaseException):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax.cli import Parser, exit_code, shard
+from audiosep_jax.cli import Parser, exit_code, local_path, shard
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
     from audiosep_jax.evaluation.lists import Item
-    from audiosep_jax.evaluation.results import Row, Run
+    from audiosep_jax.evaluation.results import Run
     from audiosep_jax.separation.separator import Separator
 
 # numpy and JAX are imported where they are used: help and mistakes are fast.
@@ -120,7 +120,10 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
         print(f"{output}: {len(found):,} of {len(items):,} mixtures are done, by all shards")
         return
     rows = [found[item.row] for item in items]
-    _check_rows(rows, arguments.allow_missing)
+    unscored = [row for row in rows if "reason" in row]
+    missing = [row["reason"] for row in unscored if "silent" not in row]
+    _check_usable([row["reason"] for row in unscored], len(rows), "mixtures", True)
+    _check_usable(missing, len(rows), "mixtures", arguments.allow_missing)
     content = results.results_of(run, rows)
     results.write_csv(output / results.CSV_NAME, rows)
     files.write_json(output / results.JSON_NAME, content)
@@ -212,27 +215,19 @@ def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item]]":
 def _check_files(items: "Sequence[Item]", allow_missing: bool) -> None:
     from audiosep_jax.evaluation.mixtures import missing_files
 
-    missing = missing_files(items)
+    reasons = [f"{path}: no such file" for path in missing_files(items)]
     num_files = len({path for item in items for path in item.files})
-    if len(missing) == num_files:
-        raise InputError(f"none of the {num_files:,} files exists, such as {missing[0]}")
-    if missing and not allow_missing:
-        raise _refusal([f"{path}: no such file" for path in missing], num_files, "files")
+    _check_usable(reasons, num_files, "files", allow_missing)
 
 
-def _check_rows(rows: "Sequence[Row]", allow_missing: bool) -> None:
-    unscored = [row for row in rows if "reason" in row]
-    if len(unscored) == len(rows):
-        raise InputError(f"no mixture could be scored, such as: {unscored[0]['reason']}")
-    reasons = [row["reason"] for row in unscored if "silent" not in row]
+def _check_usable(reasons: Sequence[str], total: int, what: str, allow_missing: bool) -> None:
+    """Raise InputError if none, or without --allow_missing not all, can be used."""
+    if len(reasons) == total:
+        raise InputError(f"none of the {total:,} {what} can be used, such as: {reasons[0]}")
     if reasons and not allow_missing:
-        raise _refusal(reasons, len(rows), "mixtures")
-
-
-def _refusal(reasons: Sequence[str], total: int, what: str) -> InputError:
-    named = "; ".join(reasons[:NAMED]) + ("; ..." if len(reasons) > NAMED else "")
-    share = f"{len(reasons):,} of {total:,} {what} cannot be used"
-    return InputError(f"{share}: {named}. --allow_missing scores the others and says so")
+        named = "; ".join(reasons[:NAMED]) + ("; ..." if len(reasons) > NAMED else "")
+        share = f"{len(reasons):,} of {total:,} {what} cannot be used"
+        raise InputError(f"{share}: {named}. --allow_missing scores the others and says so")
 
 
 def _print(content: Mapping[str, Any], output: Path) -> None:
@@ -260,7 +255,7 @@ def _command(words: Sequence[str]) -> str:
 
 def _watch(words: Sequence[str]) -> None:
     parser = Parser(f"{PROG} watch", "Score each checkpoint of a training run.", WATCH_EXAMPLE)
-    parser.add_argument("workdir", type=Path, metavar="WORKDIR", help="of the training run")
+    parser.add_argument("workdir", type=local_path, metavar="WORKDIR", help="of the training run")
     _add_list(parser)
     _add_scoring(parser)
     parser.add_argument(
@@ -316,7 +311,7 @@ def _render(words: Sequence[str]) -> None:
         arguments.sample_rate_hz or protocol.sample_rate_hz or ResUNetConfig().sample_rate_hz,
         num_threads=arguments.num_threads,
         shard=arguments.shard,
-        write_list=protocol.name == "mixtures",
+        write_list=protocol.own,
     )
     print(arguments.output)
 
@@ -325,8 +320,8 @@ def _pairs(words: Sequence[str]) -> None:
     parser = Parser(f"{PROG} pairs", "Write a list of random pairs of clips.", PAIRS_EXAMPLE)
     add = parser.add_argument
     clips = "manifest, folder with the layout of ESC-50, or folder of class folders"
-    add("--audio", type=Path, metavar="PLACE", help=f"the clips: {clips}")
-    add("--output", type=Path, metavar="CSV", help="list to write")
+    add("--audio", type=local_path, metavar="PLACE", help=f"the clips: {clips}")
+    add("--output", type=local_path, metavar="CSV", help="list to write")
     add("--num_pairs", type=int, default=500, help="number of pairs (default: 500)")
     add("--folds", type=int, nargs="+", default=[], help="folds of ESC-50 (default: all)")
     add("--snrs_db", type=float, nargs="+", default=[0.0], help="SNRs, in turn (default: 0)")
@@ -368,10 +363,17 @@ def _add_list(parser: Parser) -> None:
     """Options that select mixtures."""
     add = parser.add_argument
     add("--protocol", choices=PROTOCOLS, help="benchmark, or mixtures for an own list")
-    add("--metadata", type=Path, metavar="CSV", help="list of the mixtures")
-    add("--audio", type=Path, metavar="DIR", help="rendered mixtures, or the clips of the list")
-    add("--audio2", type=Path, metavar="DIR", help="the noises, if they are in another folder")
-    add("--output", type=Path, metavar="DIR", help="folder to write to")
+    add("--metadata", type=local_path, metavar="CSV", help="list of the mixtures")
+    add(
+        "--audio",
+        type=local_path,
+        metavar="DIR",
+        help="rendered mixtures, or the clips of the list",
+    )
+    add(
+        "--audio2", type=local_path, metavar="DIR", help="the noises, if they are in another folder"
+    )
+    add("--output", type=local_path, metavar="DIR", help="folder to write to")
     add(
         "--layout",
         choices=("auto", "rendered", "pairs"),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax.cli import Parser, exit_code
+from audiosep_jax.cli import Parser, exit_code, local_path
 from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def _parser() -> Parser:
     description = "Compare several evaluations of the same mixtures."
     parser = Parser("audiosep compare", description, EXAMPLE)
     add = parser.add_argument
-    add("results", type=Path, nargs="+", metavar="RESULTS", help="folder that evaluate wrote")
+    add("results", type=local_path, nargs="+", metavar="RESULTS", help="folder that evaluate wrote")
     add("--names", nargs="+", metavar="NAME", help="names of the results (default: the folders')")
-    add("--output", type=Path, required=True, metavar="DIR", help="folder for the comparison")
+    add("--output", type=local_path, required=True, metavar="DIR", help="folder for the comparison")
     add("--no_figures", action="store_true", help="draw no figure, which needs matplotlib")
     return parser
 

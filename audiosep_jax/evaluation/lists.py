@@ -107,29 +107,29 @@ def items_of(
     if (layout == "rendered" and rendered is None) or (layout == "pairs" and not protocol.pair):
         kind = "rendered mixtures" if layout == "rendered" else "clips to be mixed"
         raise InputError(f"layout={layout}: the lists of {protocol.name} name no {kind}")
-    sentences = [query or row.cells[column] for row in rows]
-    for row, sentence in zip(rows, sentences, strict=True):
-        if not sentence.strip():
-            raise _mistake(row, "no query")
-    numbered = list(enumerate(zip(rows, sentences, strict=True)))
-    if protocol.name == "mixtures":
-        return [_own(n, row, audio, noise, text, snr_db) for n, (row, text) in numbered]
-    if layout == "auto" and rendered and protocol.pair:
+    if layout == "auto" and rendered and protocol.pair and not protocol.own:
         exists = any((audio / path_of(rendered[1], row.cells)).is_file() for row in rows)
         rendered = rendered if exists else None
-    return [
-        _published(protocol, n, row, audio, noise, text, snr_db, rendered)
-        for n, (row, text) in numbered
-    ]
+    items = []
+    for number, row in enumerate(rows):
+        sentence = query or row.cells[column]
+        if not sentence.strip():
+            raise _mistake(row, "no query")
+        item = Item(number, "", sentence, "", audio, None, snr_db=snr_db, line=row.line)
+        if protocol.own:
+            items.append(_own(row, item, audio, noise))
+        else:
+            items.append(_published(protocol, row, item, audio, noise, rendered is not None))
+    return items
 
 
 def path_of(template: str, cells: Mapping[str, str]) -> str:
-    """Path that a template gives for the cells of a row."""
+    """Path that a template gives for the cells of a row; backslashes become slashes."""
     # Positions instead of names, because a column may be called "noise_wav1 (2)".
     names = sorted(cells, key=len, reverse=True)
     for position, name in enumerate(names):
         template = template.replace("{" + name, "{" + str(position))
-    return template.format(*(PurePosixPath(cells[name]) for name in names))
+    return template.format(*(PurePosixPath(cells[name].replace("\\", "/")) for name in names))
 
 
 def list_fingerprint(items: Sequence[Item]) -> str:
@@ -168,70 +168,54 @@ def _columns(protocol: Protocol, header: Sequence[str]) -> list[str]:
 
 
 def _published(
-    protocol: Protocol,
-    number: int,
-    row: Row,
-    audio: Path,
-    noise: Path,
-    sentence: str,
-    snr_db: float | None,
-    rendered: tuple[str, str] | None,
+    protocol: Protocol, row: Row, item: Item, audio: Path, noise: Path, is_rendered: bool
 ) -> Item:
-    """Item of a row of a published list."""
-    cells = row.cells
-    paths = [path_of(template, cells) for template in rendered or protocol.pair]
-    name = path_of(protocol.id, cells) or str(number)
-    if protocol.clips:
-        clips = tuple(cells[protocol.clips].split("+++"))
-    else:
-        clips = tuple(path_of(template, cells) for template in protocol.pair)
-    snr = _snr(row, protocol.snr) if protocol.snr else snr_db or 0.0
-    templates = protocol.rendered
-    return Item(
-        row=number,
+    """Complete the item of a row of a published list."""
+    cells, templates = row.cells, protocol.rendered
+    pair = [path_of(template, cells) for template in protocol.pair]
+    name = path_of(protocol.id, cells) or str(item.row)
+    rendered = _numbered(name)
+    if templates:
+        rendered = path_of(templates[0], cells), path_of(templates[1], cells)
+    clips = cells[protocol.clips].split("+++") if protocol.clips else pair
+    item = dataclasses.replace(
+        item,
         id=name,
-        query=sentence,
-        label=cells[protocol.label] if protocol.label else sentence,
-        target=audio / paths[0],
-        mixture=audio / paths[1] if rendered else None,
-        noises=() if rendered else tuple(noise / path for path in paths[1:]),
-        snr_db=None if rendered else snr,
-        clips=clips,
-        noise_query=cells[protocol.noise_query] if protocol.noise_query else "",
-        line=row.line,
-        rendered=(path_of(templates[0], cells), path_of(templates[1], cells))
-        if templates
-        else _numbered(name),
+        label=cells[protocol.label] if protocol.label else item.query,
+        clips=tuple(clips),
+        noise_query=cells.get(protocol.noise_query, ""),
+        rendered=rendered,
     )
+    if is_rendered:
+        target, mixture = (audio / path for path in rendered)
+        return dataclasses.replace(item, target=target, mixture=mixture, snr_db=None)
+    snr_db = _snr(row, protocol.snr) if protocol.snr else item.snr_db or 0.0
+    noises = tuple(noise / path for path in pair[1:])
+    return dataclasses.replace(item, target=audio / pair[0], noises=noises, snr_db=snr_db)
 
 
-def _own(
-    number: int, row: Row, audio: Path, noise: Path, sentence: str, snr_db: float | None
-) -> Item:
-    """Item of a row of a user's own list: a target, and a noise or a mixture."""
-    cells = {name: cell.strip() for name, cell in row.cells.items()}
-    target, noise_name, mixture = (cells.get(x, "") for x in ("target", "noise", "mixture"))
-    if not target or bool(noise_name) == bool(mixture):
+def _own(row: Row, item: Item, audio: Path, noise: Path) -> Item:
+    """Complete the item of a row of a user's own list: a target, and a noise or a mixture."""
+    target, other, mixture = (
+        row.cells.get(column, "").strip().replace("\\", "/")
+        for column in ("target", "noise", "mixture")
+    )
+    if not target or bool(other) == bool(mixture):
         raise InputError(f"line {row.line} of the list needs a target, and a noise or a mixture")
-    seconds = _number(row, "seconds")
-    if seconds is not None and seconds <= 0:
-        raise _mistake(row, f"seconds={seconds:g}, not above 0")
-    name = cells.get("id") or str(number)
-    return Item(
-        row=number,
+    name = row.cells.get("id", "").strip() or str(item.row)
+    return dataclasses.replace(
+        item,
         id=name,
-        query=sentence,
-        label=cells.get("class") or sentence,
+        label=row.cells.get("class", "").strip() or item.query,
         target=audio / target,
         mixture=audio / mixture if mixture else None,
-        noises=(noise / noise_name,) if noise_name else (),
-        snr_db=_snr(row, "snr", snr_db) if noise_name else None,
-        target_start_seconds=_start(row, "target_start"),
-        noise_start_seconds=_start(row, "noise_start"),
-        seconds=seconds,
-        clips=(target, noise_name) if noise_name else (target,),
-        noise_query=cells.get("noise_query", ""),
-        line=row.line,
+        noises=(noise / other,) if other else (),
+        snr_db=_snr(row, "snr", item.snr_db) if other else None,
+        target_start_seconds=_number(row, "target_start", low=0) or 0.0,
+        noise_start_seconds=_number(row, "noise_start", low=0) or 0.0,
+        seconds=_number(row, "seconds", low=0.001),
+        clips=(target, other) if other else (target,),
+        noise_query=row.cells.get("noise_query", ""),
         rendered=_numbered(name),
     )
 
@@ -240,7 +224,12 @@ def _numbered(name: str) -> tuple[str, str]:
     return NUMBERED[0].format(id=name), NUMBERED[1].format(id=name)
 
 
-def _number(row: Row, column: str) -> float | None:
+def _snr(row: Row, column: str, default: float | None = None) -> float | None:
+    value = _number(row, column, low=-MAX_SNR_DB, high=MAX_SNR_DB)
+    return default if value is None else value
+
+
+def _number(row: Row, column: str, *, low: float, high: float = 1e9) -> float | None:
     """Number in a column; None if the column does not exist or the cell is empty."""
     text = row.cells.get(column, "").strip()
     if not text:
@@ -249,22 +238,8 @@ def _number(row: Row, column: str) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise _mistake(row, f"{column}={text!r}, not a number")
-    return value
-
-
-def _snr(row: Row, column: str, default: float | None = None) -> float | None:
-    value = _number(row, column)
-    if value is not None and abs(value) > MAX_SNR_DB:
-        raise _mistake(row, f"{column}={value:g}, not in -{MAX_SNR_DB:g}..{MAX_SNR_DB:g} dB")
-    return default if value is None else value
-
-
-def _start(row: Row, column: str) -> float:
-    value = _number(row, column) or 0.0
-    if value < 0:
-        raise _mistake(row, f"{column}={value:g}, below 0")
+    if not low <= value <= high:
+        raise _mistake(row, f"{column}={text!r}, not a number from {low:g} to {high:g}")
     return value
 
 

@@ -56,6 +56,7 @@ class Protocol:
     noise_query: str = ""  # column of the query that describes the noise
     clips: str = ""  # column with the names of target and noise, joined by "+++"
     by_position: bool = False  # columns are found by their order, not by their names
+    own: bool = False  # a user's list, with the columns of docs/evaluation.md
     published: Mapping[str, Scores] = dataclasses.field(default_factory=dict)  # dB by system
 
 
@@ -187,7 +188,7 @@ PROTOCOLS: dict[str, Protocol] = {
             label="class",
             rendered=("{target}", "{mixture}"),
             pair=("{target}", "{noise}"),
-            snr="snr",
+            own=True,
         ),
     )
 }

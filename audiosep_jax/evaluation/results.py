@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -106,7 +105,15 @@ class RowLog:
         """
         found: dict[int, Row] = {}
         for path in self._log.paths():
-            for row in self._rows_of(path):
+            about, rows = self._read(path)
+            if about != self._about:
+                changed = [key for key in self._about if about.get(key) != self._about[key]]
+                raise InputError(
+                    f"{path.parent}: holds rows of another evaluation "
+                    f"({(changed or ['evaluation'])[0]} differs); "
+                    "choose another output folder, or overwrite it"
+                )
+            for row in rows:
                 if "reason" not in row or row["row"] not in found:
                     found[row["row"]] = row
         return found
@@ -114,7 +121,7 @@ class RowLog:
     def discard(self) -> None:
         """Remove the rows, except those that other processes of this evaluation may be adding."""
         for path in self._log.paths():
-            if self._alone or path == self._log.path or not self._belongs(path):
+            if self._alone or path == self._log.path or self._read(path)[0] != self._about:
                 files.remove(path)
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -127,31 +134,13 @@ class RowLog:
             self._log.add({"about": self._about})
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._log.close()
 
-    def _rows_of(self, path: Path) -> list[Row]:
-        records = list(files.read_records(path))
-        other = records[0].get("about") or {} if records else self._about
-        if other != self._about:
-            changed = next((x for x in self._about if other.get(x) != self._about[x]), "evaluation")
-            raise InputError(
-                f"{path.parent}: holds rows of another evaluation ({changed} differs); "
-                "choose another output folder, or overwrite it"
-            )
-        return records[1:]
-
-    def _belongs(self, path: Path) -> bool:
-        try:
-            self._rows_of(path)
-        except InputError:
-            return False
-        return True
+    def _read(self, path: Path) -> tuple[dict[str, Any], list[Row]]:
+        """(settings, rows) of a file; this run's settings if the file has no whole line."""
+        records = list(files.read_records(path)) or [{"about": self._about}]
+        return records[0].get("about") or {}, records[1:]
 
 
 # ---------------------------------------------------------------------- results.json, results.csv

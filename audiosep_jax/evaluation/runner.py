@@ -29,11 +29,10 @@ from audiosep_jax.evaluation.mixtures import Mixture, SilentError
 from audiosep_jax.evaluation.results import Row, RowLog
 from audiosep_jax.evaluation.scores import ScoreFunction, sdr_scores
 from audiosep_jax.metrics import fitted, sdr_improvement
-from audiosep_jax.model import make_model
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import num_frames
-from audiosep_jax.model.tiles import bucket, separate_tile, spectrum_of
+from audiosep_jax.model.tiles import bucket, can_stream, separate_tile, spectrum_of
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training.steps import parallel_eval_step, place_state, split_batch
 
@@ -108,8 +107,7 @@ def make_estimator(
     body = baselines.body_of(baseline, model)
     if separator and baseline in baselines.WITH_NETWORK:
         conditions = dict(zip(distinct, separator.embed_text(distinct), strict=True))
-        streams = make_model(model).network.delay_frames is not None  # can hold padding at zero
-        network = model if streams else None
+        network = model if can_stream(model) else None  # it can hold padding at zero
         return Estimator(body, separator.variables, model.sample_rate_hz, conditions, network)
     # Without an STFT nothing needs the model's sample rate.
     rate_hz = sample_rate_hz if baseline in baselines.WITHOUT_STFT else model.sample_rate_hz

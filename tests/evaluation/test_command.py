@@ -303,7 +303,7 @@ def test_missing_files_are_named_and_told(place, tmp_path, capsys):
     for path in audio.iterdir():
         path.write_text("no sound")
     assert run(place, tmp_path / "none", *allowed, audio=audio) == 2
-    assert "no mixture could be scored, such as: " in capsys.readouterr().err
+    assert "none of the 13 mixtures can be used, such as: " in capsys.readouterr().err
 
 
 SILENT_CASES = {
@@ -420,6 +420,7 @@ PAIRS = ["--audio", ".", "--output", "x"]
         (["watch", "nowhere", *WHOLE], "nowhere: no such folder; give the workdir"),
         (["watch", ".", *WHOLE, "--poll_seconds", "0"], "--poll_seconds must be above 0"),
         (["render", *WHOLE, "--allow_missing"], "unrecognized arguments: --allow_missing"),
+        (["--output", "gs://bucket/x"], "--output: gs://bucket/x is not a local path; mount or"),
         (["--shard", "2/2"], "--shard: 2/2 must be i/n"),
     ],
 )
