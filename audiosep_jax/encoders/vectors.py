@@ -30,6 +30,8 @@ def read(path: str | os.PathLike[str]) -> list[np.ndarray]:
         reason = str(error.strerror if isinstance(error, OSError) else error) or "is not complete"
         raise InputError(f"{path}: cannot be read as .npy ({reason})") from error
     shape = np.shape(vector_NE)
+    if isinstance(vector_NE, np.ndarray) and vector_NE.dtype.kind == "V":
+        raise InputError(f"{path}: holds no numbers (bfloat16 is saved so); save float32")
     if not isinstance(vector_NE, np.ndarray) or vector_NE.dtype.kind != "f":
         raise InputError(f"{path}: must hold one array of floating-point numbers")
     if len(shape) not in (1, 2) or 0 in shape:

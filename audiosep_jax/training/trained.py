@@ -113,7 +113,7 @@ def read_checkpoint(path: Path) -> Trained:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide Orbax's warnings that a folder is read only and that it has no metadata of theirs."""
+    """Hide Orbax's warnings that a folder is read only, and that it has no metadata or score."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -262,7 +262,7 @@ def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
         "data_fingerprint": None,
     }
     try:
-        with contextlib.closing(Checkpoints(workdir, CheckpointConfig())) as checkpoints:
+        with _quiet(), contextlib.closing(Checkpoints(workdir, CheckpointConfig())) as checkpoints:
             checkpoints.save(trained.step, state, about, None)
     except OSError as error:
         raise files.cannot_write(workdir, error) from error

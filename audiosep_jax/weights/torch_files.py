@@ -285,11 +285,8 @@ def write_safetensors(path: str | os.PathLike[str], state_dict: Mapping[str, np.
     # The library writes the bytes of other orders as they are, under the shape of C order.
     tensors = {name: np.asarray(array, order="C") for name, array in state_dict.items()}
     with replacing(path) as partial:
-        try:
-            # transformers refuses files that do not name the format.
-            safetensors.numpy.save_file(tensors, partial, metadata={"format": "pt"})
-        except safetensors.SafetensorError as error:
-            raise InputError(f"{path}: cannot be written ({error})") from error
+        # transformers refuses files without the format. `save_file` would ignore the umask.
+        partial.write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
 def _check_arrays(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 import soundfile
@@ -49,6 +50,7 @@ def test_a_file_of_vectors_is_a_query_for_each_row(tmp_path, dtype):
     ("content", "message"),
     [
         (np.zeros(3, int), "floating-point"),
+        (np.zeros(3, ml_dtypes.bfloat16), r"bfloat16 is saved so\); save float32"),
         (np.zeros((1, 2, 3)), r"shape \(1, 2, 3\)"),
         (np.zeros((0, 3)), r"shape \(0, 3\)"),
         (np.array([1, np.nan]), "NaN"),

@@ -186,7 +186,7 @@ def test_subtype_of_the_result(here, subtype, step):
     command = ["in.wav", "--checkpoint", "run", "--embedding", "q.npy"]
     assert separate.main(command) == 0
     full_CS, _ = audio_files.read("separated/in - q.wav")
-    assert separate.main([*command, "--subtype", subtype]) == 0
+    assert separate.main([*command, "--subtype", subtype, "--overwrite"]) == 0
     assert soundfile.info("separated/in - q.wav").subtype == subtype
     coarse_CS, _ = audio_files.read("separated/in - q.wav")
     assert 0 < np.abs(coarse_CS - full_CS).max() <= step
@@ -310,6 +310,16 @@ def test_a_failure_while_writing_leaves_nothing(here, capfd, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", disk_full)
     refused(capfd, here, ["a.ckpt", "b.ckpt", *OF_TINY], "b.ckpt: cannot be written (No space left")
+
+
+def test_nothing_is_logged(here, caplog, capfd):
+    for source, destination in (("a.ckpt", "run"), ("run", "b.safetensors"), ("run", "again")):
+        tiny_file(here / "a.ckpt")
+        options = OF_TINY if source == "a.ckpt" else []
+        assert convert.main([source, destination, *options]) == 0
+    Separator.load("run")
+    assert caplog.records == []
+    assert capfd.readouterr() == ("run\nb.safetensors\nagain\n", "")
 
 
 def test_help_shows_an_example_without_jax():

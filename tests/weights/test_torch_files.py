@@ -458,6 +458,16 @@ def test_failed_writing_leaves_the_old_file(tmp_path, monkeypatch, write):
     assert (os.listdir(tmp_path), path.read_bytes()) == (["a"], b"old")
 
 
+@pytest.mark.parametrize("write", [write_safetensors, lambda *a: write_torch(*a, lightning=True)])
+def test_others_may_read_what_the_umask_lets_them(tmp_path, write):
+    before = os.umask(0o022)
+    try:
+        write(tmp_path / "a", {"a": np.ones(2)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
 def test_a_file_is_replaced_by_what_was_read_from_it(tmp_path):
     path = tmp_path / "a"
     write_torch(path, ARRAYS, lightning=True)
