@@ -52,14 +52,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which takes its place when the block succeeds.
 
     The block writes a file or makes a folder there. When it raises, or is interrupted, `path` is
-    left as it was and the temporary file is removed. Missing parent folders are created. The
-    temporary name keeps the suffix of `path`, since some writers choose their format by it.
+    left as it was and the temporary file is removed. Missing parent folders are created, and
+    removed again if nothing is written. The temporary name keeps the suffix of `path`, since some
+    writers choose their format by it.
 
     Raises:
         InputError: the file cannot be written, for example because the disk is full.
     """
     path = Path(path)
     partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
+    new_folders = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
         make_folder(path.parent)
         yield partial
@@ -72,6 +74,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             remove(partial)
+            for folder in new_folders:
+                folder.rmdir()  # fails, which ends the loop, if it is not empty
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

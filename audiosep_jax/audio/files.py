@@ -1,13 +1,9 @@
-"""Read and write audio, whole or block by block; nothing else here opens an audio file."""
+"""Read and write audio files, whole or block by block."""
 
 import contextlib
 import io
 import math
 import os
-import shutil
-import subprocess
-import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +12,13 @@ from typing import Literal, Self
 import numpy as np
 import soundfile
 
-from audiosep_jax.audio.headers import (
+from audiosep_jax import files
+from audiosep_jax.audio.decoding import (
+    REPAIR,
+    UNKNOWN_FRAMES,
     AudioError,
     check_file,
-    is_video,
-    native_name,
-    openable,
+    open_decoder,
     reason,
 )
 from audiosep_jax.audio.resampling import Resampler, resample
@@ -58,13 +55,11 @@ _READ_FRAMES = 1 << 20
 _FILTER_SAMPLES = 4096  # at the lower rate; more than half of the resampler's filter
 _OGG_PAGE_SAMPLES = 1 << 17
 _WRITE_FRAMES = 1 << 16  # libsndfile's Vorbis encoder overruns its stack with much more
-# A FLAC stream of unknown length promises 2^63 - 1 frames.
-_UNKNOWN_FRAMES = 1 << 48
 INTEGER_BITS = {
     **{"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32},
     **{f"ALAC_{bits}": bits for bits in (16, 20, 24, 32)},
 }
-# Those that hold samples beyond -1..1; in all others they would wrap round or be cut off.
+# Subtypes that hold samples beyond -1..1, which wrap around or are cut off in all others.
 UNBOUNDED = frozenset(
     ("FLOAT", "DOUBLE", "VORBIS", "OPUS", *(f"MPEG_LAYER_{n}" for n in ("I", "II", "III")))
 )
@@ -81,50 +76,52 @@ class AudioReader:
     with AudioReader("street.flac") as recording:
         first_CS = recording.read(recording.sample_rate_hz)
 
-    Files that libsndfile does not know go through ffmpeg, where it is installed.
+    ffmpeg, if it is installed, decodes files that libsndfile cannot, such as videos. Their sound
+    keeps its time: silence is put where it starts late or has gaps.
 
     Raises:
-        AudioError: the file cannot be used; also while it is read, where that shows only then.
+        AudioError: the file cannot be used. `read` raises it too, for errors that show only then.
     """
 
     sample_rate_hz: int
     num_channels: int
-    num_samples: int
-    format: str  # as libsndfile calls it, such as WAV
+    num_samples: int  # that the decoder delivers
+    format: str  # libsndfile's name, such as WAV
     subtype: str  # such as PCM_16
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         check_file(self.path)
-        try:
-            self._file = _open(self.path)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise self._unreadable(error) from error
+        self._file, self._is_decoded = self._opened()
         self.sample_rate_hz, self.num_channels = self._file.samplerate, self._file.channels
         self.format, self.subtype = self._file.format, self._file.subtype
-        self._given = 0
+        if self._is_decoded:
+            self.format = "WAV"  # ffmpeg writes its extensible variant, which libsndfile names so
+        self._num_read = 0
         try:
             if self.sample_rate_hz not in _PLAUSIBLE_RATE_HZ:
-                rate = f"a sample rate of {self.sample_rate_hz} Hz"
-                raise AudioError(f"{self.path}: its header gives {rate}")
+                raise AudioError(
+                    f"{path}: its header states a sample rate of {self.sample_rate_hz} Hz"
+                )
             self.num_samples = self._count()
             if self.num_samples == 0:
-                raise AudioError(f"{self.path}: contains no samples")
+                raise AudioError(f"{path}: contains no samples")
         except BaseException:
             self._file.close()
             raise
 
     def read(self, num_samples: int) -> np.ndarray:
-        """The next `(channels, S)` float32: `num_samples`, fewer at the end and then none."""
+        """Return the next `(channels, S)` float32: `num_samples`, fewer at the end, then none."""
         try:
             audio_SC = self._file.read(max(0, num_samples), dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, OSError) as error:
             raise self._unreadable(error) from error
-        self._given += len(audio_SC)
-        # Headers may promise fewer samples than there are, but not more.
-        if len(audio_SC) < num_samples and self._given < self.num_samples:
-            found = f"{self._given} of {self.num_samples} samples"
-            raise AudioError(f"{self.path}: is truncated, only {found} are there")
+        self._num_read += len(audio_SC)
+        if len(audio_SC) < num_samples and self._num_read < self.num_samples:
+            raise AudioError(
+                f"{self.path}: is truncated or damaged, only {self._num_read} of "
+                f"{self.num_samples} samples can be read; {REPAIR}"
+            )
         if not np.isfinite(audio_SC).all():
             raise AudioError(f"{self.path}: contains NaN or infinite samples")
         return np.ascontiguousarray(audio_SC.T)
@@ -135,20 +132,20 @@ class AudioReader:
             if self._file.seekable():
                 # libsndfile 1.2 seeks to another place in the last page of an Ogg file.
                 last = self.num_samples - _OGG_PAGE_SAMPLES if self.format == "OGG" else position
-                self._given = self._file.seek(max(0, min(position, last)))
+                self._num_read = self._file.seek(max(0, min(position, last)))
         except (soundfile.SoundFileError, OSError) as error:
             raise self._unreadable(error) from error
-        while self._given < position:  # decode what is left, or all of a stream
-            if not self.read(min(_READ_FRAMES, position - self._given)).shape[1]:
+        while self._num_read < position:  # decode what is left, or all of a stream
+            if not self.read(min(_READ_FRAMES, position - self._num_read)).shape[1]:
                 return
 
     def read_rest(self) -> np.ndarray:
-        """All samples that are left, as `(channels, S)`."""
+        """Return the remaining `(channels, S)` samples."""
         blocks = list(self.blocks(_READ_FRAMES))
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
     def blocks(self, num_samples: int) -> Iterator[np.ndarray]:
-        """The rest, in blocks of at most `num_samples`."""
+        """Yield the rest, in blocks of at most `num_samples`."""
         while (audio_CS := self.read(num_samples)).shape[1]:
             yield audio_CS
 
@@ -158,18 +155,24 @@ class AudioReader:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def _opened(self) -> tuple[soundfile.SoundFile, bool]:
+        try:
+            return open_decoder(self.path)
+        except (soundfile.SoundFileError, OSError) as error:
+            raise self._unreadable(error) from error
+
     def _count(self) -> int:
-        """Samples by the header, or by decoding it all where that does not say."""
-        if 0 < self._file.frames < _UNKNOWN_FRAMES:
+        """Return the number of samples: as the format states it, or else by decoding them."""
+        if self._file.frames < UNKNOWN_FRAMES:
             return self._file.frames
         count = 0
         try:
-            while frames := len(self._file.read(_READ_FRAMES, dtype="float32")):
-                count += frames
+            while num_read := len(self._file.read(_READ_FRAMES, dtype="float32")):
+                count += num_read
             self._file.close()
-            self._file = _open(self.path)
         except (soundfile.SoundFileError, OSError) as error:
             raise self._unreadable(error) from error
+        self._file, _ = self._opened()
         return count
 
     def _unreadable(self, error: Exception) -> AudioError:
@@ -177,22 +180,22 @@ class AudioReader:
 
 
 class AudioWriter:
-    """A recording that is written in blocks, and is there only once it is whole.
+    """A recording that is written in blocks and exists only once it is whole.
 
     with AudioWriter("dog.wav", 44100, 2) as out:
         out.write(block_CS)
 
-    Where the block fails nothing is left, and a file that was there before stays.
+    If the block fails nothing is left, and a file that was there before stays.
 
     Args:
-        path: where it appears; its folder is made where missing.
-        format: as libsndfile calls it. A WAV of unknown length ends with an error at 4 GB.
-        clip: of samples beyond -1..1. `clamp` limits them; `none` writes them as they are, where
-            the subtype holds them (`UNBOUNDED`), and else refuses.
-        num_samples: how many will come, where known: a WAV that has to be gets 64-bit lengths.
+        path: its missing parent folders are created.
+        format: libsndfile's name. A WAV of unknown length ends with an error at 4 GB.
+        clip: for samples beyond -1..1. `clamp` limits them; `none` writes them as they are if the
+            subtype holds them (`UNBOUNDED`), and refuses if it does not.
+        num_samples: number of samples, if known: a WAV that needs them gets 64-bit lengths.
 
     Raises:
-        InputError: it cannot be written, or a sample would clip or is not finite.
+        InputError: the file cannot be written, or a sample would clip or is not finite.
     """
 
     def __init__(
@@ -208,36 +211,41 @@ class AudioWriter:
     ) -> None:
         self.path = Path(path)
         if not soundfile.check_format(format, subtype):
-            raise InputError(f"{self.path}: {format} has no subtype {subtype!r}")
+            raise InputError(f"{path}: {format} has no subtype {subtype!r}")
+        if self.path.is_dir():
+            raise InputError(f"{path}: cannot be written (it is a folder)")
         self._subtype, self._clip = subtype, clip
         self._sample_bytes = _SAMPLE_BYTES.get(subtype, 4)
         expected_bytes = (num_samples or 0) * num_channels * self._sample_bytes
         if format in ("WAV", "WAVEX") and expected_bytes >= _WAV_MAX_BYTES:
             format = "RF64"  # WAV with 64-bit lengths
         self._bytes_left = _WAV_MAX_BYTES if format in _SHORT_FORMATS else float("inf")
-        self._new_folders = [x for x in self.path.absolute().parents if not x.exists()]
-        self._part = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex[:8]}.part")
-        self._file = self._opened(sample_rate_hz, num_channels, format)
+        options = {"format": format, "subtype": subtype}
+        with contextlib.ExitStack() as stack:
+            self._partial = stack.enter_context(files.replacing(path))
+            self._output = stack.enter_context(_Output(self._partial))
+            with self._errors():
+                self._file = soundfile.SoundFile(
+                    self._output, "w", sample_rate_hz, num_channels, **options
+                )
+            self._stack = stack.pop_all()
 
     def write(self, audio_CS: np.ndarray) -> None:
-        """Appends `(channels, S)` floating-point samples."""
+        """Append `(channels, S)` floating-point samples."""
         for start in range(0, audio_CS.shape[1], _WRITE_FRAMES):
             block_SC = self._stored(audio_CS[:, start : start + _WRITE_FRAMES].T)
             self._bytes_left -= block_SC.size * self._sample_bytes
             if self._bytes_left < 0:
                 raise InputError(f"{self.path}: more than 4 GB; choose FLAC, W64 or RF64")
-            try:
+            with self._errors():
                 self._file.write(block_SC)
-            except _WRITE_ERRORS as error:
-                raise self._unwritable(error) from error
 
     def close(self) -> None:
-        """Finishes the file, which stays under its temporary name until the `with` ends."""
-        try:
-            self._file.close()
-            _blank_time(self._part)
-        except _WRITE_ERRORS as error:
-            raise self._unwritable(error) from error
+        """Finish the file, which keeps its temporary name until the `with` block ends."""
+        if not self._file.closed:
+            with self._errors():
+                self._file.close()
+                _blank_time(self._output)
 
     def __enter__(self) -> Self:
         return self
@@ -248,33 +256,31 @@ class AudioWriter:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            self.close()
-            if kind is None:
-                os.replace(self._part, self.path)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        finally:
-            self._remove()
+        if kind is None:
+            with self._stack:
+                self.close()
+        else:
+            with contextlib.suppress(*_WRITE_ERRORS):
+                self._file.close()
+            self._stack.__exit__(kind, value, trace)
 
-    def _opened(self, sample_rate_hz: int, num_channels: int, format: str) -> soundfile.SoundFile:
-        options = {"format": format, "subtype": self._subtype}
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise InputError if the system refused a write, which some encoders do not report."""
+        failure: BaseException | None = None
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path.is_dir():
-                raise IsADirectoryError("it is a folder")
-            return soundfile.SoundFile(
-                native_name(self._part), "w", sample_rate_hz, num_channels, **options
-            )
-        except (*_WRITE_ERRORS, ValueError) as error:
-            self._remove()
-            raise self._unwritable(error) from error
+            yield
+        except _WRITE_ERRORS as error:
+            failure = error
+        failure = self._output.error or failure
+        if failure is not None:
+            raise InputError(f"{self.path}: cannot be written ({reason(failure)})") from failure
 
     def _stored(self, audio_SC: np.ndarray) -> np.ndarray:
-        """Samples as they go to libsndfile; checked, and of integer subtypes rounded here.
+        """Check samples and convert them to the subtype, as libsndfile takes them.
 
-        libsndfile reads 16 bits as k / 32768 and writes x * 32767: what is read and written again
-        would change.
+        libsndfile reads 16 bits as k / 32768 but writes x * 32767, which would change what is read
+        and written again. Integers are therefore rounded here.
         """
         peak = float(np.abs(audio_SC).max())
         if not np.isfinite(peak):
@@ -284,32 +290,39 @@ class AudioWriter:
         if peak > 1 and self._clip == "clamp":
             audio_SC = np.clip(audio_SC, -1, 1)
         elif peak > 1 and self._subtype not in UNBOUNDED:
-            what = f"a peak of {peak:.3g} would clip in {self._subtype}"
-            raise InputError(f"{self.path}: not written, {what}")
+            raise InputError(
+                f"{self.path}: not written, a peak of {peak:.3g} would clip in {self._subtype}"
+            )
         if self._subtype not in INTEGER_BITS:
             return audio_SC
         bits = INTEGER_BITS[self._subtype]
         steps = np.rint(audio_SC.astype(np.float64) * 2.0 ** (bits - 1))
         return np.minimum(steps, 2.0 ** (bits - 1) - 1).astype(np.int32) << (32 - bits)
 
-    def _remove(self) -> None:
-        """What is left of the temporary file, and the folders made for it if nothing is in them."""
-        with contextlib.suppress(OSError):  # its folder is a file or may not be written: no part
-            self._part.unlink(missing_ok=True)
-        for folder in self._new_folders:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
-    def _unwritable(self, error: Exception) -> InputError:
-        return InputError(f"{self.path}: cannot be written ({reason(error)})")
-
-
-# soundfile asserts that every frame went out: a full disk arrives here as AssertionError.
+# soundfile asserts that every frame was written: a full disk arrives here as AssertionError.
 _WRITE_ERRORS = (OSError, soundfile.SoundFileError, AssertionError)
 
 
+class _Output(io.FileIO):
+    """File that keeps the system's error, such as a full disk, which libsndfile does not report."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+
+    def write(self, content: bytes) -> int:  # type: ignore[override]
+        done = 0
+        try:
+            while done < len(content):
+                done += super().write(content[done:]) or 0
+        except OSError as error:  # it cannot pass through libsndfile
+            self.error = error
+        return done
+
+
 def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """(audio_CS float32, sample_rate_hz) of any file libsndfile reads; AudioError if unusable."""
+    """Return (audio_CS float32, sample_rate_hz) of a file; AudioError if it cannot be used."""
     with AudioReader(path) as recording:
         return recording.read_rest(), recording.sample_rate_hz
 
@@ -317,9 +330,9 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
 def read_segment(
     path: str | os.PathLike[str], begin: int, end: int, sample_rate_hz: int
 ) -> np.ndarray:
-    """audio_S: samples begin to end of what `mono_blocks` gives, decoding little more than them.
+    """Return samples `begin` to `end` of what `mono_blocks` yields, decoding little more.
 
-    Resampled audio differs from that of the whole recording by rounding only. Samples behind the
+    Resampled audio differs from that of the whole recording by rounding only. Samples after the
     end of the recording are zero.
     """
     with AudioReader(path) as recording:
@@ -348,7 +361,7 @@ def write(
     format: str = "WAV",
     subtype: str = "FLOAT",
 ) -> None:
-    """Write (channels, S), whole or not at all; an integer subtype refuses to clip."""
+    """Write `(channels, S)`, whole or not at all; integer subtypes refuse samples that clip."""
     if audio_CS.ndim != 2 or audio_CS.size == 0:
         raise InputError(f"{path}: no audio of shape (channels, samples) to write")
     channels, num_samples = audio_CS.shape
@@ -358,23 +371,23 @@ def write(
         out.write(audio_CS)
 
 
-def _blank_time(path: Path) -> None:
-    """Zeroes the time of writing, which libsndfile puts beside the peak of a floating-point WAV."""
-    with path.open("r+b") as file:
-        head = file.read(256)
-        peak = head.find(b"PEAK", 12, max(head.find(b"data", 12), 0))
-        if head[:4] in (b"RIFF", b"RF64") and peak >= 0:
-            file.seek(peak + 12)  # behind name, size and version
-            file.write(bytes(4))
+def _blank_time(file: io.FileIO) -> None:
+    """Zero the time of writing, which libsndfile puts beside the peak of a floating-point WAV."""
+    file.seek(0)
+    head = file.read(256)
+    peak = head.find(b"PEAK", 12, max(head.find(b"data", 12), 0))
+    if head[:4] in (b"RIFF", b"RF64") and peak >= 0:
+        file.seek(peak + 12)  # after name, size and version
+        file.write(bytes(4))
 
 
 def to_mono(audio_CS: np.ndarray) -> np.ndarray:
-    """audio_S, the mean of the channels."""
+    """Return audio_S, the mean of the channels."""
     return audio_CS[0] if len(audio_CS) == 1 else audio_CS.mean(axis=0)
 
 
 def mono_blocks(path: str | os.PathLike[str], sample_rate_hz: int) -> Iterator[np.ndarray]:
-    """Blocks of audio_S: what `read`, `to_mono` and `resample` give, in memory for one block."""
+    """Yield the result of `read`, `to_mono` and `resample` as blocks of audio_S."""
     with AudioReader(path) as recording:
         stream = Resampler(recording.sample_rate_hz, sample_rate_hz, 1)
         for block_CS in recording.blocks(_READ_FRAMES):
@@ -385,18 +398,18 @@ def mono_blocks(path: str | os.PathLike[str], sample_rate_hz: int) -> Iterator[n
 def writable_format(
     recording: AudioReader, format: str | None = None, subtype: str | None = None
 ) -> tuple[str, str]:
-    """(format, subtype) for audio of a recording's rate and channels.
+    """Choose (format, subtype) for audio of a recording's rate and channels.
 
     Args:
-        format: None for the recording's own, or WAV where libsndfile cannot write that.
-        subtype: None for the recording's own, or the format's default where it has no such.
+        format: None for the recording's own, or WAV if libsndfile cannot write that.
+        subtype: None for the recording's own, or the format's default if it has none such.
 
     Raises:
-        InputError: what was asked for cannot be written.
+        InputError: libsndfile cannot write that combination.
     """
     asked = (format or recording.format).upper()
     if asked not in soundfile.available_formats():
-        raise InputError(f"{asked} is no format that libsndfile writes; choose WAV or FLAC")
+        raise InputError(f"{asked} is not a format that libsndfile writes; choose WAV or FLAC")
     wanted = [subtype.upper()] if subtype else [recording.subtype, _default_subtype(asked)]
     for name in [asked] if format else [asked, "WAV"]:
         choices = [*wanted, "FLOAT"] if name == "WAV" and not subtype else wanted
@@ -410,7 +423,7 @@ def writable_format(
 
 
 def suffix_of(format: str, subtype: str) -> str:
-    """The usual ending of a file name, such as `.flac`."""
+    """Return the usual suffix of file names, such as `.flac`."""
     return "." + _SUFFIXES.get(subtype, _SUFFIXES.get(format, format.lower()))
 
 
@@ -421,7 +434,7 @@ def _default_subtype(format: str) -> str:
 def _can_be_written(format: str, subtype: str, sample_rate_hz: int, num_channels: int) -> bool:
     if format not in soundfile.available_formats() or not soundfile.check_format(format, subtype):
         return False
-    if format in ("RAW", "SD2"):  # the one has no header, the other is two files
+    if format in ("RAW", "SD2"):  # RAW has no header, SD2 is two files
         return False
     options = {"format": format, "subtype": subtype}
     try:
@@ -429,35 +442,3 @@ def _can_be_written(format: str, subtype: str, sample_rate_hz: int, num_channels
     except (soundfile.SoundFileError, ValueError, AssertionError):
         return False
     return True
-
-
-def _open(path: Path) -> soundfile.SoundFile:
-    try:
-        file = soundfile.SoundFile(openable(path))
-        if file.frames >= _UNKNOWN_FRAMES:
-            # After each read soundfile seeks to where it is, which fails at such a file's end.
-            file.seekable = lambda: False
-        return file
-    except soundfile.SoundFileError:
-        if not is_video(path):
-            raise
-        return _decoded_by_ffmpeg(path)
-
-
-def _decoded_by_ffmpeg(path: Path) -> soundfile.SoundFile:
-    """The first audio stream of a video, as a temporary file that has no name any more."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        raise AudioError(f"{path}: is a video or alike; install ffmpeg to have its sound read")
-    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        options = ["-nostdin", "-v", "error", "-y", "-protocol_whitelist", "file", "-i"]
-        output = ["-map", "0:a:0", "-vn", "-sn", "-dn", "-c:a", "pcm_f32le"]
-        output += ["-rf64", "auto", "-f", "wav"]
-        source = f"file:{path.absolute()}"
-        command = [program, *options, source, *output, file.name]
-        ran = subprocess.run(command, capture_output=True, check=False)
-        if ran.returncode:
-            lines = ran.stderr.decode(errors="replace").split("\n")
-            said = " ".join(" ".join(line for line in lines if line.strip()).split())[-200:]
-            raise AudioError(f"{path}: cannot be read as audio (ffmpeg: {said})")
-        return soundfile.SoundFile(open(file.name, "rb"))

@@ -258,7 +258,7 @@ def test_without_permission(command, capfd):
         (folder / "in.wav").chmod(0o644)
         with unprivileged():
             code = command(folder / "in.wav", "--output", folder / "out", "--text", "rain")
-        refused(capfd, folder, code, "cannot be written")
+        refused(capfd, folder, code, "cannot be created (Permission denied)")
         assert sorted(path.name for path in folder.iterdir()) == ["closed", "in.wav"]
 
 

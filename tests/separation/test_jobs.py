@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiosep_jax.audio.headers import check_file
+from audiosep_jax.audio.decoding import check_file
 from audiosep_jax.errors import InputError
 from audiosep_jax.files import FinishedLog
 from audiosep_jax.separation.jobs import (
