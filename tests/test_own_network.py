@@ -5,6 +5,7 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -15,13 +16,12 @@ import train
 from audiosep_jax import model as model_package
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders.encoder import TextConfig
-from audiosep_jax.encoders.hashed import HashedEncoder
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.command import main as evaluate
 from audiosep_jax.model import Kind, make_model, variable_shapes
 from audiosep_jax.model.network import ModelConfig, Network, Size
 from audiosep_jax.model.tiles import TileStream, delay_frames, tile_bytes
-from audiosep_jax.separation.separator import Separator
+from audiosep_jax.separation.separator import QueryEncoders, Separator
 from audiosep_jax.settings import section
 from audiosep_jax.training import trained
 from audiosep_jax.training.config import default_config, from_mapping
@@ -51,12 +51,43 @@ class Toy(Network):
         return nn.Dense(self.mask_channels)(nn.relu(x_BTFC + gain_BC[:, None, None]))
 
 
+@section
+class CausalConfig(ToyConfig):
+    """Settings of `Causal`."""
+
+    network: Literal["causal"] = "causal"
+
+
+class Causal(Toy):
+    """As `Toy`, with a convolution over the past only, which it carries in a stream."""
+
+    @property
+    def delay_frames(self):
+        return 0
+
+    @nn.compact
+    def __call__(self, mag_BTF, condition_BE, *, train, span=None):
+        frames, kept = mag_BTF.shape[1], self.config.context - 1
+        if span is not None:
+            mag_BTF = jnp.where(span.inside(frames)[:, None], mag_BTF, 0)
+        past_BTF = jnp.zeros((len(mag_BTF), kept, mag_BTF.shape[2]))
+        if span is not None and self.is_mutable_collection("stream"):
+            past = self.variable("stream", "past", lambda: past_BTF)
+            past_BTF = past.value
+            past.value = jnp.concatenate([past_BTF, mag_BTF], axis=1)[:, frames:]
+        conv = nn.Conv(self.config.channels, (self.config.context, 1), padding="VALID")
+        x_BTFC = conv(jnp.concatenate([past_BTF, mag_BTF], axis=1)[..., None])
+        gain_BC = nn.Dense(self.config.channels)(condition_BE)
+        return nn.Dense(self.mask_channels)(nn.relu(x_BTFC + gain_BC[:, None, None]))
+
+
 SMALL = {"sample_rate_hz": 800, "window_samples": 32, "hop_samples": 8, "condition_features": 6}
 
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     monkeypatch.setitem(model_package.NETWORKS, "toy", Kind(ToyConfig, Toy))
+    monkeypatch.setitem(model_package.NETWORKS, "causal", Kind(CausalConfig, Causal))
 
 
 def toy_variables(config, seed=0):
@@ -68,9 +99,8 @@ def toy_variables(config, seed=0):
 
 def toy_separator(**settings):
     config = ToyConfig(**SMALL | settings)
-    encoder = HashedEncoder()
     text = TextConfig(encoder="hashed")
-    return Separator(config, toy_variables(config), encoder, 7, text, None)
+    return Separator(config, toy_variables(config), text, None, 7, QueryEncoders(text, None))
 
 
 def noise(*shape, seed=0):
@@ -172,6 +202,15 @@ def test_tiles_of_a_network_with_context_come_near_one_pass():
     assert 1e-6 < np.mean(error_NCS**2) / np.mean(expected_NCS**2) < 0.05
     whole_NCS = streamed(config, audio_CS, condition_NE, whole=1000)
     np.testing.assert_allclose(whole_NCS, expected_NCS, atol=1e-5)
+
+
+@pytest.mark.parametrize("whole", [0, 1000])
+def test_a_network_that_carries_its_past_equals_one_pass(whole):
+    config, condition_NE = CausalConfig(**SMALL, context=4), unit_rows(1, 2)
+    audio_CS = noise(2, 2003)
+    expected_NCS = [one_pass(config, audio_CS, np.repeat(row[None], 2, 0)) for row in condition_NE]
+    actual_NCS = streamed(config, audio_CS, condition_NE, whole=whole)
+    np.testing.assert_allclose(actual_NCS, expected_NCS, atol=1e-5)
 
 
 def test_memory_and_latency_follow_from_the_network():

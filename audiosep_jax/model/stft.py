@@ -1,6 +1,6 @@
 """Short-time Fourier transform and its exact inverse.
 
-Shapes ride in names, one letter an axis, in the whole package:
+In the whole package, the suffix of a name states the array's shape, with one letter for each axis:
 
     B batch    S samples    T STFT frames    F frequency bins    C channels
     E query embedding    K clips in a mixture    L tokens    N items of a list
@@ -26,9 +26,9 @@ def hann_window(window_samples: int) -> np.ndarray:
 def stft(audio_BS: jax.Array, window_samples: int, hop_samples: int) -> jax.Array:
     """Complex spectrum `(B, T, F)` with T = S // hop + 1 and F = window // 2 + 1.
 
-    Frames are centred: half a window of mirror image is put at either end. Where the signal is
-    shorter than that, the image is mirrored again, as `np.pad(mode="reflect")` does, and a single
-    sample is repeated. PyTorch refuses such inputs, so there is nothing to be equal to.
+    Frames are centred: the signal is padded by half a window at either end, with its reflection. A
+    signal that is shorter than that is reflected repeatedly, as `np.pad(mode="reflect")` does, and
+    a single sample is repeated. PyTorch rejects such inputs, so no reference exists for them.
     """
     half = window_samples // 2
     padded_BS = jnp.pad(audio_BS, ((0, 0), (half, half)), mode="reflect")
@@ -37,7 +37,7 @@ def stft(audio_BS: jax.Array, window_samples: int, hop_samples: int) -> jax.Arra
 
 
 def padded_stft(padded_BS: jax.Array, num: int, window_samples: int, hop_samples: int) -> jax.Array:
-    """Spectrum `(B, num, F)` of what has its half windows already; frame t starts at t hops."""
+    """Spectrum `(B, num, F)` of an already padded signal; frame t starts at sample t * hop."""
     window_W = jnp.asarray(hann_window(window_samples), padded_BS.dtype)
     return jnp.fft.rfft(_frame(padded_BS, num, window_samples, hop_samples) * window_W)
 
@@ -45,9 +45,11 @@ def padded_stft(padded_BS: jax.Array, num: int, window_samples: int, hop_samples
 def istft(
     spectrum_BTF: jax.Array, num_samples: int, window_samples: int, hop_samples: int
 ) -> jax.Array:
-    """Waveform `(B, S)` of `num_samples` samples; inverts `stft` to the last sample.
+    """Waveform `(B, S)` of `num_samples` samples; inverts `stft` exactly, up to the last sample.
 
-    Needs `hop_samples <= window_samples // 2`, or the last samples lie in no frame.
+    Overlapping frames are weighted by the window once more, and their sum is divided by the sum of
+    the squared windows, so that analysis and synthesis cancel at every sample. This requires
+    `hop_samples <= window_samples // 2`; otherwise the last samples would be in no frame.
     """
     half = window_samples // 2
     inside_T = jnp.ones(spectrum_BTF.shape[1], bool)
@@ -58,7 +60,7 @@ def istft(
 def padded_istft(
     spectrum_BTF: jax.Array, inside_T: jax.Array, window_samples: int, hop_samples: int
 ) -> jax.Array:
-    """Waveform with its half windows, of those frames alone that are `inside_T`."""
+    """Padded waveform of the frames that are `inside_T`; the others are ignored."""
     frames_BTW = jnp.fft.irfft(spectrum_BTF, n=window_samples)
     window_W = jnp.asarray(hann_window(window_samples), frames_BTW.dtype)
     window_TW = jnp.where(inside_T[:, None], window_W, 0)
@@ -68,7 +70,7 @@ def padded_istft(
 
 
 def _frame(audio_BS: jax.Array, num: int, window_samples: int, hop_samples: int) -> jax.Array:
-    """`num` frames `(B, T, W)`, a hop apart: shifted views of whole hops, side by side."""
+    """Frames `(B, num, W)`, a hop apart, as a concatenation of shifted views of whole hops."""
     hops_per_window = -(-window_samples // hop_samples)
     num_hops = num + hops_per_window - 1
     missing = max(0, num_hops * hop_samples - audio_BS.shape[1])
@@ -79,7 +81,7 @@ def _frame(audio_BS: jax.Array, num: int, window_samples: int, hop_samples: int)
 
 
 def _overlap_add(frames_BTW: jax.Array, hop_samples: int) -> jax.Array:
-    """Sum of frames placed a hop apart, `(B, S)`: the transpose of `_frame`."""
+    """Sum of frames that are a hop apart, `(B, S)`; the transpose of `_frame`."""
     batch, num, window_samples = frames_BTW.shape
     hops_per_window = -(-window_samples // hop_samples)
     missing = hops_per_window * hop_samples - window_samples

@@ -112,7 +112,8 @@ def initial_state(
     }
     if can_stream(config):
         state["network"] = jax.tree.map(
-            lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype), shapes(config)["stream"]
+            lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype),
+            shapes(config).get("stream", {}),
         )
         return state
     return state | {"faded": jnp.zeros((queries, channels, delay, bins), jnp.complex64)}

@@ -32,7 +32,8 @@ def export_separator(
 
     `mixture_BS` float32 at the model's rate, of the `.json`'s shape, of which the first
     `num_samples` samples count; `condition_BE` rows of `Separator.embed_text`. The estimate equals
-    one pass over those samples and is zero behind them.
+    one pass over those samples and is zero behind them. (A network that cannot stream hears silence
+    behind them, so its estimate is equal only where all samples count.)
 
     Needs flatbuffers, the extra `export`; reading the file does, too.
 
