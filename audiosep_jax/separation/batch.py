@@ -58,15 +58,16 @@ class Task:
     """A job with its conditions, and the paths of its results without suffix.
 
     results: of the queries, then of the residual if there is one.
+    condition_NE, unwanted_ME: embeddings, which are set once the weights are loaded.
     reader: the recording, if it is open already.
     """
 
     job: Job
     labels: tuple[str, ...]
-    condition_NE: np.ndarray
-    unwanted_ME: np.ndarray
     results: tuple[Path, ...]
     plot: Path | None
+    condition_NE: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    unwanted_ME: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     reader: AudioReader | None = None
 
 
@@ -93,14 +94,7 @@ class Failure:
     message: str
 
 
-def make_task(
-    job: Job,
-    labels: Sequence[str],
-    condition_NE: np.ndarray,
-    unwanted_ME: np.ndarray,
-    settings: Settings,
-    output: Path,
-) -> Task:
+def make_task(job: Job, labels: Sequence[str], settings: Settings, output: Path) -> Task:
     """Name the results of a job: as its list does, or after the recording and the queries."""
     folder = output / job.folder
     residual = ["residual"] if settings.residual else []
@@ -111,7 +105,7 @@ def make_task(
     plot = None
     if settings.plot:
         plot = folder / f"{cut(job.stem, MAX_STEM_BYTES)}.{settings.plot}"
-    return Task(job, tuple(labels), condition_NE, unwanted_ME, tuple(paths), plot)
+    return Task(job, tuple(labels), tuple(paths), plot)
 
 
 def check_distinct(tasks: Sequence[Task]) -> None:
@@ -158,11 +152,7 @@ def separate_task(
         InputError: the recording cannot be used, or a result would replace another file.
     """
     with task.reader or AudioReader(task.job.recording) as recording:
-        form = audio_files.writable_format(recording, settings.output_format, settings.subtype)
-        suffix = settings.suffix or audio_files.suffix_of(*form)
-        paths = [path.with_name(path.name + suffix) for path in task.results]
-        for path in [*paths, *([task.plot] if task.plot else [])]:
-            _check_path(path, task, settings, files)
+        (format, subtype), paths = checked_paths(recording, task, settings, files)
         picture = _Picture(task.labels, recording) if task.plot else None
         seconds = recording.num_samples / recording.sample_rate_hz
         queries = len(task.labels)
@@ -174,8 +164,8 @@ def separate_task(
             residual=paths[queries] if settings.residual else None,
             stereo=settings.stereo,
             above_nyquist=settings.above_nyquist,
-            output_format=form[0],
-            subtype=form[1],
+            output_format=format,
+            subtype=subtype,
             clip=settings.clip,
             tile_seconds=settings.tile_seconds,
             progress=lambda more: progress(more / seconds),
@@ -184,6 +174,22 @@ def separate_task(
     if picture and task.plot:
         picture.draw(task.plot)
     return _record(task, done, files.output)
+
+
+def checked_paths(
+    recording: AudioReader, task: Task, settings: Settings, files: Files
+) -> tuple[tuple[str, str], list[Path]]:
+    """Return (format, subtype) and the paths of a task's results.
+
+    Raises:
+        InputError: the format cannot be written, or a result would replace another file.
+    """
+    form = audio_files.writable_format(recording, settings.output_format, settings.subtype)
+    suffix = settings.suffix or audio_files.suffix_of(*form)
+    paths = [path.with_name(path.name + suffix) for path in task.results]
+    for path in [*paths, *([task.plot] if task.plot else [])]:
+        _check_path(path, task, settings, files)
+    return form, paths
 
 
 def _check_path(path: Path, task: Task, settings: Settings, files: Files) -> None:

@@ -20,11 +20,18 @@ from audiosep_jax.separation.options import (
     make_parser,
     names_a_file,
 )
-from audiosep_jax.separation.queries import Part, conditions, embed, queries_of, read
+from audiosep_jax.separation.queries import (
+    Part,
+    Query,
+    conditions,
+    embed,
+    labels_of,
+    queries_of,
+    read,
+)
 
 if TYPE_CHECKING:
-    from audiosep_jax.audio.files import AudioReader
-    from audiosep_jax.separation.batch import Failure, Settings, Task
+    from audiosep_jax.separation.batch import Failure, Files, Settings, Task
     from audiosep_jax.separation.separator import Separator
 
 # JAX, NumPy and libsndfile are imported where they are used, so that help and mistakes are fast.
@@ -53,19 +60,22 @@ def _separate(arguments: argparse.Namespace) -> int:
     if is_file:
         jobs = [_with_file_name(arguments, jobs, values)]
     settings = _settings(arguments, arguments.output.suffix if is_file else None)
+    tasks = _tasks(jobs, values, settings, output)[arguments.shard[0] :: arguments.shard[1]]
+    inputs = [*(str(job.recording) for job in jobs), *(part.value for part in values)]
+    real_inputs = frozenset(os.path.realpath(path) for path in inputs)
 
     with contextlib.ExitStack() as stack:
-        reader = None if many else stack.enter_context(_opened(jobs[0].recording))
-
-        # -------------------------------------------------------------- load, separate, report
-        separator = load_separator(arguments.checkpoint, arguments.text_model)
-        tasks = _tasks(separator, arguments, jobs, values, settings, output, reader)
         log = None
         if many or arguments.resume:
             log = stack.enter_context(files.FinishedLog(output, LOG, arguments.shard))
-        inputs = [*(str(job.recording) for job in jobs), *(part.value for part in values)]
-        run = _Run(separator, settings, output, log, frozenset(map(os.path.realpath, inputs)))
-        records, failures = run(tasks, resume=arguments.resume, many=many)
+        run = _Run(settings, output, log, real_inputs, arguments.resume)
+        if tasks and not many:
+            tasks = [run.opened(tasks[0], stack)]
+
+        # -------------------------------------------------------------- load, separate, report
+        separator = load_separator(arguments.checkpoint, arguments.text_model)
+        tasks = _with_conditions(separator, tasks, values, queries_of(arguments.unwanted))
+        records, failures = run(separator, tasks, many=many)
     if failures and not many:
         raise InputError(failures[0].message)
     if arguments.json:
@@ -111,35 +121,35 @@ def _settings(arguments: argparse.Namespace, suffix: str | None) -> "Settings":
     )
 
 
-def _opened(recording: Path) -> "AudioReader":
-    from audiosep_jax.audio.files import AudioReader
-
-    return AudioReader(recording)
-
-
 def _tasks(
-    separator: "Separator",
-    arguments: argparse.Namespace,
     jobs: Sequence[Job],
     values: Mapping[Part, Sequence[Any]],
     settings: "Settings",
     output: Path,
-    reader: "AudioReader | None",
 ) -> "list[Task]":
-    """Tasks of this process's share of the jobs."""
     from audiosep_jax.separation import batch
 
-    vectors = embed(separator, values)
-    features = separator.model.condition_features
-    _, unwanted_ME = conditions(queries_of(arguments.unwanted), vectors, features)
-    tasks = []
-    for job in jobs:
-        labels, condition_NE = conditions(job.queries, vectors, features)
-        task = batch.make_task(job, labels, condition_NE, unwanted_ME, settings, output)
-        tasks.append(dataclasses.replace(task, reader=reader))
+    tasks = [batch.make_task(x, labels_of(x.queries, values), settings, output) for x in jobs]
     batch.check_distinct(tasks)
-    index, count = arguments.shard
-    return tasks[index::count]
+    return tasks
+
+
+def _with_conditions(
+    separator: "Separator",
+    tasks: "Sequence[Task]",
+    values: Mapping[Part, Sequence[Any]],
+    unwanted: Sequence[Query],
+) -> "list[Task]":
+    vectors, features = embed(separator, values), separator.model.condition_features
+    unwanted_ME = conditions(unwanted, vectors, features)
+    return [
+        dataclasses.replace(
+            task,
+            condition_NE=conditions(task.job.queries, vectors, features),
+            unwanted_ME=unwanted_ME,
+        )
+        for task in tasks
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,33 +159,42 @@ class _Run:
     inputs: real paths of all recordings and queries.
     """
 
-    separator: "Separator"
     settings: "Settings"
     output: Path
     log: files.FinishedLog | None
     inputs: frozenset[str]
+    resume: bool
+
+    def opened(self, task: "Task", stack: contextlib.ExitStack) -> "Task":
+        """Open the recording of the only task, and check the paths of its results."""
+        from audiosep_jax.audio.files import AudioReader
+        from audiosep_jax.separation import batch
+
+        reader = stack.enter_context(AudioReader(task.job.recording))
+        if not self.resume:  # the results may be there, and complete
+            batch.checked_paths(reader, task, self.settings, self._files())
+        return dataclasses.replace(task, reader=reader)
 
     def __call__(
-        self, tasks: "Sequence[Task]", *, resume: bool, many: bool
+        self, separator: "Separator", tasks: "Sequence[Task]", *, many: bool
     ) -> "tuple[list[Record], list[Failure]]":
         """Return the records of what is finished, also by earlier runs, and the failures."""
         from audiosep_jax.separation import batch
 
-        weights = self.separator.fingerprint if self.log else ""
+        weights = separator.fingerprint if self.log else ""
         keys = {task: batch.key_of(task, self.settings, weights, self.output) for task in tasks}
-        finished = finished_records(self.log, self.output) if self.log and resume else {}
+        finished = finished_records(self.log, self.output) if self.log and self.resume else {}
         records = [finished[keys[task]] for task in tasks if keys[task] in finished]
         left = [task for task in tasks if keys[task] not in finished]
         if records:
             say(f"{len(records)} of {len(tasks)} recordings are done already")
-        own = _own_files(self.log) if self.log and resume else {}
         failures = []
         with _progress_bar(len(left)) as bar:
             for task, result in batch.separate_all(
-                self.separator,
+                separator,
                 left,
                 self.settings,
-                batch.Files(self.output, self.inputs, own),
+                self._files(),
                 devices=batch.devices_to_use(),
                 progress=bar.update,
             ):
@@ -188,6 +207,12 @@ class _Run:
                 bar.clear()
                 _report(records[-1], self.output, f"{task.job.name}: " if many else "")
         return records, failures
+
+    def _files(self) -> "Files":
+        from audiosep_jax.separation.batch import Files
+
+        own = _own_files(self.log) if self.log and self.resume else {}
+        return Files(self.output, self.inputs, own)
 
 
 def _own_files(log: files.FinishedLog) -> dict[str, str]:

@@ -1,48 +1,75 @@
-"""A separator as one file that JAX alone runs: weights and program, without this library."""
+"""Export: a separator as one file of weights and program, which runs with JAX alone."""
 
-import json
-import os
-import uuid
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
+from audiosep_jax import files
+from audiosep_jax.cli import Parser, exit_code
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.stft import num_frames
-from audiosep_jax.model.tiles import bucket, separate_tile, spectrum_of
-from audiosep_jax.separation.separator import Separator
+from audiosep_jax.separation.options import add_checkpoint, load_separator
+
+if TYPE_CHECKING:
+    import jax
+
+    from audiosep_jax.separation.separator import Separator
+
+# JAX is imported where it is used, so that help is fast.
+
+EXAMPLE = """example:
+  audiosep export dog.jax --checkpoint runs/demo
+writes dog.jax for mixtures of 10 s and one query at a time, and dog.jax.json with its shapes and
+sample rate. docs/separating.md shows how to run it. Needs pip install 'audiosep-jax[export]'."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Export the separator that `argv` names; return the exit code."""
+    return exit_code(lambda: _export(_parser().parse_args(argv)))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    separator = load_separator(arguments.checkpoint)
+    path = export_separator(
+        separator,
+        arguments.file,
+        batch_size=arguments.batch_size,
+        tile_seconds=arguments.tile_seconds,
+        platforms=arguments.platforms,
+    )
+    print(path)
 
 
 def export_separator(
-    separator: Separator,
+    separator: "Separator",
     path: str | Path,
     *,
     batch_size: int = 1,
     tile_seconds: float = 10.0,
     platforms: Sequence[str] | None = None,
 ) -> Path:
-    """Writes the separator for a fixed batch and length, and a `.json` of its sizes beside it.
+    """Write the separator for a fixed batch and length, and a `.json` with its shapes beside it.
 
         import jax, numpy as np
         separate = jax.export.deserialize(bytearray(open("dog.jax", "rb").read()))
         estimate_BS = separate.call(mixture_BS, np.int32(num_samples), condition_BE)
 
-    `mixture_BS` float32 at the model's rate, of the `.json`'s shape, of which the first
-    `num_samples` samples count; `condition_BE` rows of `Separator.embed_text`. The estimate equals
-    one pass over those samples and is zero behind them. (A network that cannot stream hears silence
-    behind them, so its estimate is equal only where all samples count.)
+    `mixture_BS` is float32 at the model's rate and has the shape in the `.json`; its first
+    `num_samples` samples count. `condition_BE` are rows of `Separator.embed_text`. The estimate
+    equals one pass over these samples, and is zero behind them. A network that cannot stream hears
+    silence behind them, so its estimate is equal only if all samples count.
 
-    Needs flatbuffers, the extra `export`; reading the file does, too.
+    Writing and reading need flatbuffers (the extra `export`).
 
     Args:
-        platforms: such as `("cpu", "cuda", "tpu")`; that of this process where None.
+        platforms: such as `("cpu", "cuda", "tpu")`; the default is that of this process.
 
     Raises:
-        InputError: a size makes no sense, or the file cannot be written.
+        InputError: a size is not positive, or the file cannot be written.
     """
+    import jax
+    import jax.numpy as jnp
+
     path, model = Path(path), separator.model
     num_samples = round(tile_seconds * model.sample_rate_hz)
     if batch_size < 1 or num_samples < 1:
@@ -58,18 +85,19 @@ def export_separator(
             lambda mixture_S, condition_E: _one(separator, mixture_S, num_samples, condition_E)
         )(mixture_BS, condition_BE)
 
-    arguments = (
+    shapes = (
         jax.ShapeDtypeStruct((batch_size, num_samples), jnp.float32),
         jax.ShapeDtypeStruct((), jnp.int32),
         jax.ShapeDtypeStruct((batch_size, model.condition_features), jnp.float32),
     )
-    exported = jax.export.export(separate, platforms=platforms)(*arguments)
     try:
+        exported = jax.export.export(separate, platforms=platforms)(*shapes)
         content = bytes(exported.serialize())
     except ImportError as error:
-        raise InputError(
-            "an export needs flatbuffers: pip install 'audiosep-jax[export]'"
-        ) from error
+        hint = "pip install 'audiosep-jax[export]'"
+        raise InputError(f"an export needs flatbuffers: {hint}") from error
+    with files.replacing(path) as partial:
+        partial.write_bytes(content)
     about = {
         "mixture": [batch_size, num_samples],
         "condition": [batch_size, model.condition_features],
@@ -78,39 +106,58 @@ def export_separator(
         "step": separator.step,
         "text": separator.text.encoder,
     }
-    _write(path, content)
-    _write(path.with_name(f"{path.name}.json"), (json.dumps(about, indent=2) + "\n").encode())
+    files.write_json(path.with_name(f"{path.name}.json"), about, indent=2)
     return path
 
 
 def _one(
-    separator: Separator, mixture_S: jax.Array, num_samples: jax.Array, condition_E: jax.Array
-) -> jax.Array:
+    separator: "Separator",
+    mixture_S: "jax.Array",
+    num_samples: "jax.Array",
+    condition_E: "jax.Array",
+) -> "jax.Array":
     """One pass over the first `num_samples` samples."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from audiosep_jax.model.stft import num_frames
+    from audiosep_jax.model.tiles import bucket, separate_tile, spectrum_of
+
     model, most = separator.model, mixture_S.shape[0]
     half, hop = model.window_samples // 2, model.hop_samples
     frames = bucket(model, num_frames(most, hop))
     sample_U = jnp.arange((frames - 1) * hop + model.window_samples) - half
-    # Mirrored at both ends, again and again, as `np.pad(mode="reflect")` does.
+    # Mirrored at both ends, as often as needed, like `np.pad(mode="reflect")`.
     period = jnp.maximum(2 * (num_samples - 1), 1)
     place_U = sample_U % period
     padded_U = mixture_S[jnp.minimum(place_U, period - place_U) * (num_samples > 1)]
     spectrum_CTF = spectrum_of(model, padded_U[None], frames)
     total = num_samples // hop + 1
-    first = np.int32(0)
     audio_NCS, _, _ = separate_tile(
-        model, 1, separator.variables, {}, spectrum_CTF, condition_E[None], first, total
+        model, 1, separator.variables, {}, spectrum_CTF, condition_E[None], np.int32(0), total
     )
     audio_S = audio_NCS[0, 0, half : half + most]
     return jnp.where(jnp.arange(most) < num_samples, audio_S, 0)
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+def _parser() -> Parser:
+    description = "Store a separator as one file that needs only JAX to run."
+    parser = Parser("audiosep export", description, EXAMPLE)
+    parser.add_argument("file", type=Path, metavar="FILE", help="file to write, such as dog.jax")
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--batch_size", type=int, default=1, help="mixtures a call (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tile_seconds",
+        type=float,
+        default=10.0,
+        help="length of the mixtures in seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--platforms",
+        nargs="+",
+        choices=("cpu", "cuda", "rocm", "tpu"),
+        help="where the file shall run (default: where this process does)",
+    )
+    return parser

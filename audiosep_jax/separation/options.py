@@ -43,8 +43,8 @@ FILES = {f".{name}": (name, None) for name in FORMATS} | {
 }
 
 
-def add_model_options(parser: argparse._ActionsContainer) -> None:
-    """Add --checkpoint and --text_model, the arguments of `load_separator`."""
+def add_checkpoint(parser: argparse._ActionsContainer) -> None:
+    """Add --checkpoint, the first argument of `load_separator`."""
     parser.add_argument(
         "--checkpoint",
         default="audiosep",
@@ -52,15 +52,9 @@ def add_model_options(parser: argparse._ActionsContainer) -> None:
         help="training workdir (its best checkpoint is used), a checkpoint in it, or a folder, "
         "file or hub id of weights, also AudioSep's own (default: the published weights)",
     )
-    parser.add_argument(
-        "--text_model",
-        default="",
-        metavar="PATH",
-        help="folder or hub id of the text encoder's files (default: those of training)",
-    )
 
 
-def load_separator(checkpoint: str, text_model: str) -> "Separator":
+def load_separator(checkpoint: str, text_model: str = "") -> "Separator":
     """Load the separator that the options name; InputError names --checkpoint."""
     from audiosep_jax.separation.separator import Separator
 
@@ -212,7 +206,13 @@ def _add_queries(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_separation(group: argparse._ArgumentGroup) -> None:
-    add_model_options(group)
+    add_checkpoint(group)
+    group.add_argument(
+        "--text_model",
+        default="",
+        metavar="PATH",
+        help="folder or hub id of the text encoder's files (default: those of training)",
+    )
     group.add_argument(
         "--stereo",
         choices=get_args(Stereo),

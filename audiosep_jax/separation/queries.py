@@ -102,27 +102,32 @@ def embed(separator: "Separator", values: Mapping[Part, Sequence[Any]]) -> dict[
     return found
 
 
-def conditions(
-    queries: Sequence[Query], vectors: Mapping[Part, "np.ndarray"], features: int
-) -> tuple[list[str], "np.ndarray"]:
-    """Return the labels and conditions `(N, E)` of queries.
-
-    A file of several embeddings is as many queries; a blend is one.
-    """
-    import numpy as np
-
-    labels: list[str] = []
-    rows = [np.zeros((0, features), np.float32)]
+def labels_of(queries: Sequence[Query], values: Mapping[Part, Sequence[Any]]) -> list[str]:
+    """Name each result; a file of several embeddings is as many queries, a blend is one."""
+    labels = []
     for query in queries:
         if query.parts[0].weight is not None:
             labels.append(" + ".join(f"{part.weight:g} {part.label}" for part in query.parts))
-            rows.append(_blend(query, vectors)[None])
             continue
         (part,) = query.parts
-        count = len(vectors[part])
+        count = len(values[part])
         labels += [part.label] if count == 1 else [f"{part.label} {n + 1}" for n in range(count)]
-        rows.append(vectors[part])
-    return labels, np.concatenate(rows).astype(np.float32)
+    return labels
+
+
+def conditions(
+    queries: Sequence[Query], vectors: Mapping[Part, "np.ndarray"], features: int
+) -> "np.ndarray":
+    """Return the conditions `(N, E)` of queries, in the order of `labels_of`."""
+    import numpy as np
+
+    rows = [np.zeros((0, features), np.float32)]
+    for query in queries:
+        if query.parts[0].weight is None:
+            rows.append(vectors[query.parts[0]])
+        else:
+            rows.append(_blend(query, vectors)[None])
+    return np.concatenate(rows).astype(np.float32)
 
 
 def _blend(query: Query, vectors: Mapping[Part, "np.ndarray"]) -> "np.ndarray":

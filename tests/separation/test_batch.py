@@ -19,7 +19,6 @@ from audiosep_jax.separation.queries import Part, Query
 from audiosep_jax.separation.separator import Separator
 
 RAIN = Query((Part("text", "rain"),))
-NOTHING = np.zeros((0, 512), np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +30,8 @@ def separator(tmp_path_factory):
 
 def tasks_of(folder, output, settings, names, condition_NE):
     jobs = [Job(folder / x, x, PurePosixPath(), x.partition(".")[0], (RAIN,)) for x in names]
-    make = batch.make_task
-    return [make(job, ["rain"], condition_NE, NOTHING, settings, output) for job in jobs]
+    tasks = [batch.make_task(job, ["rain"], settings, output) for job in jobs]
+    return [dataclasses.replace(task, condition_NE=condition_NE) for task in tasks]
 
 
 def recordings(folder, names):
@@ -123,11 +122,10 @@ def test_keys_tell_what_changes_a_result(tmp_path, separator):
 def test_results_of_one_name_are_refused(tmp_path):
     job = Job(tmp_path / "a.wav", "a.wav", PurePosixPath(), "a", (RAIN,), (PurePosixPath("X"),))
     other = dataclasses.replace(job, name="b.wav", outputs=(PurePosixPath("x"),))
-    one_NE = np.zeros((1, 512), np.float32)
-    make = lambda job: batch.make_task(job, ["rain"], one_NE, NOTHING, batch.Settings(), tmp_path)  # noqa: E731
-    batch.check_distinct([make(job)])
+    tasks = [batch.make_task(x, ["rain"], batch.Settings(), tmp_path) for x in (job, other)]
+    batch.check_distinct(tasks[:1])
     with pytest.raises(InputError, match="two results have this name"):
-        batch.check_distinct([make(job), make(other)])
+        batch.check_distinct(tasks)
 
 
 def test_the_picture_shows_the_residual_that_is_written(tmp_path, separator, monkeypatch):

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from tiny_run import RATE_HZ, save_run
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.export import export_separator
+from audiosep_jax.separation.export import export_separator, main
 from audiosep_jax.separation.separator import Separator
 
 PROGRAM = """
@@ -51,5 +52,20 @@ def test_sizes_and_places_that_make_no_sense(tmp_path):
     separator = Separator.load(tmp_path / "run")
     with pytest.raises(InputError, match="positive"):
         export_separator(separator, tmp_path / "a.jax", batch_size=0)
-    with pytest.raises(InputError, match="cannot be written"):
-        export_separator(separator, tmp_path / "none" / "a.jax", tile_seconds=0.01)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file"):
+        export_separator(separator, tmp_path / "file" / "a.jax", tile_seconds=0.01)
+
+
+def test_the_command(tmp_path, capsys):
+    save_run(tmp_path / "run")
+    path = tmp_path / "new" / "tiny.jax"
+    options = ["--batch_size", "2", "--tile_seconds", "0.1", "--platforms", "cpu", "cuda"]
+    assert main([str(path), "--checkpoint", str(tmp_path / "run"), *options]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    about = json.loads((tmp_path / "new" / "tiny.jax.json").read_text())
+    assert about["mixture"] == [2, 800]
+    assert about["platforms"] == ["cpu", "cuda"]
+    assert jax.export.deserialize(bytearray(path.read_bytes())).platforms == ("cpu", "cuda")
+    assert main([str(path), "--checkpoint", str(tmp_path / "none")]) == 2
+    assert "error: --checkpoint " in capsys.readouterr().err

@@ -7,7 +7,15 @@ import pytest
 
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.queries import Part, Query, conditions, embed, queries_of, read
+from audiosep_jax.separation.queries import (
+    Part,
+    Query,
+    conditions,
+    embed,
+    labels_of,
+    queries_of,
+    read,
+)
 
 RAIN, DOG = Part("text", "rain"), Part("text", "dog")
 
@@ -50,10 +58,12 @@ def test_empty_sentences_are_refused():
 
 def test_every_sentence_is_embedded_once():
     separator = Embedder()
-    vectors = embed(separator, read([RAIN, DOG, RAIN, Part("not", "rain")]))
+    values = read([RAIN, DOG, RAIN, Part("not", "rain")])
+    vectors = embed(separator, values)
     assert separator.sentences == ["rain", "dog"]
-    labels, condition_NE = conditions(queries_of([RAIN, DOG, RAIN]), vectors, 3)
-    assert labels == ["rain", "dog", "rain"]
+    queries = queries_of([RAIN, DOG, RAIN])
+    condition_NE = conditions(queries, vectors, 3)
+    assert labels_of(queries, values) == ["rain", "dog", "rain"]
     np.testing.assert_array_equal(condition_NE, np.eye(3)[[1, 0, 1]])
 
 
@@ -61,9 +71,9 @@ def test_a_blend_weighs_directions_not_lengths(tmp_path):
     np.save(tmp_path / "far.npy", np.array([0.0, 0.0, 50.0]))
     far = Part("embedding", str(tmp_path / "far.npy"), -1.0)
     parts = [Part("text", "rain", 2.0), far]
-    vectors = embed(Embedder(), read(parts))
-    labels, condition_NE = conditions(queries_of(parts), vectors, 3)
-    assert labels == ["2 rain + -1 far"]
+    values = read(parts)
+    condition_NE = conditions(queries_of(parts), embed(Embedder(), values), 3)
+    assert labels_of(queries_of(parts), values) == ["2 rain + -1 far"]
     np.testing.assert_allclose(condition_NE, np.array([[0, 2, -1]]) / np.sqrt(5), rtol=1e-6)
 
 
@@ -81,11 +91,12 @@ def test_a_blend_of_nothing(tmp_path):
 def test_rows_of_a_file_are_queries_of_their_own(tmp_path):
     np.save(tmp_path / "two.npy", np.arange(6.0).reshape(2, 3))
     parts = [RAIN, Part("embedding", str(tmp_path / "two.npy"))]
-    labels, condition_NE = conditions(queries_of(parts), embed(Embedder(), read(parts)), 3)
-    assert labels == ["rain", "two 1", "two 2"]
+    values = read(parts)
+    condition_NE = conditions(queries_of(parts), embed(Embedder(), values), 3)
+    assert labels_of(queries_of(parts), values) == ["rain", "two 1", "two 2"]
     np.testing.assert_array_equal(condition_NE, [[0, 1, 0], [0, 1, 2], [3, 4, 5]])
 
 
 def test_no_query_is_no_row():
-    labels, condition_NE = conditions([], {}, 3)
-    assert (labels, condition_NE.shape) == ([], (0, 3))
+    assert labels_of([], {}) == []
+    assert conditions([], {}, 3).shape == (0, 3)
