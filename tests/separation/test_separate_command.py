@@ -653,7 +653,7 @@ def test_sigterm_leaves_nothing_behind(here, workdir):
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        while not list(here.glob("out/.*.part")):
+        while not list(here.glob("out/.*.partial*")):
             assert process.poll() is None
             time.sleep(0.05)
         process.terminate()

@@ -295,7 +295,7 @@ def test_killed_in_the_middle_it_leaves_nothing_that_looks_finished(folder):
         process.send_signal(signal.SIGKILL)
     names = os.listdir("out")
     assert len(names) == 2  # it was at work
-    assert all(name.startswith(".") and name.endswith(".part") for name in names)
+    assert all(name.startswith(".") and ".partial" in name for name in names)
 
 
 # ---------------------------------------------------------------------- presence and spans
