@@ -26,7 +26,7 @@ from audiosep_jax.cli import use_compilation_cache
 from audiosep_jax.evaluation.baselines import body_of
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.results import RowLog
-from audiosep_jax.evaluation.runner import Estimator, RunConfig, score_items
+from audiosep_jax.evaluation.runner import Estimator, score_items
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training.steps import parallel_eval_step, place_state, split_batch
@@ -141,11 +141,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         items = write_items(folder, arguments.num_clips, arguments.seconds, model.sample_rate_hz)
-        config = RunConfig(arguments.batch_size)
         with Clock(folder) as clock:
+            rate_hz, batch_size = model.sample_rate_hz, arguments.batch_size
             for part in np.array_split(np.arange(len(items)), arguments.parts):
                 some = [items[n] for n in part]
-                score_items(some, estimator, model.sample_rate_hz, clock, {}, config)
+                score_items(some, estimator, rate_hz, clock, {}, batch_size=batch_size)
                 scored.append(part_seconds(clock, part[0], arguments.batch_size))
                 bare.append(forward.seconds(arguments.repeats))
     device = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"

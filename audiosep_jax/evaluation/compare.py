@@ -7,17 +7,15 @@ import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from audiosep_jax import files
 from audiosep_jax.cli import Parser, exit_code, local_path
 from audiosep_jax.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from audiosep_jax.evaluation.results import Row
-
-# numpy and matplotlib are imported where they are used: help and mistakes are fast.
+from audiosep_jax.evaluation import figures, report, results
+from audiosep_jax.evaluation.results import FACTS, Row
 
 EXAMPLE = """example, two checkpoints:
   audiosep compare results/clap results/clip --output results/clap-clip
@@ -38,7 +36,7 @@ class Evaluation:
 
     name: str
     content: Mapping[str, Any]  # results.json
-    rows: "Sequence[Row]"  # scored rows of results.csv, in the order of the list
+    rows: Sequence[Row]  # scored rows of results.csv, in the order of the list
 
 
 # ---------------------------------------------------------------------- command
@@ -57,13 +55,8 @@ def _compare(arguments: argparse.Namespace) -> None:
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output}: is not a folder")
     evaluations = [read_evaluation(*pair) for pair in zip(folders, names, strict=True)]
-    content = compare(evaluations)
-    from audiosep_jax import files
-
-    drawn = []
+    content, drawn = compare(evaluations), []
     if not arguments.no_figures:
-        from audiosep_jax.evaluation import figures
-
         figures.differences({x.name: _values(x, "sdri") for x in evaluations}, output / FIGURE_NAME)
         drawn = [FIGURE_NAME]
     files.write_json(output / JSON_NAME, content)
@@ -88,17 +81,17 @@ def _parser() -> Parser:
 
 def read_evaluation(folder: Path, name: str = "") -> Evaluation:
     """Results in a folder; InputError if there are none."""
-    from audiosep_jax import files
-    from audiosep_jax.evaluation import results
-
     if not (folder / results.JSON_NAME).is_file():
         raise InputError(f"{folder}: holds no results; run audiosep evaluate first")
     content = files.read_json_object(folder / results.JSON_NAME)
-    cells = [row for _, row in files.read_csv(folder / results.CSV_NAME, results.FACTS)]
-    try:
-        rows = [_typed(row, results.FACTS) for row in cells if not row["reason"]]
-    except ValueError as error:
-        raise InputError(f"{folder / results.CSV_NAME}: a score is no number ({error})") from error
+    rows = []
+    for line, cells in files.read_csv(folder / results.CSV_NAME, FACTS):
+        try:
+            scores = {x: float(cells[x] or "nan") for x in cells if x not in FACTS}
+        except ValueError as error:
+            raise InputError(f"{folder / results.CSV_NAME}: line {line}: {error}") from error
+        if not cells["reason"]:
+            rows.append({**cells, **scores})
     return Evaluation(name or folder.name, content, rows)
 
 
@@ -112,8 +105,6 @@ def compare(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     Raises:
         InputError: there are fewer than two evaluations, or their mixtures differ.
     """
-    from audiosep_jax.evaluation import results
-
     _check(evaluations)
     first = evaluations[0]
     aggregation = first.content["aggregation"]
@@ -140,6 +131,7 @@ def compare(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
                 "high": None if high != high else high,
                 "better": float((value_N > base_N).mean()),
             }
+    sdri_KN = np.stack([_values(evaluation, "sdri") for evaluation in evaluations])
     return {
         "protocol": first.content["protocol"],
         "title": first.content["title"],
@@ -147,7 +139,10 @@ def compare(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
         "aggregation": aggregation,
         "evaluations": [_about(evaluation) for evaluation in evaluations],
         "scores": scores,
-        "spread": _spread(evaluations),
+        "spread": {
+            "range_db": float(np.mean(np.ptp(sdri_KN, axis=0))),
+            "deviation_db": float(np.mean(np.std(sdri_KN, axis=0))),
+        },
     }
 
 
@@ -180,28 +175,8 @@ def _about(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _spread(evaluations: Sequence[Evaluation]) -> dict[str, float]:
-    import numpy as np
-
-    sdri_KN = np.stack([_values(evaluation, "sdri") for evaluation in evaluations])
-    return {
-        "range_db": float(np.mean(np.ptp(sdri_KN, axis=0))),
-        "deviation_db": float(np.mean(np.std(sdri_KN, axis=0))),
-    }
-
-
-def _values(evaluation: Evaluation, score: str) -> "np.ndarray":
-    import numpy as np
-
+def _values(evaluation: Evaluation, score: str) -> np.ndarray:
     return np.array([row[score] for row in evaluation.rows])
-
-
-def _typed(row: Mapping[str, str], facts: Sequence[str]) -> "Row":
-    """A line of results.csv: scores as numbers, facts as they are."""
-    return {
-        name: value if name in facts else float(value) if value else float("nan")
-        for name, value in row.items()
-    }
 
 
 # ---------------------------------------------------------------------- page
@@ -209,8 +184,6 @@ def _typed(row: Mapping[str, str], facts: Sequence[str]) -> "Row":
 
 def markdown(content: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     """Text of comparison.md; `figures` are the names of files beside it."""
-    from audiosep_jax.evaluation import report
-
     names = [x["name"] for x in content["evaluations"]]
     parts = [
         f"# {content['title']}: {', '.join(names)}",

@@ -165,11 +165,10 @@ def _separated(
     from audiosep_jax.evaluation import runner
 
     items = [dataclasses.replace(x, wrong_query="") for x in items]
-    config = runner.RunConfig()
     shapes = runner.shapes_of(estimator, sample_rate_hz)
-    batches = runner.plan(items, lengths, runner.batch_rows(config.batch_size), shapes)
-    with ThreadPoolExecutor(config.num_threads) as pool:
-        found = runner.estimate_batches(batches, estimator, sample_rate_hz, config, pool)
+    batches = runner.plan(items, lengths, runner.batch_rows(1), shapes)
+    with ThreadPoolExecutor() as pool:
+        found = runner.estimate_batches(batches, estimator, sample_rate_hz, 1, pool)
         return [x for batch in found for x in batch if isinstance(x, runner.Estimate)]
 
 

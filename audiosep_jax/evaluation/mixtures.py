@@ -120,12 +120,6 @@ def check_unchanged(items: Sequence[Item], done: Mapping[int, Mapping[str, Any]]
             )
 
 
-def missing_files(items: Sequence[Item]) -> list[Path]:
-    """Files of the items that do not exist, each once."""
-    paths = dict.fromkeys(path for item in items for path in item.files)
-    return [path for path in paths if not path.is_file()]
-
-
 def render(
     items: Sequence[Item],
     output: Path,

@@ -8,7 +8,7 @@ nothing heavy, since help texts must be fast.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 Aggregation = Literal["mean", "mean of class means", "mean of class medians"]
 Scores = Mapping[str, float]
@@ -29,7 +29,7 @@ BASELINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Layout, queries and scoring of one benchmark.
+    """Layout, queries and scoring of one benchmark; the defaults are those of AudioSep's lists.
 
     `rendered` and `pair` are templates of paths, in which `{column}` is replaced by a column of the
     list: (target, mixture) of mixtures that exist as files, and (target, noise, ...) of clips that
@@ -39,13 +39,13 @@ class Protocol:
     name: str
     title: str
     count: int | None  # mixtures in the whole benchmark
-    query_kind: str
-    columns: tuple[str, ...]  # required in the list
-    id: str  # template of a mixture's name
-    query: str  # column of the query
-    label: str  # column of the class
-    rendered: tuple[str, str] | None
-    pair: tuple[str, ...] = ()
+    query_kind: str = "text label"
+    columns: tuple[str, ...] = ("idx", "caption", "src_wav", "noise_wav")  # required in the list
+    id: str = "{idx}"  # template of a mixture's name
+    query: str = "caption"  # column of the query
+    label: str = "caption"  # column of the class; empty if captions make no classes
+    rendered: tuple[str, str] | None = ("segment-{idx}.wav", "mixture-{idx}.wav")
+    pair: tuple[str, ...] = ("{src_wav}", "{noise_wav}")
     aggregation: Aggregation = "mean"
     sample_rate_hz: int | None = 32000  # of scoring; None stands for the model's
     snr: str = ""  # column of the SNR; empty if the published list has none
@@ -65,133 +65,103 @@ def _audiosep(sdri: float, si_sdr: float) -> dict[str, Scores]:
     return {"AudioSep": {"sdri": sdri, "si_sdr": si_sdr}}
 
 
-def _numbered(name: str, title: str, count: int, published: Any, **changes: Any) -> Protocol:
-    """Benchmark of AudioSep whose rendered mixtures are numbered by the column `idx`."""
-    fields: dict[str, Any] = {
-        "query_kind": "text label",
-        "columns": ("idx", "caption", "src_wav", "noise_wav"),
-        "label": "caption",
-        "pair": ("{src_wav}", "{noise_wav}"),
-    }
-    return Protocol(
-        name=name,
-        title=title,
-        count=count,
-        published=published,
-        id="{idx}",
-        query="caption",
-        rendered=("segment-{idx}.wav", "mixture-{idx}.wav"),
-        **fields | changes,
-    )
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            name="audioset",
-            title="AudioSet",
-            count=5270,  # 527 classes, 10 each
-            aggregation="mean of class medians",
-            query_kind="text label",
-            columns=("idx", "caption", "src_wav", "noise_wav"),
-            id="{src_wav.stem}",
-            query="caption",
-            label="caption",
-            rendered=("class_id={idx}/{src_wav.name}", "class_id={idx}/{noise_wav.name}"),
-            published=_audiosep(7.74, 6.90),
-        ),
-        Protocol(
-            name="vggsound",
-            title="VGGSound",
-            count=1000,
-            query_kind="text label",
-            columns=("file_id", "mix_wav", "s0_wav", "s0_text", "s1_wav", "s1_text"),
-            id="{file_id}",
-            query="s0_text",
-            label="s0_text",
-            rendered=("{s0_wav}", "{mix_wav}"),
-            pair=("{s0_wav}", "{s1_wav}"),
-            noise_query="s1_text",
-            clips="file_id",  # 100 targets, each in ten mixtures
-            published=_audiosep(9.14, 9.04),
-        ),
-        _numbered(
-            "audiocaps",
-            "AudioCaps",
-            4820,  # 964 clips, 5 captions each
-            _audiosep(8.22, 7.19),
-            query_kind="caption",
-            columns=("idx", "caption", "labels", "src_wav", "noise_wav"),
-            label="",
-        ),
-        _numbered(
-            "clotho",
-            "Clotho",
-            5225,  # 1,045 clips, 5 captions each
-            _audiosep(6.85, 5.24),
-            query_kind="caption",
-            columns=("idx", "caption", "src_wav", "noise_wav1", "noise_wav1 (2)"),
-            label="",
-            pair=("{src_wav}", "{noise_wav1}", "{noise_wav1 (2)}"),
-        ),
-        _numbered(
-            "music",
-            "MUSIC",
-            5004,  # 10 instruments
-            _audiosep(10.51, 9.43),
-            aggregation="mean of class means",
-        ),
-        _numbered("esc50", "ESC-50", 2000, _audiosep(10.04, 8.81)),
-        Protocol(
-            name="dcase2024",
-            title="DCASE 2024 Task 9, validation",
-            count=3000,
-            query_kind="caption",
-            sample_rate_hz=16000,
-            columns=("source", "noise", "snr", "caption"),
-            id="{source}+{noise}",
-            query="caption",
-            label="",
-            rendered=None,
-            pair=("{source}.wav", "{noise}.wav"),
-            snr="snr",
-            headline=("sdr", "sdri", "si_sdr"),
-            by_position=True,
-            published={"DCASE 2024 baseline": {"sdr": 5.71, "sdri": 5.67, "si_sdr": 3.86}},
-        ),
-        Protocol(
-            name="voicebank_demand",
-            title="Voicebank-DEMAND",
-            count=824,
-            query_kind="one sentence of ours",
-            sample_rate_hz=16000,
-            columns=("file",),
-            id="{file.stem}",
-            query="",
-            label="",
-            rendered=("clean_testset_wav/{file}", "noisy_testset_wav/{file}"),
-            folder="clean_testset_wav",
-            default_query="human speech",
-            headline=("pesq", "stoi", "segmental_snr", "si_sdr"),
-            speech=True,
-        ),
-        Protocol(
-            name="mixtures",
-            title="own mixtures",
-            count=None,
-            query_kind="sentence of the list",
-            sample_rate_hz=None,
-            columns=("target",),
-            id="{id}",
-            query="query",
-            label="class",
-            rendered=("{target}", "{mixture}"),
-            pair=("{target}", "{noise}"),
-            own=True,
-        ),
-    )
-}
+_ALL = (
+    Protocol(
+        "audioset",
+        "AudioSet",
+        5270,  # 527 classes, 10 each
+        aggregation="mean of class medians",
+        id="{src_wav.stem}",
+        rendered=("class_id={idx}/{src_wav.name}", "class_id={idx}/{noise_wav.name}"),
+        pair=(),
+        published=_audiosep(7.74, 6.90),
+    ),
+    Protocol(
+        "vggsound",
+        "VGGSound",
+        1000,
+        columns=("file_id", "mix_wav", "s0_wav", "s0_text", "s1_wav", "s1_text"),
+        id="{file_id}",
+        query="s0_text",
+        label="s0_text",
+        rendered=("{s0_wav}", "{mix_wav}"),
+        pair=("{s0_wav}", "{s1_wav}"),
+        noise_query="s1_text",
+        clips="file_id",  # 100 targets, each in ten mixtures
+        published=_audiosep(9.14, 9.04),
+    ),
+    Protocol(
+        "audiocaps",
+        "AudioCaps",
+        4820,  # 964 clips, 5 captions each
+        query_kind="caption",
+        columns=("idx", "caption", "labels", "src_wav", "noise_wav"),
+        label="",
+        published=_audiosep(8.22, 7.19),
+    ),
+    Protocol(
+        "clotho",
+        "Clotho",
+        5225,  # 1,045 clips, 5 captions each
+        query_kind="caption",
+        columns=("idx", "caption", "src_wav", "noise_wav1", "noise_wav1 (2)"),
+        label="",
+        pair=("{src_wav}", "{noise_wav1}", "{noise_wav1 (2)}"),
+        published=_audiosep(6.85, 5.24),
+    ),
+    Protocol(
+        "music",
+        "MUSIC",
+        5004,  # 10 instruments
+        aggregation="mean of class means",
+        published=_audiosep(10.51, 9.43),
+    ),
+    Protocol("esc50", "ESC-50", 2000, published=_audiosep(10.04, 8.81)),
+    Protocol(
+        "dcase2024",
+        "DCASE 2024 Task 9, validation",
+        3000,
+        query_kind="caption",
+        sample_rate_hz=16000,
+        columns=("source", "noise", "snr", "caption"),
+        id="{source}+{noise}",
+        label="",
+        rendered=None,
+        pair=("{source}.wav", "{noise}.wav"),
+        snr="snr",
+        headline=("sdr", "sdri", "si_sdr"),
+        by_position=True,
+        published={"DCASE 2024 baseline": {"sdr": 5.71, "sdri": 5.67, "si_sdr": 3.86}},
+    ),
+    Protocol(
+        "voicebank_demand",
+        "Voicebank-DEMAND",
+        824,
+        query_kind="one sentence of ours",
+        sample_rate_hz=16000,
+        columns=("file",),
+        id="{file.stem}",
+        query="",
+        label="",
+        rendered=("clean_testset_wav/{file}", "noisy_testset_wav/{file}"),
+        pair=(),
+        folder="clean_testset_wav",
+        default_query="human speech",
+        headline=("pesq", "stoi", "segmental_snr", "si_sdr"),
+        speech=True,
+    ),
+    Protocol(
+        "mixtures",
+        "own mixtures",
+        None,
+        query_kind="sentence of the list",
+        sample_rate_hz=None,
+        columns=("target",),
+        query="query",
+        own=True,
+    ),
+)
+PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
 
 # The six benchmarks of the AudioSep paper. LASS-Net and DP-LASS report means over them only.
 SIX = tuple(name for name, protocol in PROTOCOLS.items() if "AudioSep" in protocol.published)

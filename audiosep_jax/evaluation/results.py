@@ -61,9 +61,7 @@ class Run:
     metadata: Path | None = None
     query: str = ""
     query_column: str = ""
-    speech: bool = False
-    clap_model: str | None = None  # None: without CLAPScore
-    wrong_query: bool = False  # each mixture is also separated with a wrong query
+    extras: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # scores beside SDR
     command: str = ""
 
     def about(self, items: Sequence[Item]) -> dict[str, Any]:
@@ -74,8 +72,7 @@ class Run:
             "baseline": self.baseline,
             "checkpoint": self.checkpoint["fingerprint"] if self.checkpoint else "",
             "sample_rate_hz": self.sample_rate_hz,
-            "scores": [self.speech, self.clap_model is not None, self.clap_model or ""],
-            "wrong_query": self.wrong_query,
+            **self.extras,
         }
 
 
@@ -151,6 +148,8 @@ def results_of(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
     protocol = run.protocol
     scored = [row for row in rows if "reason" not in row]
     digest = hashlib.sha256("".join(row["fingerprint"] for row in scored).encode())
+    silent = {row["row"] for row in rows if "silent" in row}
+    unscored = [{k: row[k] for k in ("row", "id", "reason")} for row in rows if "reason" in row]
     notes = notes_of(run, rows)
     default_query = "" if run.query_column else protocol.default_query
     return {
@@ -161,8 +160,8 @@ def results_of(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
         "count": len(scored),
         "listed": len(rows),
         "benchmark_count": protocol.count,
-        "missing": [_unscored(row) for row in rows if "reason" in row and "silent" not in row],
-        "silent": [_unscored(row) for row in rows if "silent" in row],
+        "missing": [x for x in unscored if x["row"] not in silent],
+        "silent": [x for x in unscored if x["row"] in silent],
         "baseline": run.baseline or None,
         "checkpoint": run.checkpoint,
         "data": {
@@ -177,7 +176,7 @@ def results_of(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
         "definition": SDR_DEFINITION,
         "headline": list(protocol.headline),
         **summary(rows, protocol.aggregation),
-        "version": version_of(),
+        "version": _version(),
         "command": run.command,
     }
 
@@ -228,19 +227,10 @@ def discard(folder: Path) -> None:
         files.remove(folder / name)
 
 
-def version_of() -> str:
+def _version() -> str:
     """Versions of this package and of JAX."""
-    import jax
-
-    try:
-        own = metadata.version("audiosep-jax")
-    except metadata.PackageNotFoundError:
-        own = "not installed"
-    return f"audiosep_jax {own}, jax {jax.__version__}"
-
-
-def _unscored(row: Row) -> dict[str, Any]:
-    return {key: row[key] for key in ("row", "id", "reason")}
+    versions = [f"{name} {metadata.version(name)}" for name in ("audiosep-jax", "jax")]
+    return ", ".join(versions)
 
 
 # ---------------------------------------------------------------------- summary

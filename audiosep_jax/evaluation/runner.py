@@ -26,8 +26,9 @@ from audiosep_jax.evaluation import baselines, mixtures
 from audiosep_jax.evaluation.baselines import Body
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.mixtures import Mixture, SilentError
+from audiosep_jax.evaluation.protocols import Protocol
 from audiosep_jax.evaluation.results import Row, RowLog
-from audiosep_jax.evaluation.scores import ScoreFunction, sdr_scores
+from audiosep_jax.evaluation.scores import Scored, ScoreFunction, sdr_scores
 from audiosep_jax.metrics import fitted, sdr_improvement
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
@@ -49,15 +50,6 @@ class Estimator:
     sample_rate_hz: int
     conditions: Mapping[str, np.ndarray]  # (E,) by query
     network: ModelConfig | None = None  # set if clips of rare lengths may share shapes
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """Resources of a run; none of them changes a result."""
-
-    batch_size: int = 1  # on all devices together, rounded up to a multiple of their number
-    num_threads: int = 4
-    progress: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +106,12 @@ def make_estimator(
     return Estimator(body, {}, rate_hz, dict.fromkeys(distinct, np.zeros(1, np.float32)))
 
 
+def scoring_rate(asked: int | None, protocol: Protocol, separator: Separator | None) -> int:
+    """Sample rate of scoring: the one asked for, the protocol's, or the model's."""
+    model = separator.model if separator else ResUNetConfig()
+    return asked or protocol.sample_rate_hz or model.sample_rate_hz
+
+
 def _published_model(sample_rate_hz: int) -> ModelConfig:
     """Published STFT at another rate: window and hop of 2048 and 320 at 32 kHz, 1024 and 160 at 16.
 
@@ -136,37 +134,51 @@ def score_items(
     sample_rate_hz: int,
     log: RowLog,
     done: Mapping[int, Row],
-    config: RunConfig,
     scores: Sequence[ScoreFunction] = (sdr_scores,),
+    *,
+    batch_size: int = 1,
+    num_threads: int = 4,
+    progress: bool = True,
     on_estimate: Callable[[Estimate, Row], None] | None = None,
 ) -> None:
     """Add a row to the log for every item that is not done: its scores, or why it has none.
 
-    `on_estimate` receives every estimate with its row.
+    Args:
+        batch_size: clips on all devices together, rounded up to a multiple of their number.
+        on_estimate: receives every estimate with its row.
     """
-    with ThreadPoolExecutor(config.num_threads) as pool:
-        lengths, unreadable = _lengths(items, sample_rate_hz, pool)
-        for failed in unreadable:
-            if failed.item.row not in done:
-                log.add(_row(failed, sample_rate_hz, scores))
-        shapes = shapes_of(estimator, sample_rate_hz)
-        batches = plan(items, lengths, batch_rows(config.batch_size), shapes)
+    with ThreadPoolExecutor(num_threads) as pool:
+        lengths = list(pool.map(_length(sample_rate_hz), items))
+        for found in lengths:
+            if isinstance(found, Unscored) and found.item.row not in done:
+                log.add(_row(found, sample_rate_hz, scores))
+        pairs = zip(items, lengths, strict=True)
+        known = {item.row: found for item, found in pairs if isinstance(found, int)}
+        batches = plan(items, known, batch_rows(batch_size), shapes_of(estimator, sample_rate_hz))
         batches = [x for x in batches if any(item.row not in done for item in x.items)]
-        left = sum(len(batch.items) for batch in batches)
-        with tqdm(
-            total=len(lengths),
-            initial=len(lengths) - left,
-            unit="mixture",
-            disable=not config.progress,
-        ) as bar:
-            for found in estimate_batches(batches, estimator, sample_rate_hz, config, pool):
-                new = [x for x in found if x.item.row not in done]
+        total, left = len(known), sum(len(batch.items) for batch in batches)
+        bar = tqdm(total=total, initial=total - left, unit="mixture", disable=not progress)
+        with bar:
+            for results in estimate_batches(batches, estimator, sample_rate_hz, batch_size, pool):
+                new = [x for x in results if x.item.row not in done]
                 rows = pool.map(lambda x: _row(x, sample_rate_hz, scores), new)
                 for result, row in zip(new, rows, strict=True):
                     log.add(row)
                     if on_estimate and isinstance(result, Estimate):
                         on_estimate(result, row)
-                bar.update(len(found))
+                bar.update(len(results))
+
+
+def _length(sample_rate_hz: int) -> Callable[[Item], int | Unscored]:
+    """Function from an item to its number of samples, according to the headers of its files."""
+
+    def length(item: Item) -> int | Unscored:
+        try:
+            return mixtures.planned_samples(item, sample_rate_hz)
+        except AudioError as error:
+            return Unscored(item, str(error))
+
+    return length
 
 
 def plan(
@@ -200,7 +212,7 @@ def estimate_batches(
     batches: Sequence[Batch],
     estimator: Estimator,
     sample_rate_hz: int,
-    config: RunConfig,
+    batch_size: int,
     pool: ThreadPoolExecutor,
 ) -> Iterator[list[Estimate | Unscored]]:
     """Yield for every batch its estimates, and the items that cannot be read.
@@ -208,7 +220,7 @@ def estimate_batches(
     While a batch is computed, the next ones are read and the one before is yielded.
     """
     variables = place_state(estimator.variables)
-    num_rows = batch_rows(config.batch_size)
+    num_rows = batch_rows(batch_size)
     reading: collections.deque[list[Future[_Loaded | Unscored]]] = collections.deque()
     waiting = iter(batches)
 
@@ -332,8 +344,9 @@ def _row(result: Estimate | Unscored, sample_rate_hz: int, scores: Sequence[Scor
         return row | silent | {"reason": result.reason}
     target_S, mixture_S = result.mixture.target_S, result.mixture.mixture_S
     row |= {"num_samples": len(target_S), "fingerprint": result.mixture.fingerprint}
+    scored = Scored(target_S, result.estimate_S, mixture_S, sample_rate_hz, item.query)
     for score in scores:
-        row |= score(target_S, result.estimate_S, mixture_S, sample_rate_hz, item.query)
+        row |= score(scored)
     if result.wrong_S is not None:
         wrong = float(sdr_improvement(target_S, result.wrong_S, mixture_S))
         row |= {"sdri_wrong_query": wrong, "query_gap": row["sdri"] - wrong}
@@ -383,22 +396,6 @@ def separate_padded(
         return audio_NCS[0, 0]
 
     return jax.vmap(one)(batch["mixture"], batch["condition"], batch["total"])
-
-
-def _lengths(
-    items: Sequence[Item], sample_rate_hz: int, pool: ThreadPoolExecutor
-) -> tuple[dict[int, int], list[Unscored]]:
-    """Samples of each item by row, from the headers of its files; and the items without."""
-
-    def length(item: Item) -> int | Unscored:
-        try:
-            return mixtures.planned_samples(item, sample_rate_hz)
-        except AudioError as error:
-            return Unscored(item, str(error))
-
-    found = dict(zip((item.row for item in items), pool.map(length, items), strict=True))
-    lengths = {row: x for row, x in found.items() if isinstance(x, int)}
-    return lengths, [x for x in found.values() if isinstance(x, Unscored)]
 
 
 def batch_rows(batch_size: int) -> int:

@@ -1,10 +1,7 @@
-"""Score functions: SDR and SI-SDR, those of enhanced speech, and CLAPScore.
-
-A score function takes the reference, the estimate and the mixture `(S,)` of one clip, the sample
-rate and the query, and returns scores by name.
-"""
+"""Scores of one clip: SDR and SI-SDR, those of enhanced speech, and CLAPScore."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +12,18 @@ from audiosep_jax.encoders.pretrained import AudioEncoder
 from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import clap_score, separation_scores
 
-ScoreFunction = Callable[[np.ndarray, np.ndarray, np.ndarray, int, str], Mapping[str, float]]
+
+class Scored(NamedTuple):
+    """What a score is computed from."""
+
+    reference_S: np.ndarray
+    estimate_S: np.ndarray
+    mixture_S: np.ndarray
+    sample_rate_hz: int
+    query: str
+
+
+ScoreFunction = Callable[[Scored], Mapping[str, float]]
 
 PESQ_RATE_HZ, LOWEST_PESQ = 16000, 1.0  # wide band
 FRAME_SECONDS, HOP_SECONDS = 0.030, 0.0075
@@ -24,13 +32,13 @@ _TINY = 1e-10
 
 
 def score_functions(
-    queries: Sequence[str], *, speech: bool, clap_model: str | None
+    queries: Sequence[str], speech: bool, clap_model: str | None
 ) -> list[ScoreFunction]:
     """Score functions of an evaluation.
 
     Args:
-        queries: all that will be asked.
-        speech: PESQ, STOI and segmental SNR.
+        queries: all queries of the evaluation.
+        speech: score PESQ, STOI and segmental SNR.
         clap_model: folder or hub id for CLAPScore; "" is the default model, None no CLAPScore.
     """
     functions: list[ScoreFunction] = [sdr_scores]
@@ -42,44 +50,25 @@ def score_functions(
     return functions
 
 
-def sdr_scores(
-    reference_S: np.ndarray,
-    estimate_S: np.ndarray,
-    mixture_S: np.ndarray,
-    sample_rate_hz: int,
-    query: str,
-) -> Mapping[str, float]:
-    """SDR, SI-SDR, their improvements, and both of the mixture: the scores of every protocol."""
-    del sample_rate_hz, query
-    return separation_scores(reference_S, estimate_S, mixture_S)
+def sdr_scores(clip: Scored) -> Mapping[str, float]:
+    """SDR, SI-SDR, their improvements, and both of the mixture."""
+    return separation_scores(clip.reference_S, clip.estimate_S, clip.mixture_S)
 
 
 class ClapScore:
-    """CLAPScore: the cosine of the query's and the estimate's CLAP embeddings, -1 to 1.
-
-    A silent estimate has 0. The towers are loaded once.
-    """
+    """CLAPScore: the cosine of the query's and the estimate's CLAP embeddings; 0 for silence."""
 
     def __init__(self, queries: Sequence[str], model: str = "") -> None:
         text = TextConfig(encoder="clap", model=model)
         distinct = list(dict.fromkeys(queries))
-        vectors = make_encoder(text)(distinct)
-        self._text: Mapping[str, np.ndarray] = dict(zip(distinct, vectors, strict=True))
+        self._text = dict(zip(distinct, make_encoder(text)(distinct), strict=True))
         self._encoder = AudioEncoder(text.source)
 
-    def __call__(
-        self,
-        reference_S: np.ndarray,
-        estimate_S: np.ndarray,
-        mixture_S: np.ndarray,
-        sample_rate_hz: int,
-        query: str,
-    ) -> dict[str, float]:
-        del reference_S, mixture_S
-        if not np.any(estimate_S):
+    def __call__(self, clip: Scored) -> dict[str, float]:
+        if not np.any(clip.estimate_S):
             return {"clap_score": 0.0}
-        audio_NE = self._encoder.embed_audio(estimate_S, sample_rate_hz)
-        return {"clap_score": float(clap_score(self._text[query][None], audio_NE)[0])}
+        audio_NE = self._encoder.embed_audio(clip.estimate_S, clip.sample_rate_hz)
+        return {"clap_score": float(clap_score(self._text[clip.query][None], audio_NE)[0])}
 
 
 def check_packages() -> None:
@@ -92,22 +81,16 @@ def check_packages() -> None:
         raise InputError(f"PESQ and STOI need the packages pesq and pystoi: {hint}") from error
 
 
-def speech_scores(
-    reference_S: np.ndarray,
-    estimate_S: np.ndarray,
-    mixture_S: np.ndarray,
-    sample_rate_hz: int,
-    query: str,
-) -> dict[str, float]:
+def speech_scores(clip: Scored) -> dict[str, float]:
     """`pesq` (wide band, 1.04 to 4.64), `stoi` (at most 1) and `segmental_snr` (dB).
 
-    If no speech is found, for example in silence, they are the lowest values: PESQ 1 and STOI 0.
+    If no speech is found, for example in silence, PESQ is 1 and STOI 0, their lowest values.
     """
-    del mixture_S, query
+    scored = clip.reference_S, clip.estimate_S, clip.sample_rate_hz
     return {
-        "pesq": pesq_wide_band(reference_S, estimate_S, sample_rate_hz),
-        "stoi": stoi(reference_S, estimate_S, sample_rate_hz),
-        "segmental_snr": segmental_snr(reference_S, estimate_S, sample_rate_hz),
+        "pesq": pesq_wide_band(*scored),
+        "stoi": stoi(*scored),
+        "segmental_snr": segmental_snr(*scored),
     }
 
 

@@ -27,9 +27,13 @@ def noisy(reference_S, snr_db, seed=1):
     return (reference_S + noise_S).astype(np.float32)
 
 
+def clip(reference_S, estimate_S):
+    return scores.Scored(reference_S, estimate_S, reference_S, RATE_HZ, "speech")
+
+
 def test_a_perfect_estimate_has_the_highest_scores():
     reference_S = speech_like()
-    values = scores.speech_scores(reference_S, reference_S, reference_S, RATE_HZ, "speech")
+    values = scores.speech_scores(clip(reference_S, reference_S))
     assert values["pesq"] == pytest.approx(4.64, abs=0.01)
     assert values["stoi"] == pytest.approx(1.0, abs=1e-6)
     # Frames of silence have no more than the floor, the others the ceiling.
@@ -38,10 +42,7 @@ def test_a_perfect_estimate_has_the_highest_scores():
 
 def test_more_noise_scores_lower():
     reference_S = speech_like()
-    rows = [
-        scores.speech_scores(reference_S, noisy(reference_S, snr), reference_S, RATE_HZ, "")
-        for snr in (20, 5, -5)
-    ]
+    rows = [scores.speech_scores(clip(reference_S, noisy(reference_S, snr))) for snr in (20, 5, -5)]
     for name in ("pesq", "stoi", "segmental_snr"):
         values = [row[name] for row in rows]
         assert values == sorted(values, reverse=True), name
@@ -88,8 +89,6 @@ def test_recorded_speech(shared):
     path = shared / "data" / "recordings" / "speech_female_austen.ogg"
     audio_SC, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
     voice_S = audio_files.resample(audio_SC[: 8 * rate_hz].mean(axis=1)[None], rate_hz, RATE_HZ)[0]
-    low, high = (
-        scores.speech_scores(voice_S, noisy(voice_S, snr), voice_S, RATE_HZ, "") for snr in (0, 20)
-    )
+    low, high = (scores.speech_scores(clip(voice_S, noisy(voice_S, snr))) for snr in (0, 20))
     assert high["pesq"] > low["pesq"] + 0.5
     assert high["stoi"] > low["stoi"] + 0.05
