@@ -36,7 +36,7 @@ from audiosep_jax.training.conditions import captions_hash, distinct_captions, m
 from audiosep_jax.training.config import Config, from_file, shared_fields, take_overrides
 from audiosep_jax.training.hybrid import hybrid_batches, make_audio_encoder
 from audiosep_jax.training.log import Progress, RunLog, Trace, code_version
-from audiosep_jax.training.processes import Launch, RunFailed, StopSignals, failing_together
+from audiosep_jax.training.processes import RunFailed, StopSignals, failing_together
 from audiosep_jax.training.start import given_variables, make_workdir, start_or_resume, state_shapes
 from audiosep_jax.training.steps import (
     TrainState,
@@ -60,7 +60,11 @@ _OVERRIDES: dict[str, str] = {}  # of --config.FIELD=VALUE
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and logs go; default: runs/<config name>."
 )
-_LAUNCH = Launch()
+flags.register_validator(
+    "workdir",
+    lambda path: "://" not in (path or ""),
+    message="must be a local folder; mount the bucket, for example with gcsfuse",
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", "", "HOST:PORT of process 0, where no cluster provides it."
 )
@@ -69,10 +73,10 @@ _NUM_PROCESSES = flags.DEFINE_integer(
 )
 _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Number of this process, from 0.")
 _HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_seconds", _LAUNCH.heartbeat_seconds, "A process silent for longer counts as dead."
+    "heartbeat_seconds", 60, "A process silent for longer counts as dead.", lower_bound=1
 )
 _START = flags.DEFINE_integer(
-    "start_seconds", _LAUNCH.start_seconds, "How long to wait for the other processes at the start."
+    "start_seconds", 300, "How long to wait for the other processes at the start.", lower_bound=1
 )
 
 
@@ -81,14 +85,11 @@ def main(argv: list[str]) -> int:
     if argv[1:]:
         raise InputError(f"unexpected argument {argv[1]!r}; options look like --config.seed=1")
     config = from_file(_CONFIG.value, _OVERRIDES)
-    workdir = files.local_path(_WORKDIR.value or f"runs/{config.name}")
-    launch = Launch(
-        *(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value),
-        heartbeat_seconds=_HEARTBEAT.value,
-        start_seconds=_START.value,
-    )
+    workdir = Path(_WORKDIR.value or f"runs/{config.name}")
     use_compilation_cache()
-    with processes.connected(launch):
+    with processes.connected(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value, _START.value
+    ):
         return FINISHED if train(config, workdir) else STOPPED
 
 

@@ -32,21 +32,6 @@ def cache_folder(*names: str) -> Path:
     return root.joinpath(*names)
 
 
-def local_path(path: str) -> Path:
-    """Path of a local file or folder.
-
-    Raises:
-        InputError: `path` is an address such as gs://bucket/folder.
-    """
-    scheme, separator, _ = path.partition("://")
-    if separator and scheme.isalnum():
-        raise InputError(
-            f"{path}: is not a local folder; mount the bucket (gcsfuse, s3fs, rclone mount) and "
-            "give the folder where it is mounted"
-        )
-    return Path(path)
-
-
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which takes its place when the block succeeds.

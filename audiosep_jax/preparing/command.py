@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiosep_jax import files, workers
-from audiosep_jax.cli import Parser, shard
+from audiosep_jax.cli import Parser, local_path, shard
 from audiosep_jax.errors import InputError
 from audiosep_jax.preparing.datasets import DATASETS
 
@@ -194,7 +194,7 @@ def _parser() -> Parser:
     parser = Parser("audiosep prepare", description, EXAMPLE)
     add = parser.add_argument
     add("source", metavar="SOURCE", choices=list(DATASETS), help="kind of data set, see below")
-    add("--output", type=Path, required=True, metavar="DIR", help="data set to write")
+    add("--output", type=local_path, required=True, metavar="DIR", help="data set to write")
     add("--root", type=Path, metavar="PATH", help="the downloaded folder or file")
     add("--valid_root", type=Path, metavar="PATH", help="held-out clips of manifest and folders")
     add("--valid_folds", type=_folds, default=(5,), metavar="N,N", help="of esc50 (default: 5)")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from audiosep_jax.cli import Parser, naming, shard, use_compilation_cache
+from audiosep_jax.cli import Parser, local_path, naming, shard, use_compilation_cache
 from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation import AboveNyquist, Clip, Stereo
@@ -238,7 +238,7 @@ def _add_separation(group: argparse._ArgumentGroup) -> None:
 def _add_results(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--output",
-        type=Path,
+        type=local_path,
         default=Path("separated"),
         metavar="PATH",
         help="folder for the results, created if missing; for one recording and one query also "

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,8 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, config: CheckpointConfig | None = None) -> None:
         """Open the folder, without a config for reading only."""
-        self.folder = Path(workdir).absolute() / FOLDER
+        self._workdir = Path(workdir).absolute()
+        self.folder = self._workdir / FOLDER
         if config is None and not self.folder.is_dir():
             raise InputError(f"{workdir}: holds no checkpoint (no folder {FOLDER} in it)")
         if config is not None:
@@ -58,20 +60,18 @@ class Checkpoints:
 
     # ------------------------------------------------------------------ which there are
 
-    def steps(self) -> list[int]:
-        """Steps of the checkpoints, in order."""
-        return saved_steps(self.folder.parent)
-
     def latest_step(self) -> int | None:
         """Step of the newest checkpoint, or None."""
-        return max(self.steps(), default=None)
+        return max(saved_steps(self._workdir), default=None)
 
     def best_step(self) -> int | None:
         """Step of the highest validation SDRi, or of the newest checkpoint without any, or None.
 
         Only scores of one validation set are compared: that of the newest score.
         """
-        scores = [(step, score) for step in self.steps() if (score := self._score(step))]
+        scores = [
+            (step, score) for step in saved_steps(self._workdir) if (score := self._score(step))
+        ]
         if not scores:
             return self.latest_step()
         valid_set = scores[-1][1].get(VALID_SET)
@@ -103,7 +103,9 @@ class Checkpoints:
         Raises:
             Damaged: all of them are.
         """
-        steps = sorted(self.steps(), key=lambda step: (step == first, step), reverse=True)
+        steps = sorted(
+            saved_steps(self._workdir), key=lambda step: (step == first, step), reverse=True
+        )
         errors: dict[int, Damaged] = {}
         for step in steps:
             try:
@@ -181,12 +183,27 @@ class Checkpoints:
 
     def _open_manager(self) -> _Manager:
         """Orbax's manager; it also removes what killed processes left in part."""
-        assert self._config is not None, "the folder is open for reading only"
+        config = self._config
+        assert config is not None, "the folder is open for reading only"
         # Orbax reads all scores at once, and fails if one of them is damaged.
-        for step in self.steps():
+        for step in saved_steps(self._workdir):
             if self._score(step) is None and (self._step_folder(step) / "metrics").exists():
                 self._set_aside(step)
-        return _Manager(self.folder, options=_options(self._config, self._rank))
+        keep: list[Any] = [
+            policy.LatestN(config.keep_latest),
+            policy.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False),
+        ]
+        if config.keep_every_steps:
+            keep.append(policy.EveryNSteps(config.keep_every_steps))
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy.AnyPreservationPolicy(keep),
+            best_fn=self._rank,  # without it Orbax would not write the metrics that BestN reads
+            step_format_fixed_length=8,
+            cleanup_tmp_directories=True,
+            create=False,
+            multiprocessing_options=_this_process(),
+        )
+        return _Manager(self.folder, options=options)
 
     def _rank(self, metrics: dict[str, Any]) -> float:
         """Score to choose the best one by; below all others if it is of another validation set."""
@@ -255,26 +272,6 @@ def score_fingerprint(valid: ValidConfig, source_fingerprint: str) -> str:
     return hashlib.sha256(repr((fields, source_fingerprint)).encode()).hexdigest()[:12]
 
 
-def _options(
-    config: CheckpointConfig, rank: Callable[[dict[str, Any]], float]
-) -> ocp.CheckpointManagerOptions:
-    keep: list[Any] = [
-        policy.LatestN(config.keep_latest),
-        policy.BestN(get_metric_fn=rank, n=1, keep_checkpoints_without_metrics=False),
-    ]
-    if config.keep_every_steps:
-        keep.append(policy.EveryNSteps(config.keep_every_steps))
-    return ocp.CheckpointManagerOptions(
-        preservation_policy=policy.AnyPreservationPolicy(keep),
-        best_fn=rank,  # without it Orbax would not write the metrics that BestN reads
-        best_mode="max",
-        step_format_fixed_length=8,
-        cleanup_tmp_directories=True,
-        create=False,
-        multiprocessing_options=_this_process(),
-    )
-
-
 def _this_process() -> ocp.options.MultiprocessingOptions:
     """Options that leave the other processes out, since the state is the same in all of them."""
     index = jax.process_index()
@@ -282,16 +279,11 @@ def _this_process() -> ocp.options.MultiprocessingOptions:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, at any depth of Orbax's errors, or the beginning of the first text."""
-    texts = []
-    cause: BaseException | None = error
-    while cause is not None:
-        texts.append(" ".join(str(cause).split()))
-        cause = cause.__cause__ or cause.__context__
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO):
-        if any(os.strerror(number) in text for text in texts):
-            return os.strerror(number)
-    return texts[0][:200] or type(error).__name__
+    """What the system said, at any depth of Orbax's errors, or the beginning of their text."""
+    text = " ".join("".join(traceback.format_exception(error)).split())
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+    known = (os.strerror(number) for number in numbers)
+    return next((reason for reason in known if reason in text), str(error)[:200])
 
 
 def _training(state: TrainState) -> dict[str, Any]:

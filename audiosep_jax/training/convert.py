@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from audiosep_jax import files
-from audiosep_jax.cli import Parser, exit_code
+from audiosep_jax.cli import Parser, exit_code, local_path
 from audiosep_jax.errors import InputError
 
 # JAX is imported where it is used, so that help and mistakes are answered at once.
@@ -125,7 +125,9 @@ def _parser() -> Parser:
     description = "Convert a separator between AudioSep's PyTorch files and ours."
     parser = Parser("audiosep convert", description, EXAMPLE)
     parser.add_argument("source", metavar="SRC", help="what to read, see below")
-    parser.add_argument("destination", type=Path, metavar="DST", help="what to write, see below")
+    parser.add_argument(
+        "destination", type=local_path, metavar="DST", help="what to write, see below"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
     parser.add_argument(
         "--sample_rate_hz",

@@ -163,13 +163,7 @@ class Progress:
         self._new_bad |= set(np.ravel(bad_clips).tolist()) - {-1}
 
     def catch_up(self) -> None:
-        """Wait for the newest step.
-
-        Raises:
-            FloatingPointError: too many steps were not finite.
-            InputError: too many clips are unusable.
-            RunFailed: the disk is full.
-        """
+        """Wait for the newest step; FloatingPointError if too many steps were not finite."""
         if self._pending is None:
             return
         step, metrics = self._pending
@@ -215,7 +209,9 @@ class Progress:
         steps_per_second = (step - self._clock_step) / seconds
         wait = self._waited / seconds
         self.start_clock()
-        means = {name: _mean(values) for name, values in self._values.items()}
+        # Only finite values, so that a skipped step does not hide the others.
+        finite = {name: [x for x in xs if math.isfinite(x)] for name, xs in self._values.items()}
+        means = {name: float(np.mean(xs)) if xs else math.nan for name, xs in finite.items()}
         means["learning_rate"] = self._values["learning_rate"][-1]
         self._values.clear()
         rows = {f"train/{name}": value for name, value in means.items()}
@@ -254,12 +250,6 @@ class Progress:
         if peak_flops:
             speeds["peak_share"] = flops / (peak_flops * jax.device_count())
         return speeds
-
-
-def _mean(values: list[float]) -> float:
-    """Mean of the finite values, so that a skipped step does not hide the others."""
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan
 
 
 def memory() -> dict[str, float]:
@@ -306,12 +296,17 @@ class Trace:
 
 
 def code_version() -> dict[str, str]:
-    """Version of the package, its git commit if there is one, and a hash of its source files."""
-    try:
-        version = importlib.metadata.version("audiosep-jax")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    return {"version": version, "commit": _commit(), "sources": source_hash(PACKAGE)}
+    """Version of the package, git commit of its checkout if it is one, hash of its sources."""
+    commit = ""
+    if (PACKAGE.parent / ".git").exists():
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        with contextlib.suppress(OSError):  # no git
+            done = subprocess.run(
+                command, cwd=PACKAGE.parent, capture_output=True, text=True, check=False
+            )
+            commit = done.stdout.strip()
+    version = importlib.metadata.version("audiosep-jax")
+    return {"version": version, "commit": commit, "sources": source_hash(PACKAGE)}
 
 
 def source_hash(folder: Path) -> str:
@@ -320,16 +315,3 @@ def source_hash(folder: Path) -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _commit() -> str:
-    """Commit of the checkout, or nothing where there is no checkout or no git."""
-    command = ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    if not (PACKAGE.parent / ".git").exists():
-        return ""
-    try:
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

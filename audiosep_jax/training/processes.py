@@ -5,7 +5,6 @@ them dies, and chooses the step after which all stop when one of them receives S
 """
 
 import contextlib
-import dataclasses
 import glob
 import importlib.util
 import json
@@ -15,7 +14,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import FrameType
 from typing import Any, NoReturn, Self
 
@@ -36,54 +35,45 @@ class RunFailed(RuntimeError):
     """
 
 
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """Options to find the other processes. Empty ones are taken from the cluster."""
-
-    coordinator_address: str = ""  # host:port of process 0
-    num_processes: int = 0  # 1: this process alone, even in a cluster
-    process_id: int = -1
-    heartbeat_seconds: int = 60  # a process that is silent for longer counts as dead
-    start_seconds: int = 300  # how long to wait for the other processes at the start
-
-    def __post_init__(self) -> None:
-        given = [bool(self.coordinator_address), self.num_processes > 0, self.process_id >= 0]
-        if any(given) and not all(given) and self.num_processes != 1:
-            raise InputError(
-                "--coordinator_address, --num_processes and --process_id belong together: give "
-                "all three, or none on Slurm, Open MPI, TPUs and Kubernetes, which provide them"
-            )
-        if all(given) and self.process_id >= self.num_processes:
-            raise InputError(
-                f"--process_id={self.process_id} must be below --num_processes={self.num_processes}"
-            )
-        if min(self.heartbeat_seconds, self.start_seconds) < 1:
-            raise InputError("--heartbeat_seconds and --start_seconds must be at least 1")
-
-
 @contextlib.contextmanager
-def connected(launch: Launch) -> Iterator[None]:
+def connected(
+    coordinator_address: str = "",
+    num_processes: int = 0,
+    process_id: int = -1,
+    heartbeat_seconds: int = 60,
+    start_seconds: int = 300,
+) -> Iterator[None]:
     """Connect to the other processes, if there are any; use it before anything touches a device.
 
-    The block ends in all processes together. RunFailed if another process breaks the connection.
+    Args:
+        coordinator_address: host:port of process 0. The first three are taken from the cluster
+            (Slurm, Open MPI, TPU, Kubernetes) where they are not given.
+        num_processes: 1 means that this process is alone, even in a cluster.
+        heartbeat_seconds: a process that is silent for longer counts as dead.
+        start_seconds: how long to wait for the other processes.
+
+    Raises:
+        InputError: the processes cannot connect.
+        RunFailed: another process broke the connection.
     """
-    if launch.num_processes == 1 or not (launch.coordinator_address or in_cluster(os.environ)):
+    given = coordinator_address or num_processes > 0 or process_id >= 0
+    if num_processes == 1 or not (given or in_cluster(os.environ)):
         yield
         return
     try:
         jax.distributed.initialize(
-            launch.coordinator_address or None,
-            launch.num_processes or None,
-            launch.process_id if launch.process_id >= 0 else None,
+            coordinator_address or None,
+            num_processes or None,
+            process_id if process_id >= 0 else None,
             local_device_ids=_all_devices_of_the_node(os.environ),
-            initialization_timeout=launch.start_seconds,
-            heartbeat_timeout_seconds=launch.heartbeat_seconds,
+            initialization_timeout=start_seconds,
+            heartbeat_timeout_seconds=heartbeat_seconds,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"the processes cannot connect ({reason}); check --coordinator_address and that all "
-            "of them run, or give --num_processes=1 to train with this process alone"
+            f"the processes cannot connect ({reason}); check --coordinator_address, "
+            "--num_processes and --process_id and that all of them run, or give --num_processes=1"
         ) from error
     try:
         yield
@@ -190,26 +180,14 @@ def check_equal(facts: Mapping[str, Any]) -> None:
     everyone = [{"the number of devices": devices[i]} for i in range(jax.process_count())]
     if len(set(devices.values())) == 1:  # else nothing can be gathered
         everyone = gather(dict(facts))
-    difference = first_difference(everyone)
-    if difference:
-        raise InputError(f"the processes differ, so none of them starts: {difference}")
-
-
-def first_difference(facts: Sequence[Mapping[str, Any]]) -> str | None:
-    """Describe the first fact that is not the same for all processes, or return None."""
-    for name in sorted(set().union(*facts)):
-        holders: dict[str, list[int]] = {}
-        for index, each in enumerate(facts):
-            holders.setdefault(repr(each.get(name)), []).append(index)
-        if len(holders) > 1:
-            values = [f"{value} in process {_numbers(who)}" for value, who in holders.items()]
-            return f"{name} is {' and '.join(values)}"
-    return None
-
-
-def _numbers(indices: list[int]) -> str:
-    shown = ", ".join(map(str, indices[:4]))
-    return shown if len(indices) <= 4 else f"{shown} and {len(indices) - 4} more"
+    for index, others in enumerate(everyone):
+        for name in sorted(everyone[0].keys() | others.keys()):
+            if everyone[0].get(name) != others.get(name):
+                raise InputError(
+                    "the processes differ, so none of them starts: "
+                    f"{name} is {everyone[0].get(name)!r} in process 0 and {others.get(name)!r} "
+                    f"in process {index}"
+                )
 
 
 # ------------------------------------------------------------------ stopping

@@ -216,9 +216,10 @@ def test_the_first_loss_is_that_of_the_step_on_the_first_batch(
 ) -> None:
     settings = config()
     source = train.build_source(settings.data, "train", settings.model.sample_rate_hz)
-    conditions, _ = train.make_conditions(settings, distinct_captions(source))
+    clips = train.ClipSampler(source)
+    conditions, _ = train.make_conditions(settings, distinct_captions(clips.captions))
     batches = train.train_batches(
-        *(source, conditions, settings.mixing, settings.data),
+        *(clips, conditions, settings.mixing, settings.data),
         seed=settings.seed,
         batch_size=8,
         first_step=0,
@@ -274,7 +275,7 @@ def test_the_command_that_is_printed_names_the_files_that_are_written(
     mixture_S, rate_hz = audio_files.read(mixture)
     target_S, _ = audio_files.read(mixture.with_name("target.wav"))
     source = train.build_source(config().data, "valid", 8000)
-    assert words[4] in set(distinct_captions(source))
+    assert words[4] in set(distinct_captions(train.ClipSampler(source).captions))
     assert (rate_hz, mixture_S.shape, target_S.shape) == (8000, (1, 2000), (1, 2000))
     snr_db = 10 * np.log10(np.sum(target_S**2) / np.sum((mixture_S - target_S) ** 2))
     assert snr_db == pytest.approx(0, abs=1e-3)
@@ -551,7 +552,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_trained_again(
         if path.is_file():
             path.write_bytes(b"")
     readable = LAST_STEP if item == "training" else 8  # separation needs no optimiser
-    assert trained.read(copied, option="").step == readable
+    assert trained.read(copied).step == readable
     assert command(*TINY, "--workdir", str(copied)) == train.FINISHED
     (line,) = (x for x in capsys.readouterr().err.splitlines() if "is used instead" in x)
     assert f"{LAST_STEP:08d}/{item}: cannot be read" in line
@@ -749,7 +750,10 @@ MISTAKES = {
         "no clip with another caption to mix with",
     ),
     "workdir below a file": (["--workdir=list.json/run"], "list.json/run: cannot be written to"),
-    "a bucket": (["--workdir=gs://bucket/run"], "gs://bucket/run: is not a local folder; mount"),
+    "a bucket": (
+        ["--workdir=gs://bucket/run"],
+        "workdir=gs://bucket/run: must be a local folder; mount",
+    ),
     "rows for no device": (["--config.batch_size=12"], "batch_size=12 does not divide among 8"),
     "rows for no part": (
         ["--config.optim.accumulate_steps=2"],
