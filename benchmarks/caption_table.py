@@ -8,13 +8,13 @@ The captions are random words, 4 to 20 of them; the table lies in a temporary fo
 """
 
 import argparse
-import functools
+import dataclasses
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +23,11 @@ from transformers import PreTrainedTokenizerFast
 
 from audiosep_jax.encoders import clap_text, make_encoder
 from audiosep_jax.encoders.encoder import TextConfig, TextEncoder
-from audiosep_jax.encoders.layers import embed
-from audiosep_jax.encoders.pretrained import Tower, TowerEncoder
+from audiosep_jax.encoders.names import hf_name
+from audiosep_jax.encoders.pretrained import TowerEncoder
 from audiosep_jax.encoders.table import caption_table
+from audiosep_jax.files import write_json
+from audiosep_jax.weights.torch_files import write_safetensors
 
 MAX_SECOND_START_SECONDS = 1.0
 REPEATS = 3
@@ -50,30 +52,27 @@ def random_captions(count: int) -> list[str]:
     return [f"{' '.join(rng.choice(WORDS, n))} {i}" for i, n in enumerate(lengths_N)]
 
 
-def random_encoder(layers: int, width: int, batch_size: int) -> TowerEncoder:
+def random_encoder(folder: Path, layers: int, width: int, batch_size: int) -> TextEncoder:
     """CLAP's text tower of another size, with random weights and one token for each word."""
-
-    def load() -> tuple[Any, Tower]:
-        ids = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
-        backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-        backend.pre_tokenizer = pre_tokenizers.Whitespace()
-        backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>")
-        config = clap_text.ClapTextConfig(
-            vocab_size=len(ids),
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=max(1, width // 64),
-            intermediate_size=4 * width,
-        )
-        tokens = jnp.zeros((1, 4), jnp.int32)
-        params = jax.jit(clap_text.ClapText(config).init)(jax.random.key(0), tokens, tokens)[
-            "params"
-        ]
-        compute = functools.partial(embed, clap_text.ClapText(config), params)
-        return tokenizer, Tower(compute, config.projection_dim, len(ids), 512, 1)
-
-    return TowerEncoder(f"random-{layers}-{width}", load, batch_size)
+    ids = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
+    backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>").save_pretrained(folder)
+    config = clap_text.ClapTextConfig(
+        vocab_size=len(ids),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        intermediate_size=4 * width,
+    )
+    write_json(folder / "config.json", dataclasses.asdict(config))
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    params = jax.jit(clap_text.ClapText(config).init)(jax.random.key(0), tokens, tokens)["params"]
+    leaves = flax.traverse_util.flatten_dict(params).items()
+    state = {hf_name(x): np.asarray(leaf.T if x[-1] == "kernel" else leaf) for x, leaf in leaves}
+    write_safetensors(folder / "model.safetensors", state)
+    return TowerEncoder("clap", str(folder), batch_size=batch_size)
 
 
 def timed_table(encoder: TextEncoder, captions: list[str], folder: Path) -> tuple[float, int]:
@@ -96,14 +95,15 @@ def main() -> None:
     parser.add_argument("--encoder", choices=("clap", "clip"), default="clap")
     parser.add_argument("--model", help="hub id or folder of a real encoder")
     options = parser.parse_args()
-    encoder: TextEncoder = random_encoder(options.layers, options.width, options.batch_size)
-    if options.model:
-        encoder = make_encoder(
-            TextConfig(options.encoder, model=options.model, batch_size=options.batch_size)
-        )
     captions = random_captions(options.captions)
-    encoder(captions[:2]), encoder([captions[7] + " changed"])  # what is compiled and read once
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as model, tempfile.TemporaryDirectory() as place:
+        if options.model:
+            config = TextConfig(options.encoder, options.model, options.batch_size)
+            encoder = make_encoder(config)
+        else:
+            sizes = options.layers, options.width, options.batch_size
+            encoder = random_encoder(Path(model), *sizes)
+        encoder(captions[:2]), encoder([captions[7] + " changed"])  # compiles and reads files
         seconds, count = timed_table(encoder, captions, Path(place))
         size = sum(path.stat().st_size for path in Path(place).rglob("*.npz"))
         again_seconds, again_count = min(

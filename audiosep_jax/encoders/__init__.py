@@ -36,10 +36,9 @@ def make_encoder(config: "TextConfig") -> "TextEncoder":
         from audiosep_jax.encoders.hashed import HashedEncoder
 
         return HashedEncoder()
-    from audiosep_jax.encoders import pretrained
+    from audiosep_jax.encoders.pretrained import TowerEncoder
 
-    load = pretrained.clap_encoder if config.encoder == "clap" else pretrained.clip_encoder
-    return load(config.source, batch_size=config.batch_size)
+    return TowerEncoder(config.encoder, config.model, batch_size=config.batch_size)
 
 
 def make_query_encoder(kind: str, config: "TextConfig") -> "Encoder[Any]":

@@ -6,10 +6,9 @@ no training mode.
 Shapes: H and W are rows and columns of patches, N windows, L the patches of one window.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +17,17 @@ from flax import linen as nn
 
 from audiosep_jax.encoders.clap_text import tower_section
 from audiosep_jax.encoders.layers import (
+    ACTIVATIONS,
+    Activation,
     Projection,
-    activation,
     at_least_float32,
     attend,
-    check_heads,
     config_from_dict,
     layer_norm,
     unit_norm,
 )
 from audiosep_jax.errors import InputError
+from audiosep_jax.settings import section
 
 POWER_FLOOR = 1e-10  # -100 dB
 # Epsilon of the batch norm and of the layer norms that the config says nothing about.
@@ -37,7 +37,7 @@ SHIFT_PENALTY = -100.0
 CUBIC_SHARPNESS = -0.75  # of PyTorch's bicubic interpolation; others use -0.5
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class MelConfig:
     """Fields of `preprocessor_config.json`; the defaults are the published CLAP's."""
 
@@ -48,15 +48,9 @@ class MelConfig:
     fft_window_size: int = 1024
     frequency_min: float = 50.0
     frequency_max: float = 14_000.0
-    truncation: str = "rand_trunc"
-    padding: str = "repeatpad"
-
-    def __post_init__(self) -> None:
-        # Fusion stacks four spectrograms and uses another mel scale; AudioSep does without.
-        if self.truncation != "rand_trunc":
-            raise InputError(f"truncation {self.truncation!r} is not supported; use 'rand_trunc'")
-        if self.padding != "repeatpad":
-            raise InputError(f"padding {self.padding!r} is not supported; use 'repeatpad'")
+    # Fusion stacks four spectrograms and uses another mel scale; AudioSep does without.
+    truncation: Literal["rand_trunc"] = "rand_trunc"
+    padding: Literal["repeatpad"] = "repeatpad"
 
     @property
     def clip_samples(self) -> int:
@@ -134,41 +128,26 @@ def features(config: MelConfig, wave_BS: jax.Array) -> jax.Array:
         return log_mel(config, clip_BS.astype(jnp.float64)).astype(clip_BS.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class HtsatConfig:
     """Sizes, with the names and the defaults of Hugging Face's `ClapAudioConfig`."""
 
     window_size: int = 8
     num_mel_bins: int = 64
     spec_size: int = 256
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     patch_size: int = 4
     patch_stride: tuple[int, ...] = (4, 4)
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_attention_heads: tuple[int, ...] = (4, 8, 16, 32)
     patch_embeds_hidden_size: int = 96
     enable_patch_layer_norm: bool = True
-    enable_fusion: bool = False
+    enable_fusion: Literal[False] = False  # see MelConfig
     qkv_bias: bool = True
     mlp_ratio: float = 4.0
     layer_norm_eps: float = 1e-5
     projection_dim: int = 512
-    projection_hidden_act: str = "relu"
-
-    def __post_init__(self) -> None:
-        if self.enable_fusion:
-            raise InputError("audio_config: enable_fusion is true; only unfused CLAP is supported")
-        if len(self.depths) != len(self.num_attention_heads):
-            raise InputError("audio_config: depths and num_attention_heads differ in length")
-        for stage, num_heads in enumerate(self.num_attention_heads):
-            check_heads("audio_config", self.width(stage), num_heads)
-        for stage in range(len(self.depths)):
-            if self.grid(stage) % self.window_size:
-                raise InputError(
-                    f"audio_config: window_size {self.window_size} does not divide the "
-                    f"{self.grid(stage)} patches of stage {stage}"
-                )
-        activation(self.hidden_act), activation(self.projection_hidden_act)
+    projection_hidden_act: Activation = "relu"
 
     def width(self, stage: int) -> int:
         """Number of channels of a stage."""
@@ -313,7 +292,7 @@ class SwinBlock(nn.Module):
         x = x_BHWC + jnp.roll(y, (shift, shift), axis=(1, 2))
         y = layer_norm(config.layer_norm_eps, "layernorm_after")(x)
         hidden = nn.Dense(int(config.mlp_ratio * channels), name="intermediate.dense")(y)
-        return x + nn.Dense(channels, name="output.dense")(activation(config.hidden_act)(hidden))
+        return x + nn.Dense(channels, name="output.dense")(ACTIVATIONS[config.hidden_act](hidden))
 
 
 class PatchMerging(nn.Module):

@@ -4,7 +4,6 @@ Modules carry the Hugging Face names of `ClapModel`, dots included. The paramete
 differs from the state dict only in the names of the leaves and in the layout of matrices.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -14,19 +13,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from audiosep_jax.encoders.layers import (
+    ACTIVATIONS,
+    Activation,
     Projection,
-    activation,
     attend,
-    check_heads,
     config_from_dict,
     hidden_where,
     layer_norm,
     unit_norm,
 )
 from audiosep_jax.errors import InputError
+from audiosep_jax.settings import section
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class ClapTextConfig:
     """Sizes, with the names and the defaults of Hugging Face's `ClapTextConfig`."""
 
@@ -35,17 +35,13 @@ class ClapTextConfig:
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
-    hidden_act: str = "gelu"
+    hidden_act: Activation = "gelu"
     max_position_embeddings: int = 514
     type_vocab_size: int = 1
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 1
     projection_dim: int = 512
-    projection_hidden_act: str = "relu"
-
-    def __post_init__(self) -> None:
-        check_heads("text_config", self.hidden_size, self.num_attention_heads)
-        activation(self.hidden_act), activation(self.projection_hidden_act)
+    projection_hidden_act: Activation = "relu"
 
     @property
     def max_tokens(self) -> int:
@@ -94,7 +90,7 @@ class RobertaLayer(nn.Module):
         x = x_NLC + wide(name="attention.output.dense")(context)
         x = layer_norm(config.layer_norm_eps, "attention.output.LayerNorm")(x)
         hidden = nn.Dense(config.intermediate_size, name="intermediate.dense")(x)
-        hidden = activation(config.hidden_act)(hidden)
+        hidden = ACTIVATIONS[config.hidden_act](hidden)
         x = x + wide(name="output.dense")(hidden)
         return layer_norm(config.layer_norm_eps, "output.LayerNorm")(x)
 

@@ -3,7 +3,6 @@
 Modules carry the Hugging Face names of `CLIPTextModelWithProjection`, dots included.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -13,22 +12,23 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from audiosep_jax.encoders.layers import (
-    activation,
+    ACTIVATIONS,
+    Activation,
     attend,
-    check_heads,
     config_from_dict,
     hidden_where,
     layer_norm,
     unit_norm,
 )
 from audiosep_jax.errors import InputError
+from audiosep_jax.settings import section
 
 # Configs written before transformers 4.31 hold 2, whatever the vocabulary. Their models pool at the
 # highest id, which is the end of text in the original vocabulary.
 LEGACY_EOS_TOKEN_ID = 2
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class ClipTextConfig:
     """Sizes, with the names and the defaults of Hugging Face's `CLIPTextConfig`."""
 
@@ -39,13 +39,9 @@ class ClipTextConfig:
     num_hidden_layers: int = 12
     num_attention_heads: int = 8
     max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
+    hidden_act: Activation = "quick_gelu"
     layer_norm_eps: float = 1e-5
     eos_token_id: int = 49407
-
-    def __post_init__(self) -> None:
-        check_heads("text_config", self.hidden_size, self.num_attention_heads)
-        activation(self.hidden_act)
 
     @property
     def max_tokens(self) -> int:
@@ -88,7 +84,7 @@ class ClipLayer(nn.Module):
         context = attend(query, key, value, bias_N1LL, num_heads=config.num_attention_heads)
         x = x_NLC + wide(name="self_attn.out_proj")(context)
         y = layer_norm(config.layer_norm_eps, "layer_norm2")(x)
-        hidden = activation(config.hidden_act)(
+        hidden = ACTIVATIONS[config.hidden_act](
             nn.Dense(config.intermediate_size, name="mlp.fc1")(y)
         )
         return x + wide(name="mlp.fc2")(hidden)

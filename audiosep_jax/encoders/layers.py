@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from audiosep_jax.errors import InputError
+from audiosep_jax.settings import parse
 
 Config = TypeVar("Config")
 
@@ -24,45 +24,17 @@ def exact_gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=False)
 
 
+Activation = Literal["gelu", "quick_gelu", "relu"]
 ACTIVATIONS = {"gelu": exact_gelu, "quick_gelu": quick_gelu, "relu": jax.nn.relu}
 
 
-def activation(name: str) -> Callable[[jax.Array], jax.Array]:
-    """Return the activation that a Hugging Face config calls `name`."""
-    if name not in ACTIVATIONS:
-        raise InputError(f"activation {name!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]
-
-
 def config_from_dict(cls: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """Make a `cls` from the entries of a `config.json` that it has fields for.
+    """Make a section from the entries of a `config.json` that it has fields for.
 
-    Args:
-        cls: a dataclass whose fields all have defaults, which missing and null entries keep.
-        values: the entries; others are ignored.
-        where: name of the section, for messages.
-
-    Raises:
-        InputError: an entry is of another type than its field.
+    Missing and null entries keep their defaults; `where` names the entries in messages.
     """
-    known = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        value = values.get(field.name)
-        if value is None:
-            continue
-        value = tuple(value) if isinstance(value, list) else value
-        kind = type(field.default)
-        accepted = (int, float) if kind is float else kind
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise InputError(f"{where}: {field.name} must be {kind.__name__}, not {value!r}")
-        known[field.name] = value
-    return cls(**known)
-
-
-def check_heads(where: str, hidden_size: int, num_heads: int) -> None:
-    """Raise InputError if the number of heads does not divide the width."""
-    if num_heads < 1 or hidden_size % num_heads:
-        raise InputError(f"{where}: {num_heads} heads do not divide hidden size {hidden_size}")
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return parse(cls, {x: values[x] for x in names if values.get(x) is not None}, where)
 
 
 def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
@@ -113,7 +85,7 @@ class Projection(nn.Module):
 
     @nn.compact
     def __call__(self, x_NC: jax.Array) -> jax.Array:
-        x = activation(self.act)(nn.Dense(self.projection_dim, name="linear1")(x_NC))
+        x = ACTIVATIONS[self.act](nn.Dense(self.projection_dim, name="linear1")(x_NC))
         return nn.Dense(self.projection_dim, name="linear2")(x)
 
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from audiosep_jax.encoders.clap_audio import Htsat, HtsatConfig
-from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
-from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
+from audiosep_jax.encoders.clap_audio import Htsat
+from audiosep_jax.encoders.clap_text import ClapText
+from audiosep_jax.encoders.clip_text import ClipText
 from audiosep_jax.errors import InputError
 
 # Prefix of CLAP's tensors in an AudioSep checkpoint, which holds the separator as well.
@@ -25,14 +25,12 @@ AUDIOSEP_PREFIX = "query_encoder.model."
 LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 # From LAION's to Hugging Face's names: the first pattern that matches the start of a name counts.
-LAION_TEXT_RENAMES = (
+LAION_BLOCK = r"audio_branch\.(layers\.\d+\.blocks\.\d+)\."
+HF_BLOCK = r"audio_model.audio_encoder.\1."
+LAION_RENAMES = (
     (r"text_branch\.", "text_model."),
     (r"text_projection\.0\.", "text_projection.linear1."),
     (r"text_projection\.2\.", "text_projection.linear2."),
-)
-LAION_BLOCK = r"audio_branch\.(layers\.\d+\.blocks\.\d+)\."
-HF_BLOCK = r"audio_model.audio_encoder.\1."
-LAION_AUDIO_RENAMES = (
     (LAION_BLOCK + r"norm1\.", HF_BLOCK + "layernorm_before."),
     (LAION_BLOCK + r"norm2\.", HF_BLOCK + "layernorm_after."),
     (LAION_BLOCK + r"attn\.proj\.", HF_BLOCK + "attention.output.dense."),
@@ -59,33 +57,23 @@ OTHER_HEADS = (
     r"(text|audio)_transform\.",
     r"audio_model\.audio_encoder\.(tscam_conv|head)\.",
 )
-TEXT_TOWER, AUDIO_TOWER = r"text_(model|projection)\.", r"audio_(model|projection)\."
-IMAGE_TOWER = r"(vision_model|visual_projection)\."
 
 Params = dict[str, Any]
 State = Mapping[str, np.ndarray]
 
 
-def clap_text_params(config: ClapTextConfig, state: State) -> Params:
-    """Make the parameters of `ClapText` from all of CLAP or of an AudioSep checkpoint."""
-    tensors = _canonical(state, LAION_TEXT_RENAMES + LAION_AUDIO_RENAMES)
+def tower_params(tower: ClapText | ClipText | Htsat, state: State) -> Params:
+    """Make a tower's parameters; `state` may hold other towers, or all of an AudioSep checkpoint.
+
+    Raises:
+        InputError: a tensor is missing, of another shape, or has no place in the tower.
+    """
     tokens = jnp.zeros((1, 1), jnp.int32)
-    return _fill(ClapText(config), (tokens, tokens), tensors, (*OTHER_HEADS, AUDIO_TOWER))
-
-
-def clap_audio_params(config: HtsatConfig, state: State) -> Params:
-    """Make the parameters of `Htsat` from all of CLAP or of an AudioSep checkpoint."""
-    tensors = _canonical(state, LAION_TEXT_RENAMES + LAION_AUDIO_RENAMES)
-    tensors = dict(_split_qkv(tensors))
-    mel_BTF = jnp.zeros((1, 1, config.num_mel_bins))
-    return _fill(Htsat(config), (mel_BTF,), tensors, (*OTHER_HEADS, TEXT_TOWER))
-
-
-def clip_text_params(config: ClipTextConfig, state: State) -> Params:
-    """Make the parameters of `ClipText` from its own state dict or from all of `CLIPModel`."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    tensors = _canonical(state, ())
-    return _fill(ClipText(config), (tokens, tokens), tensors, (*OTHER_HEADS, IMAGE_TOWER))
+    own, example = "text", [tokens, tokens]
+    if isinstance(tower, Htsat):
+        own, example = "audio", [jnp.zeros((1, 1, tower.config.num_mel_bins))]
+    others = rf"(?!{own})(text|audio|vision|visual)_(model|projection)\."
+    return _fill(tower, example, dict(_split_qkv(_canonical(state))), (*OTHER_HEADS, others))
 
 
 def hf_name(path: tuple[str, ...]) -> str:
@@ -94,7 +82,7 @@ def hf_name(path: tuple[str, ...]) -> str:
     return ".".join([*modules, LEAF_NAMES.get(leaf, leaf)])
 
 
-def _canonical(state: State, renames: tuple[tuple[str, str], ...]) -> dict[str, np.ndarray]:
+def _canonical(state: State) -> dict[str, np.ndarray]:
     """Translate names to Hugging Face's, without the prefix that a container added."""
     if any(name.startswith(AUDIOSEP_PREFIX) for name in state):
         inner = {name: name.removeprefix(AUDIOSEP_PREFIX) for name in state}
@@ -103,15 +91,15 @@ def _canonical(state: State, renames: tuple[tuple[str, str], ...]) -> dict[str, 
         inner = {name: name.removeprefix("module.") for name in state}
     tensors: dict[str, np.ndarray] = {}
     for name, short in inner.items():
-        renamed = _rename(short, renames)
+        renamed = _rename(short)
         if renamed in tensors:
             raise InputError(f"{name}: the file holds this tensor twice, under two names")
         tensors[renamed] = state[name]
     return tensors
 
 
-def _rename(name: str, renames: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in renames:
+def _rename(name: str) -> str:
+    for pattern, replacement in LAION_RENAMES:
         renamed, count = re.subn(f"^{pattern}", replacement, name)
         if count:
             return renamed
@@ -132,7 +120,7 @@ def _split_qkv(tensors: State) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _fill(
-    module: nn.Module, example: tuple[jax.Array, ...], tensors: State, elsewhere: tuple[str, ...]
+    module: nn.Module, example: list[jax.Array], tensors: State, elsewhere: tuple[str, ...]
 ) -> Params:
     """Take each parameter of `module` from the tensor with its name; InputError for leftovers."""
     shapes = jax.eval_shape(module.init, jax.random.key(0), *example)["params"]

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,8 @@ AUDIO_NAMES = ("audio_model.", "audio_projection.")
 # Sentences are padded to one of these lengths, so that few programs are compiled. The longest is
 # CLIP's context, and the length that CLAP was trained with.
 TOKEN_LENGTHS = (16, 32, 77)
+_CONFIGS: dict[str, Any] = {"clap": ClapTextConfig, "clip": ClipTextConfig}
+_TOWERS: dict[str, Any] = {"clap": ClapText, "clip": ClipText}
 
 
 # ---------------------------------------------------------------------------- files
@@ -90,97 +92,71 @@ def find_model(source: str, names: Sequence[str]) -> ModelFiles:
 # ---------------------------------------------------------------------------- sentences
 
 
-@dataclasses.dataclass(frozen=True)
-class Tower:
-    """A text tower on the accelerator: ids and mask (N, L) to unit vectors (N, E)."""
-
-    embed: Callable[[np.ndarray, np.ndarray], jax.Array]
-    dimensions: int
-    vocab_size: int
-    max_tokens: int
-    pad_token_id: int | None = None  # None if padding may be any token
-
-    def lengths(self) -> tuple[int, ...]:
-        """Numbers of tokens to pad to; the last is the most that the tower takes."""
-        most = min(self.max_tokens, TOKEN_LENGTHS[-1])
-        return (*(length for length in TOKEN_LENGTHS if length < most), most)
-
-    def embed_rows(self, ids_NL: np.ndarray, mask_NL: np.ndarray) -> jax.Array:
-        """Embed a batch, padded to one of a few shapes: the rows beyond N are to be ignored."""
-        longest = int(mask_NL.sum(axis=1).max())
-        num_tokens = next(length for length in self.lengths() if length >= longest)
-        extra = ((0, _power_of_two(len(ids_NL)) - len(ids_NL)), (0, 0))
-        ids_NL, mask_NL = ids_NL[:, :num_tokens], mask_NL[:, :num_tokens]
-        return self.embed(np.pad(ids_NL, extra, "edge"), np.pad(mask_NL, extra, "edge"))
-
-
 class TowerEncoder:
-    """A text tower with its tokenizer. Both are read when the first sentence comes."""
+    """CLAP's or CLIP's text tower with its tokenizer; both are read when the first sentence comes.
 
-    def __init__(
-        self, fingerprint: str, load: Callable[[], tuple[Any, Tower]], batch_size: int = 256
-    ) -> None:
-        self.fingerprint = fingerprint
-        self.batch_size = batch_size
-        self._load = load
+    Args:
+        kind: `clap` or `clip`.
+        source: a hub id or a folder; for CLAP also a checkpoint with LAION's names in it.
+        batch_size: sentences that the tower embeds at once.
+    """
 
-    @functools.cached_property
-    def _loaded(self) -> tuple[Any, Tower]:
-        return self._load()
+    def __init__(self, kind: str, source: str = "", *, batch_size: int = 256) -> None:
+        self._files = find_model(source or DEFAULT_MODELS[kind], TOKENIZER_FILES)
+        self._kind, self.batch_size, self.config = kind, batch_size, clap_text.LAION_TEXT_CONFIG
+        if self._files.folder is not None:
+            self._folder = self._files.folder
+            self.config = _CONFIGS[kind].from_dict(self._files.config())
+        elif kind == "clap":
+            self._folder = hub.snapshot(DEFAULT_MODELS[kind], ("config.json", *TOKENIZER_FILES))
+        else:
+            raise InputError(f"{source}: is a file; {kind} needs a folder or hub id")
+        self._tower = _TOWERS[kind](self.config)
+        most = min(self.config.max_tokens, TOKEN_LENGTHS[-1])
+        self.lengths = (*(length for length in TOKEN_LENGTHS if length < most), most)
+        others = [self._folder / name for name in ("tokenizer.json", "tokenizer_config.json")]
+        others += [self._folder / "config.json"] if self._files.folder else []
+        self.fingerprint = self._files.fingerprint(kind, *others)
 
     def __call__(self, sentences: Sequence[str]) -> np.ndarray:
         """Return `(N, E)` float32, each row of length 1, in the order of the sentences."""
-        for i, sentence in enumerate(sentences):
-            if isinstance(sentence, str) and any("\ud800" <= x <= "\udfff" for x in sentence):
-                raise InputError(f"sentence {i}, {sentence!r}, is not valid text")
-        tokenizer, tower = self._loaded
-        ids_NL, mask_NL = tokenize(tokenizer, sentences, tower.lengths())
-        _check_tokens(tokenizer, tower, ids_NL)
-        # All batches are dispatched before the result of the first is waited for.
-        pending = [
-            (rows, tower.embed_rows(ids_NL[rows], mask_NL[rows]))
-            for rows in batches_by_length(mask_NL.sum(axis=1), self.batch_size)
-        ]
-        embedding_NE = np.empty((len(ids_NL), tower.dimensions), np.float32)
-        for rows, rows_NE in pending:
+        ids_NL, mask_NL = tokenize(self._tokenizer, sentences, self.lengths)
+        if ids_NL.max(initial=0) >= self.config.vocab_size:
+            raise InputError(f"{self._folder}: the tokenizer has more words than the tower")
+        counts_N = mask_NL.sum(axis=1)
+        # Sentences of similar length share a batch. All batches are dispatched before the result
+        # of the first is waited for.
+        order_N = np.argsort(counts_N, kind="stable")
+        starts = range(0, len(order_N), self.batch_size)
+        batches = [order_N[start : start + self.batch_size] for start in starts]
+        pending = [self._embed(ids_NL[rows], mask_NL[rows]) for rows in batches]
+        embedding_NE = np.empty((len(ids_NL), self.config.projection_dim), np.float32)
+        for rows, rows_NE in zip(batches, pending, strict=True):
             embedding_NE[rows] = np.asarray(rows_NE)[: len(rows)]
         if not np.isfinite(embedding_NE).all():
             raise InputError(f"text encoder {self.fingerprint}: its weights give NaN or infinity")
         return embedding_NE
 
+    def _embed(self, ids_NL: np.ndarray, mask_NL: np.ndarray) -> jax.Array:
+        """Embed a batch, padded to one of a few shapes; the rows beyond N are to be ignored."""
+        longest = int(mask_NL.sum(axis=1).max())
+        num_tokens = next(length for length in self.lengths if length >= longest)
+        extra = ((0, _power_of_two(len(ids_NL)) - len(ids_NL)), (0, 0))
+        padded = [np.pad(x[:, :num_tokens], extra, "edge") for x in (ids_NL, mask_NL)]
+        return embed(self._tower, self._params, *padded)
 
-def clap_encoder(source: str = DEFAULT_MODELS["clap"], *, batch_size: int = 256) -> TowerEncoder:
-    """CLAP's text encoder, from a hub id, a folder, or a checkpoint with LAION's names in it."""
-    found = find_model(source, TOKENIZER_FILES)
-    if found.folder is None:
-        config = clap_text.LAION_TEXT_CONFIG
-        folder = hub.snapshot(DEFAULT_MODELS["clap"], ("config.json", *TOKENIZER_FILES))
-    else:
-        config, folder = ClapTextConfig.from_dict(found.config()), found.folder
+    @functools.cached_property
+    def _params(self) -> Any:
+        return _on_device(names.tower_params(self._tower, self._files.state(TEXT_NAMES)))
 
-    def load() -> tuple[Any, Tower]:
-        params = _on_device(names.clap_text_params(config, found.state(TEXT_NAMES)))
-        compute = functools.partial(embed, ClapText(config), params)
-        sizes = config.projection_dim, config.vocab_size, config.max_tokens, config.pad_token_id
-        return load_tokenizer(folder), Tower(compute, *sizes)
-
-    return TowerEncoder(_text_fingerprint("clap", found, folder), load, batch_size)
-
-
-def clip_encoder(source: str = DEFAULT_MODELS["clip"], *, batch_size: int = 256) -> TowerEncoder:
-    """CLIP's text encoder, from a hub id or a folder."""
-    found = find_model(source, TOKENIZER_FILES)
-    if found.folder is None:
-        raise InputError(f"{source}: is a file; CLIP needs a folder or hub id with config.json")
-    config, folder = ClipTextConfig.from_dict(found.config()), found.folder
-
-    def load() -> tuple[Any, Tower]:
-        params = _on_device(names.clip_text_params(config, found.state(TEXT_NAMES)))
-        compute = functools.partial(embed, ClipText(config), params)
-        sizes = config.projection_dim, config.vocab_size, config.max_tokens
-        return load_tokenizer(folder), Tower(compute, *sizes)
-
-    return TowerEncoder(_text_fingerprint("clip", found, folder), load, batch_size)
+    @functools.cached_property
+    def _tokenizer(self) -> "PreTrainedTokenizerBase":
+        tokenizer = load_tokenizer(self._folder)
+        # CLAP counts positions from the padding token.
+        if self._kind == "clap" and tokenizer.pad_token_id != self.config.pad_token_id:
+            pads = f"{tokenizer.pad_token_id}, the tower with {self.config.pad_token_id}"
+            raise InputError(f"{self._folder}: the tokenizer pads with token {pads}")
+        return tokenizer
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
@@ -206,8 +182,8 @@ def tokenize(
     `lengths` is cut there and keeps its end-of-text token.
     """
     for i, sentence in enumerate(sentences):
-        if not isinstance(sentence, str):
-            raise InputError(f"sentence {i} is {sentence!r}; a query must be text")
+        if not isinstance(sentence, str) or any("\ud800" <= x <= "\udfff" for x in sentence):
+            raise InputError(f"sentence {i}, {sentence!r}, is not valid text")
     if tokenizer.pad_token_id is None:
         raise InputError(f"tokenizer {tokenizer.name_or_path!r} has no padding token")
     ids: list[list[int]] = []
@@ -225,31 +201,6 @@ def tokenize(
     return input_ids_NL, attention_mask_NL
 
 
-def batches_by_length(counts_N: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Yield the rows of each batch: sentences of similar length, the shortest first."""
-    order_N = np.argsort(counts_N, kind="stable")
-    for start in range(0, len(order_N), batch_size):
-        yield order_N[start : start + batch_size]
-
-
-def _check_tokens(tokenizer: Any, tower: Tower, ids_NL: np.ndarray) -> None:
-    """Raise InputError for the tokenizer of another model, whose ids mean other words."""
-    place = tokenizer.name_or_path
-    if tower.pad_token_id not in (None, tokenizer.pad_token_id):
-        pads = f"{tokenizer.pad_token_id}, the tower with {tower.pad_token_id}"
-        raise InputError(f"{place}: the tokenizer pads with token {pads}")
-    if ids_NL.max(initial=0) >= tower.vocab_size:
-        raise InputError(
-            f"{place}: the tokenizer gives token {ids_NL.max()}, the tower knows {tower.vocab_size}"
-        )
-
-
-def _text_fingerprint(kind: str, found: ModelFiles, tokenizer: Path) -> str:
-    others = [tokenizer / "tokenizer.json", tokenizer / "tokenizer_config.json"]
-    others += [found.folder / "config.json"] if found.folder else []
-    return found.fingerprint(kind, *others)
-
-
 # ---------------------------------------------------------------------------- sounds
 
 
@@ -265,11 +216,12 @@ class AudioEncoder:
         self._files = find_model(source, (PREPROCESSOR,))
         self.batch_size = batch_size
         folder, others = self._files.folder, []
-        self.tower, self.mel = HTSAT_BASE, MelConfig()
+        config, self.mel = HTSAT_BASE, MelConfig()
         if folder is not None:
-            self.tower = HtsatConfig.from_dict(self._files.config())
+            config = HtsatConfig.from_dict(self._files.config())
             self.mel = MelConfig.from_dict(self._files.config(PREPROCESSOR))
             others = [folder / "config.json", folder / PREPROCESSOR]
+        self.tower = Htsat(config)
         self.fingerprint = self._files.fingerprint("clap-audio", *others)
 
     def __call__(self, sounds: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
@@ -277,7 +229,7 @@ class AudioEncoder:
 
         Of a sound longer than 10 s the middle is embedded; a shorter one is repeated.
         """
-        embedding_NE = np.empty((len(sounds), self.tower.projection_dim), np.float32)
+        embedding_NE = np.empty((len(sounds), self.tower.config.projection_dim), np.float32)
         for start in range(0, len(sounds), self.batch_size):
             batch = sounds[start : start + self.batch_size]
             wave_BS = np.stack([self.fit(audio_S, rate_hz) for audio_S, rate_hz in batch])
@@ -306,12 +258,12 @@ class AudioEncoder:
 
     def embed_waves(self, params: Any, wave_BS: jax.Array) -> jax.Array:
         """Embed clips made by `fit`: `(B, E)`. A pure function, for use within `jit` or `pmap`."""
-        return embed(Htsat(self.tower), params, features(self.mel, wave_BS))
+        return embed(self.tower, params, features(self.mel, wave_BS))
 
     @functools.cached_property
     def params(self) -> Any:
         """Parameters of the tower, on the first local device."""
-        return _on_device(names.clap_audio_params(self.tower, self._files.state(AUDIO_NAMES)))
+        return _on_device(names.tower_params(self.tower, self._files.state(AUDIO_NAMES)))
 
 
 def _on_device(params: Any) -> Any:

@@ -16,7 +16,7 @@ from golden_towers import (
 
 from audiosep_jax.encoders import clip_text
 from audiosep_jax.encoders.layers import embed
-from audiosep_jax.encoders.names import clip_text_params
+from audiosep_jax.encoders.names import tower_params
 from audiosep_jax.errors import InputError
 
 TINY_CLIP = {**TINY_TEXT, "num_hidden_layers": 1}
@@ -31,7 +31,7 @@ def tiny_params():
 
 def test_golden_embeddings():
     golden, config = np.load(GOLDEN / "clip_text.npz"), clip_text.ClipTextConfig()
-    params = clip_text_params(config, golden_state("clip_text_hf", "clip."))
+    params = tower_params(clip_text.ClipText(config), golden_state("clip_text_hf", "clip."))
     ids, mask = golden["input_ids"].astype(np.int32), golden["attention_mask"].astype(np.int32)
     embedding = embed(clip_text.ClipText(config), params, ids, mask)
     assert embedding.dtype == np.float32
@@ -87,7 +87,7 @@ def test_config_reads_every_spelling():
     older = {**whole, "text_config_dict": {"hidden_size": 32}}
     config = clip_text.ClipTextConfig.from_dict(older)
     assert (config.hidden_size, config.hidden_act) == (32, "quick_gelu")
-    with pytest.raises(InputError, match="eos_token_id must be int"):
+    with pytest.raises(InputError, match=r"eos_token_id=\[1, 2\] must be"):
         clip_text.ClipTextConfig.from_dict({"eos_token_id": [1, 2]})
 
 

@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerFast
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders import clap_audio, clap_text, make_encoder, pretrained
-from audiosep_jax.encoders import names as tower_names
+from audiosep_jax.encoders.clap_audio import Htsat
 from audiosep_jax.encoders.clap_text import ClapText
 from audiosep_jax.encoders.clip_text import ClipText
 from audiosep_jax.encoders.encoder import TextConfig, check_dimensions
 from audiosep_jax.encoders.layers import embed
+from audiosep_jax.encoders.names import tower_params
 from audiosep_jax.encoders.pretrained import TOKEN_LENGTHS, AudioEncoder, tokenize
 from audiosep_jax.errors import InputError
 from audiosep_jax.weights.torch_files import read_state_dict, write_safetensors, write_torch
@@ -45,12 +46,10 @@ def encoder_of(kind, folder, **fields):
 
 def tower_embedding(kind, folder, sentence):
     """The tower's `(E,)` for one sentence, padded to 77 tokens."""
-    config = text_config(folder, kind)
-    module = {"clap": ClapText, "clip": ClipText}[kind](config)
-    load = {"clap": tower_names.clap_text_params, "clip": tower_names.clip_text_params}[kind]
-    state = read_state_dict(folder / "model.safetensors", prefixes=("text_",))
+    tower = {"clap": ClapText, "clip": ClipText}[kind](text_config(folder, kind))
+    params = tower_params(tower, read_state_dict(folder / "model.safetensors"))
     ids, mask = tokenize(pretrained.load_tokenizer(folder), [sentence], lengths=(77,))
-    return np.asarray(embed(module, load(config, state), ids, mask))[0]
+    return np.asarray(embed(tower, params, ids, mask))[0]
 
 
 def test_each_sentence_gets_its_own_towers_embedding_in_order(model):
@@ -126,25 +125,31 @@ def test_clap_out_of_an_audiosep_checkpoint(tmp_path, monkeypatch):
         encoder_of("clip", checkpoint)
 
 
-def test_a_tower_of_fewer_positions_cuts_sentences_to_them(tmp_path):
-    tower = pretrained.Tower(lambda *_: None, 8, 50, max_tokens=20)
-    assert tower.lengths() == (16, 20)
-    assert pretrained.Tower(lambda *_: None, 8, 50, max_tokens=512).lengths() == (16, 32, 77)
-    assert pretrained.Tower(lambda *_: None, 8, 50, max_tokens=9).lengths() == (9,)
+def change_config(folder, **fields):
+    values = json.loads((folder / "config.json").read_text())
+    values["text_config"] |= fields
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
 
 
-def test_few_shapes_are_compiled():
+@pytest.mark.parametrize(
+    ("positions", "lengths"), [(22, (16, 20)), (514, (16, 32, 77)), (11, (9,))]
+)
+def test_a_tower_of_fewer_positions_cuts_sentences_to_them(tmp_path, positions, lengths):
+    folder = change_config(write_clap(tmp_path / "clap"), max_position_embeddings=positions)
+    assert encoder_of("clap", folder).lengths == lengths
+
+
+def test_few_shapes_are_compiled(tmp_path, monkeypatch):
     shapes = []
 
-    def compute(ids_NL, mask_NL):
+    def compute(tower, params, ids_NL, mask_NL):
         shapes.append(ids_NL.shape)
         return np.zeros((len(ids_NL), 8), np.float32)
 
-    tower = pretrained.Tower(compute, 8, 50, max_tokens=77)
-    counts_N = np.array([5, 40, 3, 16, 20, 17, 4, 70])
-    mask_NL = (np.arange(77) < counts_N[:, None]).astype(np.int32)
-    for rows in pretrained.batches_by_length(counts_N, 3):
-        tower.embed_rows(np.zeros_like(mask_NL[rows]), mask_NL[rows])
+    monkeypatch.setattr(pretrained, "embed", compute)
+    sentences = ["x" * (count - 2) for count in (5, 40, 3, 16, 20, 17, 4, 70)]
+    encoder_of("clap", write_clap(tmp_path / "clap"), batch_size=3)(sentences)
     assert shapes == [(4, 16), (4, 32), (2, 77)]
 
 
@@ -153,7 +158,7 @@ def test_few_shapes_are_compiled():
     [
         ("config.json", "{", r"config\.json: is not JSON"),
         ("config.json", "[]", r"config\.json: holds a JSON list"),
-        ("config.json", '{"text_config": {"hidden_size": "x"}}', "hidden_size must be int"),
+        ("config.json", '{"text_config": {"hidden_size": "x"}}', "hidden_size='x' must be"),
         ("tokenizer.json", "{}", "tokenizer cannot be read"),
         ("model.safetensors", "not one", "neither a PyTorch checkpoint"),
     ],
@@ -186,16 +191,12 @@ def test_no_folder_and_no_network_is_one_line(tmp_path, monkeypatch):
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
-    folder = write_clap(tmp_path / "clap")
-    values = json.loads((folder / "config.json").read_text())
-    values["text_config"]["pad_token_id"] = 0
-    (folder / "config.json").write_text(json.dumps(values))
+    folder = change_config(write_clap(tmp_path / "clap"), pad_token_id=0)
     with pytest.raises(InputError, match="pads with token 1, the tower with 0"):
         encoder_of("clap", folder)(["rain"])
-    tower = pretrained.Tower(lambda *_: None, 8, vocab_size=20, max_tokens=77)
-    encoder = pretrained.TowerEncoder("-", lambda: (pretrained.load_tokenizer(folder), tower))
-    with pytest.raises(InputError, match=r"the tokenizer gives token \d+, the tower knows 20"):
-        encoder(["rain"])
+    folder = change_config(write_clip(tmp_path / "clip"), vocab_size=20)
+    with pytest.raises(InputError, match="tokenizer has more words than the tower"):
+        encoder_of("clip", folder)(["rain"])
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
@@ -287,7 +288,7 @@ def test_no_sentences_make_an_empty_batch():
 
 
 def test_what_cannot_be_tokenized():
-    with pytest.raises(InputError, match="sentence 1 is 3"):
+    with pytest.raises(InputError, match="sentence 1, 3, is not valid text"):
         tokenize(TOKENIZER, ["a", 3])
     with pytest.raises(InputError, match="no padding token"):
         tokenize(make_tokenizer(), ["a"])
@@ -315,9 +316,9 @@ def audio_embedding(folder, audio_S):
         json.loads((folder / "preprocessor_config.json").read_text())
     )
     state = read_state_dict(folder / "model.safetensors", prefixes=("audio_",))
-    params = tower_names.clap_audio_params(tower, state)
+    params = tower_params(Htsat(tower), state)
     mel_BTF = clap_audio.features(features, audio_S[None])
-    return np.asarray(embed(clap_audio.Htsat(tower), params, mel_BTF))[0]
+    return np.asarray(embed(Htsat(tower), params, mel_BTF))[0]
 
 
 def test_each_clip_gets_its_own_towers_embedding_in_order(clap):

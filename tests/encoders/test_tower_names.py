@@ -13,7 +13,7 @@ from audiosep_jax.encoders import names as tower_names
 from audiosep_jax.encoders.clap_audio import HTSAT_BASE, Htsat, HtsatConfig
 from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
 from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
-from audiosep_jax.encoders.names import clap_audio_params, clap_text_params, clip_text_params
+from audiosep_jax.encoders.names import tower_params
 from audiosep_jax.errors import InputError
 
 TEXT, AUDIO = ClapTextConfig.from_dict(TINY_TEXT), HtsatConfig.from_dict(TINY_AUDIO)
@@ -106,7 +106,7 @@ def test_our_trees_are_the_published_listings(name, module, example):
 
 def test_a_tensor_arrives_in_flax_layout():
     state = tiny_state()
-    text, audio = clap_text_params(TEXT, state), clap_audio_params(AUDIO, state)
+    text, audio = tower_params(ClapText(TEXT), state), tower_params(Htsat(AUDIO), state)
     np.testing.assert_array_equal(
         text["text_model.encoder.layer.1"]["intermediate.dense"]["kernel"],
         state["text_model.encoder.layer.1.intermediate.dense.weight"].T,
@@ -134,8 +134,8 @@ def test_laion_names_give_the_same_parameters(prefix):
     laion = {prefix + name: tensor for name, tensor in to_laion(state).items()}
     if prefix == "query_encoder.model.":
         laion["ss_model.base.bn0.weight"] = np.zeros(3)
-    assert_equal_trees(clap_text_params(TEXT, laion), clap_text_params(TEXT, state))
-    assert_equal_trees(clap_audio_params(AUDIO, laion), clap_audio_params(AUDIO, state))
+    assert_equal_trees(tower_params(ClapText(TEXT), laion), tower_params(ClapText(TEXT), state))
+    assert_equal_trees(tower_params(Htsat(AUDIO), laion), tower_params(Htsat(AUDIO), state))
 
 
 def test_clip_text_is_found_in_the_whole_model():
@@ -143,10 +143,10 @@ def test_clip_text_is_found_in_the_whole_model():
     other = {"logit_scale": (), "visual_projection.weight": (8, 4), "vision_model.x": (1,)}
     buffer = {"text_model.embeddings.position_ids": (1, 77)}
     whole = {**text, **recipe_state({**other, **buffer})}
-    assert_equal_trees(clip_text_params(CLIP, whole), clip_text_params(CLIP, text))
+    assert_equal_trees(tower_params(ClipText(CLIP), whole), tower_params(ClipText(CLIP), text))
 
 
-IMPORTS = {"text": (clap_text_params, TEXT), "audio": (clap_audio_params, AUDIO)}
+TOWERS = {"text": ClapText(TEXT), "audio": Htsat(AUDIO)}
 VICTIMS = [
     ("text", "text_model.pooler.dense.weight"),
     ("text", "text_model.embeddings.word_embeddings.weight"),
@@ -158,14 +158,13 @@ VICTIMS = [
 
 @pytest.mark.parametrize(("tower", "name"), VICTIMS)
 def test_a_missing_or_misshapen_tensor_is_named(tower, name):
-    importer, config = IMPORTS[tower]
     state = tiny_state()
     tensor = state.pop(name)
     with pytest.raises(InputError, match=f"{re.escape(name)}: the file lacks"):
-        importer(config, state)
+        tower_params(TOWERS[tower], state)
     for wrong in (tensor[:-1], tensor[None], tensor.reshape(-1)[:1]):
         with pytest.raises(InputError, match=re.escape(f"{name}: shape {wrong.shape}")):
-            importer(config, {**state, name: wrong})
+            tower_params(TOWERS[tower], {**state, name: wrong})
 
 
 @pytest.mark.parametrize(
@@ -178,15 +177,14 @@ def test_a_missing_or_misshapen_tensor_is_named(tower, name):
     ],
 )
 def test_a_tensor_without_a_place_is_named(tower, name):
-    importer, config = IMPORTS[tower]
     with pytest.raises(InputError, match=f"{re.escape(name)}: the file holds"):
-        importer(config, {**tiny_state(), name: np.zeros(1)})
+        tower_params(TOWERS[tower], {**tiny_state(), name: np.zeros(1)})
 
 
 def test_one_tensor_under_two_names_is_refused():
     state = {**tiny_state(), "text_branch.pooler.dense.bias": np.zeros(16)}
     with pytest.raises(InputError, match=r"text_branch\.pooler\.dense\.bias: .* twice"):
-        clap_text_params(TEXT, state)
+        tower_params(ClapText(TEXT), state)
 
 
 def test_a_stack_that_is_not_three_is_refused():
@@ -194,4 +192,4 @@ def test_a_stack_that_is_not_three_is_refused():
     name = "audio_branch.layers.0.blocks.0.attn.qkv.weight"
     laion[name] = laion[name][:-1]
     with pytest.raises(InputError, match="23 rows cannot be query, key and value"):
-        clap_audio_params(AUDIO, laion)
+        tower_params(Htsat(AUDIO), laion)
