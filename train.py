@@ -32,7 +32,12 @@ from audiosep_jax.data.validation import validation_set
 from audiosep_jax.errors import InputError
 from audiosep_jax.training import processes
 from audiosep_jax.training.checkpoints import Checkpoints, saved_steps, score_fingerprint
-from audiosep_jax.training.conditions import captions_hash, distinct_captions, make_conditions
+from audiosep_jax.training.conditions import (
+    captions_hash,
+    distinct_captions,
+    known_words,
+    make_conditions,
+)
 from audiosep_jax.training.config import Config, from_file, shared_fields, take_overrides
 from audiosep_jax.training.hybrid import hybrid_batches, make_audio_encoder
 from audiosep_jax.training.log import Progress, RunLog, Trace, code_version
@@ -121,6 +126,7 @@ def train(config: Config, workdir: Path) -> bool:
     about = {
         "config": dataclasses.asdict(config),
         "text_fingerprint": text_fingerprint,
+        "words": known_words(config.text, captions),
         "data_fingerprint": data_fingerprint,
         "valid_set": score_fingerprint(config.valid, valid_fingerprint),
         "code": code,

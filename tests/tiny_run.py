@@ -25,12 +25,13 @@ def tiny_config():
     return config
 
 
-def save_run(workdir, scores=None, config=None, text_fingerprint="hashed-1"):
+def save_run(workdir, scores=None, config=None, text_fingerprint="hashed-1", words=()):
     """Saves random weights at the steps of `scores` (SDRi in dB, or None); the states by step."""
     values = (config or tiny_config()).to_dict()
     typed = from_mapping(values)
     keep = dataclasses.replace(typed.checkpoint, keep_latest=10)
     about = {"config": values, "text_fingerprint": text_fingerprint, "data_fingerprint": "-"}
+    about["words"] = list(words)
     shapes = jax.eval_shape(lambda: init_state(typed.model, typed.optim, jax.random.key(0)))
     states = {step: _random(shapes, step) for step in scores or {10: None}}
     with contextlib.closing(Checkpoints(workdir, keep)) as checkpoints:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,6 +11,11 @@ WORD_WEIGHT = 4
 NGRAM_WEIGHT = 1
 NGRAM_LENGTHS = (3, 4)
 _WORD = re.compile(r"\w+")
+
+
+def words_of(sentences: Iterable[str]) -> list[str]:
+    """Return the distinct words of sentences, in lower case and alphabetical order."""
+    return sorted({word for sentence in sentences for word in _WORD.findall(sentence.lower())})
 
 
 class HashedEncoder:

@@ -74,6 +74,9 @@ def _separate(arguments: argparse.Namespace) -> int:
 
         # -------------------------------------------------------------- load, separate, report
         separator = load_separator(arguments.checkpoint, arguments.text_model)
+        for part in values:
+            if part.kind == "text" and separator.is_unknown(part.value):
+                say(f"warning: {part}: no word of it was in training, so its result means little")
         tasks = _with_conditions(separator, tasks, values, queries_of(arguments.unwanted))
         records, failures = run(separator, tasks, many=many)
     if failures and not many:

@@ -19,6 +19,7 @@ from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
 from audiosep_jax.encoders import KINDS, make_query_encoder
 from audiosep_jax.encoders.encoder import Encoder, TextConfig
+from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.separation import AboveNyquist, Clip, Stereo
@@ -56,6 +57,7 @@ class Separator:
     text_fingerprint: str | None  # of the text encoder of training; None if not known
     step: int
     encoders: "QueryEncoders"
+    words: tuple[str, ...] = ()  # of the captions, if the text encoder knows no others
 
     @classmethod
     def load(cls, source: str | Path = trained.PUBLISHED, *, text_model: str = "") -> "Separator":
@@ -80,7 +82,7 @@ class Separator:
         # Restoring puts a copy on each device; one device computes.
         variables = jax.device_put(found.variables, jax.local_devices()[0])
         fingerprint, step = found.text_fingerprint, found.step
-        return cls(found.model, variables, text, fingerprint, step, encoders)
+        return cls(found.model, variables, text, fingerprint, step, encoders, found.words)
 
     from_pretrained = load  # its name in Hugging Face's libraries
 
@@ -117,7 +119,7 @@ class Separator:
 
     def _trained(self) -> trained.Trained:
         return trained.Trained(
-            self.model, self.text, self.text_fingerprint, self.variables, self.step
+            self.model, self.text, self.text_fingerprint, self.variables, self.step, self.words
         )
 
     # ------------------------------------------------------------------ queries
@@ -130,6 +132,10 @@ class Separator:
                 be read.
         """
         return _checked_conditions(self.encoders(kind, queries), self.model.condition_features)
+
+    def is_unknown(self, sentence: str) -> bool:
+        """Return whether no word of a sentence was in training, so that its result means little."""
+        return bool(self.words) and not {*words_of([sentence])} & {*self.words}
 
     def embed_text(self, queries: Sequence[str]) -> np.ndarray:
         """Return `(N, E)` embeddings of sentences; InputError if one is empty or not a string."""

@@ -6,7 +6,8 @@ import numpy as np
 
 from audiosep_jax.data.captions import Captions
 from audiosep_jax.encoders import make_encoder
-from audiosep_jax.encoders.encoder import check_dimensions
+from audiosep_jax.encoders.encoder import TextConfig, check_dimensions
+from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.encoders.table import caption_table
 from audiosep_jax.training import processes
 from audiosep_jax.training.config import Config
@@ -22,6 +23,11 @@ def distinct_captions(*data_sets: Captions) -> list[str]:
 def captions_hash(captions: list[str]) -> str:
     """Of a list of captions and their order."""
     return hashlib.sha256("\0".join(captions).encode()).hexdigest()[:16]
+
+
+def known_words(config: TextConfig, captions: list[str]) -> list[str]:
+    """Words of the captions, if the text encoder knows no others; else none."""
+    return words_of(captions) if config.encoder == "hashed" else []
 
 
 def make_conditions(config: Config, captions: list[str]) -> tuple[dict[str, np.ndarray], str]:

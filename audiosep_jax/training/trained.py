@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class Trained:
     text_fingerprint: str | None  # of the text encoder; None if not known
     variables: Any
     step: int
+    words: tuple[str, ...] = ()  # of the captions, if the text encoder knows no others
 
 
 # ------------------------------------------------------------------ reading
@@ -100,7 +101,7 @@ def read_checkpoint(path: Path) -> Trained:
             place = str(workdir / CHECKPOINT_FOLDER / f"{step:08d}")
             model, text, fingerprint = _settings(about.get("config"), about, place)
             variables = checkpoints.restore_variables(step, variable_shapes(model))
-            return Trained(model, text, fingerprint, variables, step)
+            return Trained(model, text, fingerprint, variables, step, _words(about))
 
         if step is not None:
             return read(step)
@@ -152,7 +153,7 @@ def read_folder(folder: Path) -> Trained:
     step, stored_step = num_steps(state_dict), about.get("step")
     if not step and isinstance(stored_step, int) and 0 <= stored_step <= MAX_STEPS:
         step = stored_step  # only the published names include a counter
-    return Trained(model, text, fingerprint, variables, step)
+    return Trained(model, text, fingerprint, variables, step, _words(about))
 
 
 def _is_folder_of_weights(path: Path) -> bool:
@@ -202,6 +203,11 @@ def _settings(config: Any, about: Any, where: str) -> tuple[ModelConfig, TextCon
         raise InputError(f"{where}: was made by another version: {error}") from error
 
 
+def _words(about: Mapping[str, Any]) -> tuple[str, ...]:
+    words = about.get("words")
+    return tuple(str(word) for word in words) if isinstance(words, list) else ()
+
+
 # ------------------------------------------------------------------ writing
 
 
@@ -211,6 +217,7 @@ def write_folder(folder: Path, trained: Trained, name: str = "") -> None:
         "model": dataclasses.asdict(trained.model),
         "text": dataclasses.asdict(trained.text),
         "text_fingerprint": trained.text_fingerprint,
+        "words": trained.words,
         "step": trained.step,
     }
     files.make_folder(folder)
@@ -259,6 +266,7 @@ def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
     about = {
         "config": dataclasses.asdict(Config(name=name, model=trained.model, text=trained.text)),
         "text_fingerprint": trained.text_fingerprint,
+        "words": trained.words,
         "data_fingerprint": None,
     }
     try:

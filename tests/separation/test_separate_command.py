@@ -341,6 +341,19 @@ def test_an_interrupt_leaves_nothing_that_looks_finished(here, workdir, capfd, m
     assert not (here / "separated").exists()
 
 
+def test_a_query_without_a_known_word_is_warned_of(here, capfd):
+    recording(here / "in.wav")
+    save_run(here / "run", words=["a", "dog", "rain"])
+    Separator.load(here / "run").save_pretrained(here / "saved")
+    for folder in ("run", "saved"):
+        queries = ["--text", "....", "--text", "un chien", "--text", "Rain!"]
+        arguments = ["in.wav", *queries, "--checkpoint", folder, "--output", f"of {folder}"]
+        assert separate.main(arguments) == 0
+        warnings = [x for x in capfd.readouterr().err.splitlines() if x.startswith("warning")]
+        told = "no word of it was in training, so its result means little"
+        assert warnings == [f"warning: --text {x}: {told}" for x in ("....", "un chien")]
+
+
 # ---------------------------------------------------------------------- nothing is replaced
 
 

@@ -240,6 +240,7 @@ def test_checkpoints_tell_config_and_code(finished: Path) -> None:
         about = checkpoints.about(LAST_STEP)
     assert from_mapping(about["config"]) == config()
     assert about["code"] == code_version()
+    assert {"dog", "rain"} & {*about["words"]}  # with which separation knows strange queries
 
 
 def test_training_lowers_the_loss_of_the_same_batches(finished: Path) -> None:
