@@ -103,24 +103,66 @@ def items_of(
     column = query_column or protocol.query
     if not query and column not in rows[0].cells:
         raise InputError(f"the list has no column {column!r} of queries")
-    rendered = protocol.rendered if layout != "pairs" else None
-    if (layout == "rendered" and rendered is None) or (layout == "pairs" and not protocol.pair):
-        kind = "rendered mixtures" if layout == "rendered" else "clips to be mixed"
-        raise InputError(f"layout={layout}: the lists of {protocol.name} name no {kind}")
-    if layout == "auto" and rendered and protocol.pair and not protocol.own:
-        exists = any((audio / path_of(rendered[1], row.cells)).is_file() for row in rows)
-        rendered = rendered if exists else None
+    kinds = {"rendered": protocol.rendered or protocol.own, "pairs": protocol.pair}
+    if layout != "auto" and not kinds[layout]:
+        raise InputError(f"layout={layout}: the lists of {protocol.name} have no such files")
+    is_rendered = protocol.rendered is not None and layout != "pairs"
+    if layout == "auto" and protocol.rendered and protocol.pair:
+        mixtures = (audio / path_of(protocol.rendered[1], row.cells) for row in rows)
+        is_rendered = any(path.is_file() for path in mixtures)
     items = []
     for number, row in enumerate(rows):
         sentence = query or row.cells[column]
         if not sentence.strip():
             raise _mistake(row, "no query")
-        item = Item(number, "", sentence, "", audio, None, snr_db=snr_db, line=row.line)
-        if protocol.own:
-            items.append(_own(row, item, audio, noise))
-        else:
-            items.append(_published(protocol, row, item, audio, noise, rendered is not None))
+        items.append(_item(protocol, number, row, sentence, audio, noise, is_rendered, snr_db))
     return items
+
+
+def _item(
+    protocol: Protocol,
+    number: int,
+    row: Row,
+    sentence: str,
+    audio: Path,
+    noise: Path,
+    is_rendered: bool,
+    snr_db: float | None,
+) -> Item:
+    cells = row.cells
+    name = (path_of(protocol.id, cells) if protocol.id else cells.get("id", "")) or str(number)
+    rendered_files = [path_of(template, cells) for template in protocol.rendered or ()]
+    rendered_files = rendered_files or [template.format(id=name) for template in NUMBERED]
+    if protocol.own:
+        target, other, mixture = (
+            cells.get(x, "").replace("\\", "/") for x in ("target", "noise", "mixture")
+        )
+        if not target or bool(other) == bool(mixture):
+            raise _mistake(row, "not a target and either a noise or a mixture")
+        pair = [target, other] if other else [target]
+    else:
+        pair = [path_of(template, cells) for template in protocol.pair]
+        target, mixture = rendered_files if is_rendered else (pair[0], "")
+        snr_db = snr_db or 0.0
+    listed_snr = _number(row, protocol.snr or "snr", -MAX_SNR_DB, MAX_SNR_DB)
+    clips = cells[protocol.clips].split("+++") if protocol.clips else pair
+    return Item(
+        row=number,
+        id=name,
+        query=sentence,
+        label=cells.get(protocol.label) or sentence,
+        target=audio / target,
+        mixture=audio / mixture if mixture else None,
+        noises=() if mixture else tuple(noise / path for path in pair[1:]),
+        snr_db=None if mixture else snr_db if listed_snr is None else listed_snr,
+        target_start_seconds=_number(row, "target_start", 0) or 0.0,
+        noise_start_seconds=_number(row, "noise_start", 0) or 0.0,
+        seconds=_number(row, "seconds", 0.001),
+        clips=tuple(clips),
+        noise_query=cells.get(protocol.noise_query, ""),
+        line=row.line,
+        rendered=(rendered_files[0], rendered_files[1]),
+    )
 
 
 def path_of(template: str, cells: Mapping[str, str]) -> str:
@@ -167,71 +209,9 @@ def _columns(protocol: Protocol, header: Sequence[str]) -> list[str]:
     ]
 
 
-def _published(
-    protocol: Protocol, row: Row, item: Item, audio: Path, noise: Path, is_rendered: bool
-) -> Item:
-    """Complete the item of a row of a published list."""
-    cells, templates = row.cells, protocol.rendered
-    pair = [path_of(template, cells) for template in protocol.pair]
-    name = path_of(protocol.id, cells) or str(item.row)
-    rendered = _numbered(name)
-    if templates:
-        rendered = path_of(templates[0], cells), path_of(templates[1], cells)
-    clips = cells[protocol.clips].split("+++") if protocol.clips else pair
-    item = dataclasses.replace(
-        item,
-        id=name,
-        label=cells[protocol.label] if protocol.label else item.query,
-        clips=tuple(clips),
-        noise_query=cells.get(protocol.noise_query, ""),
-        rendered=rendered,
-    )
-    if is_rendered:
-        target, mixture = (audio / path for path in rendered)
-        return dataclasses.replace(item, target=target, mixture=mixture, snr_db=None)
-    snr_db = _snr(row, protocol.snr) if protocol.snr else item.snr_db or 0.0
-    noises = tuple(noise / path for path in pair[1:])
-    return dataclasses.replace(item, target=audio / pair[0], noises=noises, snr_db=snr_db)
-
-
-def _own(row: Row, item: Item, audio: Path, noise: Path) -> Item:
-    """Complete the item of a row of a user's own list: a target, and a noise or a mixture."""
-    target, other, mixture = (
-        row.cells.get(column, "").strip().replace("\\", "/")
-        for column in ("target", "noise", "mixture")
-    )
-    if not target or bool(other) == bool(mixture):
-        raise InputError(f"line {row.line} of the list needs a target, and a noise or a mixture")
-    name = row.cells.get("id", "").strip() or str(item.row)
-    return dataclasses.replace(
-        item,
-        id=name,
-        label=row.cells.get("class", "").strip() or item.query,
-        target=audio / target,
-        mixture=audio / mixture if mixture else None,
-        noises=(noise / other,) if other else (),
-        snr_db=_snr(row, "snr", item.snr_db) if other else None,
-        target_start_seconds=_number(row, "target_start", low=0) or 0.0,
-        noise_start_seconds=_number(row, "noise_start", low=0) or 0.0,
-        seconds=_number(row, "seconds", low=0.001),
-        clips=(target, other) if other else (target,),
-        noise_query=row.cells.get("noise_query", ""),
-        rendered=_numbered(name),
-    )
-
-
-def _numbered(name: str) -> tuple[str, str]:
-    return NUMBERED[0].format(id=name), NUMBERED[1].format(id=name)
-
-
-def _snr(row: Row, column: str, default: float | None = None) -> float | None:
-    value = _number(row, column, low=-MAX_SNR_DB, high=MAX_SNR_DB)
-    return default if value is None else value
-
-
-def _number(row: Row, column: str, *, low: float, high: float = 1e9) -> float | None:
+def _number(row: Row, column: str, low: float, high: float = 1e9) -> float | None:
     """Number in a column; None if the column does not exist or the cell is empty."""
-    text = row.cells.get(column, "").strip()
+    text = row.cells.get(column)
     if not text:
         return None
     try:

@@ -41,7 +41,7 @@ class Protocol:
     count: int | None  # mixtures in the whole benchmark
     query_kind: str = "text label"
     columns: tuple[str, ...] = ("idx", "caption", "src_wav", "noise_wav")  # required in the list
-    id: str = "{idx}"  # template of a mixture's name
+    id: str = "{idx}"  # template of a mixture's name; empty for the column `id`
     query: str = "caption"  # column of the query
     label: str = "caption"  # column of the class; empty if captions make no classes
     rendered: tuple[str, str] | None = ("segment-{idx}.wav", "mixture-{idx}.wav")
@@ -157,7 +157,11 @@ _ALL = (
         query_kind="sentence of the list",
         sample_rate_hz=None,
         columns=("target",),
+        id="",
         query="query",
+        label="class",
+        rendered=None,
+        noise_query="noise_query",
         own=True,
     ),
 )

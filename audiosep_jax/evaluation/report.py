@@ -73,20 +73,17 @@ def _published(content: Mapping[str, Any]) -> list[str]:
     others = PROTOCOLS[protocol].published
     if not others:
         return []
-    own = {name: content["scores"][name]["mean"] for name in headline if name in content["scores"]}
     what = content["baseline"] or "this run"
-    marked = f"{what} (see the notes above)" if content["notes"] else what
-    rows = [[marked, *(own.get(name) for name in headline)]]
-    rows += [
-        [system, *(scores.get(name) for name in headline)] for system, scores in others.items()
-    ]
-    header = ["", *map(name_of, headline)]
-    parts = ["## Beside published numbers", table(header, rows)]
+    own = f"{what} (see the notes above)" if content["notes"] else what
+    scores = {own: {name: score["mean"] for name, score in content["scores"].items()}, **others}
+
+    def rows(systems: Mapping[str, Mapping[str, float]]) -> str:
+        lines = [[name, *(found.get(x) for x in headline)] for name, found in systems.items()]
+        return table(["", *map(name_of, headline)], lines)
+
+    parts = ["## Beside published numbers", rows(scores)]
     if protocol in SIX:
-        means = [
-            [system, *(scores.get(x) for x in headline)] for system, scores in MEANS_OF_SIX.items()
-        ]
-        parts += ["Means over the six benchmarks of the paper:", table(header, means)]
+        parts += ["Means over the six benchmarks of the paper:", rows(MEANS_OF_SIX)]
     return parts
 
 
@@ -118,10 +115,13 @@ def _unscored(title: str, mixtures: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _how(content: Mapping[str, Any]) -> str:
-    checkpoint = content["checkpoint"]
+    made, checkpoint = content["checkpoint"], "none"
+    if made:
+        step = f"step {made['step']:,}"
+        checkpoint = f"{made['source']}, {step}, fingerprint {made['fingerprint']}"
     rows = [
         ["command", f"`{content['command']}`"],
-        ["checkpoint", _checkpoint(checkpoint) if checkpoint else "none"],
+        ["checkpoint", checkpoint],
         ["data", f"{content['data']['metadata']}, fingerprint {content['data']['fingerprint']}"],
         ["query", _query(content)],
         ["sample rate", f"{content['sample_rate_hz']} Hz"],
@@ -129,11 +129,6 @@ def _how(content: Mapping[str, Any]) -> str:
         ["version", content["version"]],
     ]
     return "## How it was made\n\n" + table(["", ""], rows)
-
-
-def _checkpoint(checkpoint: Mapping[str, Any]) -> str:
-    step = f"step {checkpoint['step']:,}"
-    return f"{checkpoint['source']}, {step}, fingerprint {checkpoint['fingerprint']}"
 
 
 def _query(content: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Score each checkpoint of a run as training writes it, and add the scores to its TensorBoard."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def watch(
     workdir: Path,
     output: Path,
     score: Score,
-    about: Mapping[str, Any],
+    about: dict[str, Any],
     *,
     overwrite: bool = False,
     poll_seconds: float = 30.0,
@@ -31,9 +31,8 @@ def watch(
     Checkpoints that were scored before, or that training has removed since, are skipped. Results
     of step 3000 are written to `output/00003000`. Returns how many were scored now.
 
-    Raises:
-        InputError: a checkpoint was scored with other settings than `about`, and `overwrite` is
-            False.
+    Args:
+        about: settings of `score`; a checkpoint that was scored with others is scored again.
     """
     seen: set[str] = set()
     num_scored = 0
@@ -42,7 +41,8 @@ def watch(
             waiting = [name for name in _steps(workdir) if name not in seen]
             for name in waiting:
                 seen.add(name)
-                if not overwrite and _is_done(output / name / MARK, about):
+                mark = output / name / MARK
+                if not overwrite and mark.is_file() and files.read_json_object(mark) == about:
                     continue
                 num_scored += _score(workdir / FOLDER / name, output / name, score, board, about)
             if _finished(workdir, seen):
@@ -51,20 +51,8 @@ def watch(
                 sleep(poll_seconds)
 
 
-def _is_done(mark: Path, about: Mapping[str, Any]) -> bool:
-    """Return True if a checkpoint was scored to the end, with the same settings."""
-    if not mark.is_file():
-        return False
-    if files.read_json_object(mark) != dict(about):
-        raise InputError(
-            f"{mark.parent}: was scored with another list or other options; "
-            "choose another output folder, or overwrite it"
-        )
-    return True
-
-
 def _score(
-    checkpoint: Path, place: Path, score: Score, board: SummaryWriter, about: Mapping[str, Any]
+    checkpoint: Path, place: Path, score: Score, board: SummaryWriter, about: dict[str, Any]
 ) -> bool:
     """Score a checkpoint; return False if it was removed meanwhile."""
     try:
@@ -81,7 +69,7 @@ def _score(
         notes = "; ".join(content["notes"])
         board.add_text(f"{content['protocol']}/notes", notes, int(checkpoint.name))
     board.flush()
-    files.write_json(place / MARK, dict(about))
+    files.write_json(place / MARK, about)
     return True
 
 
