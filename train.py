@@ -9,7 +9,9 @@ run has finished, 75 when it was stopped and saved, 1 when it failed, and 2 for 
 import contextlib
 import dataclasses
 import errno
+import functools
 import gc
+import itertools
 import platform
 import re
 import shlex
@@ -37,22 +39,25 @@ from audiosep_jax.training.conditions import (
     distinct_captions,
     known_words,
     make_conditions,
+    target_queries,
 )
 from audiosep_jax.training.config import Config, from_file, shared_fields, take_overrides
-from audiosep_jax.training.hybrid import hybrid_batches, make_audio_encoder
 from audiosep_jax.training.log import Progress, RunLog, Trace, code_version
-from audiosep_jax.training.processes import RunFailed, StopSignals, failing_together
-from audiosep_jax.training.start import given_variables, make_workdir, start_or_resume, state_shapes
-from audiosep_jax.training.steps import (
-    TrainState,
-    make_eval_step,
-    make_train_step,
+from audiosep_jax.training.parallel import (
     parallel_eval_step,
     parallel_train_step,
     place_state,
     split_batch,
     step_flop,
 )
+from audiosep_jax.training.processes import RunFailed, StopSignals, failing_together
+from audiosep_jax.training.start import (
+    load_initial_weights,
+    make_workdir,
+    start_or_resume,
+    state_shapes,
+)
+from audiosep_jax.training.steps import TrainState, make_eval_step, make_train_step
 from audiosep_jax.training.validation import validate
 
 FINISHED, STOPPED = 0, 75  # exit codes; 75 is EX_TEMPFAIL of sysexits.h: try again
@@ -103,7 +108,7 @@ def train(config: Config, workdir: Path) -> bool:
 
     Every process of a run calls it. Process 0 alone uses the workdir.
     """
-    devices, main = jax.device_count(), processes.is_main()
+    devices, main, how = jax.device_count(), processes.is_main(), config.parallel
     parts = config.optim.accumulate_steps
     if config.batch_size % (devices * parts):
         among = f"{devices} devices" + (f" in optim.accumulate_steps={parts}" if parts > 1 else "")
@@ -131,7 +136,7 @@ def train(config: Config, workdir: Path) -> bool:
         "valid_set": score_fingerprint(config.valid, valid_fingerprint),
         "code": code,
     }
-    audio_encoder = make_audio_encoder(config.text)
+    queries = target_queries(config)
     valid = config.valid
     valid_seconds = valid.segment_seconds or config.data.segment_seconds
     mixtures = validation_set(
@@ -152,20 +157,29 @@ def train(config: Config, workdir: Path) -> bool:
             if main:
                 # Read before the workdir is made, since they may be refused.
                 new = config.init_from and not saved_steps(workdir)
-                given = given_variables(config) if new else None
+                given = load_initial_weights(config) if new else None
                 make_workdir(workdir)
                 checkpoints = Checkpoints(workdir, config.checkpoint)
                 stack.callback(checkpoints.close)
                 state = start_or_resume(config, checkpoints, about, workdir, given)
                 if int(state.step) < config.num_steps:
                     files.write_json(workdir / "config.json", about)
-        state = place_state(processes.broadcast(state, state_shapes(config)))
+        state = place_state(processes.broadcast(state, state_shapes(config)), how)
         first_step = int(state.step)
-        train_step = parallel_train_step(make_train_step(config.model, config.optim, config.loss))
-        eval_step = parallel_eval_step(make_eval_step(config.model))
+        body = make_train_step(config.model, config.optim, config.loss)
+        train_step = parallel_train_step(body, how)
+        eval_step = parallel_eval_step(make_eval_step(config.model), how)
         local_processes = processes.gather(platform.node()).count(platform.node())
 
         def batches_after(step: int) -> Any:
+            steps = itertools.count(step)
+
+            def place(batch: Any) -> Any:  # in the stream's thread, batch after batch
+                skipped_clips = batch.pop("bad_clips")
+                if queries:
+                    batch = queries.prepare(next(steps), batch)
+                return split_batch(batch, how) | {"bad_clips": skipped_clips}
+
             stream = train_batches(
                 train_clips,
                 conditions,
@@ -178,18 +192,10 @@ def train(config: Config, workdir: Path) -> bool:
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
                 local_processes=local_processes,
+                place=place,
             )
             stack.enter_context(contextlib.closing(stream))
-            if not audio_encoder:
-                return stream
-            return hybrid_batches(
-                stream,
-                audio_encoder,
-                seed=config.seed,
-                first_step=step,
-                use_text_ratio=config.text.use_text_ratio,
-                sample_rate_hz=config.model.sample_rate_hz,
-            )
+            return stream
 
         batches = batches_after(first_step)
 
@@ -227,7 +233,7 @@ def train(config: Config, workdir: Path) -> bool:
                         batches = batches_after(step - 1)
                         batch = next(batches)
                 skipped_clips = batch.pop("bad_clips")
-                batch = split_batch(batch)
+                batch = queries.embed(batch) if queries else batch
                 if step == first_step + 1:
                     progress.step_flop = step_flop(train_step, state, batch, parts)
                 state, metrics = train_step(state, batch)
@@ -261,7 +267,7 @@ def train(config: Config, workdir: Path) -> bool:
             log.say(f"{len(bad_clips.indices)} of {len(train_source):,} clips were skipped")
         finished = step >= config.num_steps
         if finished and scores is None:  # a run that had come to its end before
-            scores, _ = validate(eval_step, state.variables(), mixtures, valid.batch_size)
+            scores, _ = validate(eval_step, state.variables(), mixtures, valid.batch_size, how=how)
         log.close()
         if main and scores is not None and finished:
             _show_what_next(config, scores, mixtures, workdir)
@@ -286,17 +292,15 @@ def _validate(
 ) -> dict[str, np.ndarray]:
     """Scores of each mixture; their means, those of wrong queries and examples are logged."""
     valid, variables = config.valid, state.variables()
-    scores, estimates_NS = validate(
-        eval_step, variables, mixtures, valid.batch_size, num_estimates=valid.num_examples
+    score = functools.partial(
+        validate, eval_step, variables, mixtures, valid.batch_size, how=config.parallel
     )
-    wrong, _ = validate(
-        eval_step, variables, mixtures, valid.batch_size, condition="wrong_condition"
-    )
-    values = {
-        "valid/sdri": float(scores["sdri"].mean()),
-        "valid/si_sdr": float(scores["si_sdr"].mean()),
-        "valid/sdri_wrong_query": float(wrong["sdri"].mean()),
-    }
+    scores, estimates_NS = score(num_estimates=valid.num_examples)
+    wrong, _ = score(condition="wrong_condition")
+    values = {f"valid/{name}": float(x.mean()) for name, x in scores.items()}
+    values["valid/sdri_wrong_query"] = float(wrong["sdri"].mean())
+    # SDRi alone can be high for a model that ignores the query; this gap is then 0.
+    values["valid/query_gap"] = values["valid/sdri"] - values["valid/sdri_wrong_query"]
     with failing_together():
         log.scalars(step, values)
         told = (f"{name.removeprefix('valid/')} {value:.2f} dB" for name, value in values.items())

@@ -29,7 +29,7 @@ from audiosep_jax.evaluation.results import RowLog
 from audiosep_jax.evaluation.runner import Estimator, score_items
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.separation.separator import Separator
-from audiosep_jax.training.steps import parallel_eval_step, place_state, split_batch
+from audiosep_jax.training.parallel import parallel_eval_step, place_state, split_batch
 
 NUM_FILES = 16
 

@@ -32,13 +32,8 @@ from audiosep_jax.data.sources import build_source
 from audiosep_jax.model.resunet import DecoderBlock, EncoderBlock, FiLM, ResUNetConfig, Stage
 from audiosep_jax.training.config import Config, from_mapping
 from audiosep_jax.training.devices import device_bandwidth, device_peak_flops
-from audiosep_jax.training.steps import (
-    init_state,
-    make_train_step,
-    parallel_train_step,
-    place_state,
-    split_batch,
-)
+from audiosep_jax.training.parallel import parallel_train_step, place_state, split_batch
+from audiosep_jax.training.steps import init_state, make_train_step
 
 PROBE_SIZE = 4096
 COPY_BYTES = 2**28

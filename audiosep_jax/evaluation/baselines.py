@@ -1,6 +1,6 @@
 """Estimators to compare the network with: no separation, and masks computed from the target.
 
-Each is a body for `steps.parallel_eval_step`, like the network: it maps variables and a batch with
+Each is a body for `parallel_eval_step`, like the network: it maps variables and a batch with
 `mixture`, `target` and `condition` to estimates `(B, S)`.
 """
 

@@ -35,7 +35,7 @@ from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import num_frames
 from audiosep_jax.model.tiles import bucket, can_stream, separate_tile, spectrum_of
 from audiosep_jax.separation.separator import Separator
-from audiosep_jax.training.steps import parallel_eval_step, place_state, split_batch
+from audiosep_jax.training.parallel import parallel_eval_step, place_state, split_batch
 
 _READ_AHEAD = 2  # batches
 RARE = 16  # a length with fewer clips than this does not justify a compilation of its own

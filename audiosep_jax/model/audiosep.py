@@ -28,6 +28,7 @@ class AudioSep(nn.Module):
         window, hop = self.network.config.window_samples, self.network.config.hop_samples
         spectrum_BTF = stft(mixture_BS, window, hop)
         mask_BTFC = self.network(magnitude(spectrum_BTF), condition_BE, train=train)
+        self.sow("intermediates", "mask", mask_BTFC)  # for losses on masks
         return istft(apply_mask(spectrum_BTF, mask_BTFC), mixture_BS.shape[1], window, hop)
 
 

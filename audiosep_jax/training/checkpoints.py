@@ -19,8 +19,9 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 from audiosep_jax.errors import InputError
 from audiosep_jax.training import CHECKPOINT_FOLDER as FOLDER
 from audiosep_jax.training.config import CheckpointConfig, ValidConfig
+from audiosep_jax.training.parallel import place_state
 from audiosep_jax.training.processes import RunFailed
-from audiosep_jax.training.steps import TrainState, place_state
+from audiosep_jax.training.steps import TrainState
 
 BEST_METRIC = "valid/sdri"
 VALID_SET = "valid_set"  # which validation set the score is of

@@ -4,7 +4,7 @@ import dataclasses
 import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 from pydantic import Field
@@ -68,8 +68,13 @@ class Config:
     log_every_steps: Count = setting(default=100, resumable=True)
     # Steps of a trace that is written below the workdir once the first steps have compiled.
     profile: CountOrZero = setting(default=0, resumable=True)
+    # Both give the same numbers; shard_map takes less time on the host in runs of many processes.
+    parallel: Literal["pmap", "shard_map"] = setting(default="pmap", resumable=True)
     # Peak of one device, for `peak_share` in the log; 0: from a table of devices.
     device_peak_tflops: PositiveOrZero = setting(default=0.0, resumable=True)
+    # same: a resumed run must have the config that it had. changed: it goes on with another one,
+    # such as another learning rate or batch size, which its checkpoints record in their history.
+    resume: Literal["same", "changed"] = setting(default="same", resumable=True)
     # Weights to begin with, under a fresh optimiser: a workdir, a hub id, a file; empty: random.
     init_from: str = ""
     model: ModelConfig = ResUNetConfig()
@@ -152,13 +157,14 @@ def from_stored(values: Any, where: str) -> Config:
     return from_mapping(kept, where)
 
 
-def material_difference(old: Any, new: Any) -> str | None:
-    """One line on the first field that differs and may not change on resume, or None."""
+def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """{dotted field: (old value, new value)} of fields that differ and affect the weights."""
     new_values = {name: value for name, value, _ in fields_of(new)}
-    for name, value, resumable in fields_of(old, "resumable"):
-        if not resumable and new_values.get(name) != value:
-            return f"{name} is {value!r} there and {new_values.get(name)!r} here"
-    return None
+    return {
+        name: (value, new_values.get(name))
+        for name, value, resumable in fields_of(old, "resumable")
+        if not resumable and new_values.get(name) != value
+    }
 
 
 def shared_fields(config: Config) -> dict[str, Any]:

@@ -1,6 +1,12 @@
-"""Losses as named terms; the total is their weighted sum."""
+"""Losses as named terms; the total is their weighted sum.
+
+A new term is a field of `LossConfig`, its weight, and an entry of `TERMS` under the same name: a
+function of the model's outputs, the batch and the settings of the network.
+"""
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +32,17 @@ class LossConfig:
             raise InputError(f"{next(iter(weights))}=0, as all weights are; one must be above 0")
 
 
+class Outputs(NamedTuple):
+    """What the model computes for a batch of mixtures."""
+
+    estimate_BS: jax.Array
+    mask_BTFC: jax.Array  # before the activations of `apply_mask`
+
+
+Batch = Mapping[str, Any]  # "mixture" and "target" (B, S), "condition" (B, E)
+Term = Callable[[Outputs, Batch, Any], jax.Array]
+
+
 def waveform_l1(estimate_BS: jax.Array, target_BS: jax.Array) -> jax.Array:
     """Mean absolute error of the waveforms."""
     return jnp.mean(jnp.abs(estimate_BS - target_BS))
@@ -40,19 +57,23 @@ def spectrum_l1(
     return jnp.mean(parts) / window_samples**0.5
 
 
+TERMS: dict[str, Term] = {
+    "waveform_l1": lambda out, batch, model: waveform_l1(out.estimate_BS, batch["target"]),
+    "spectrum_l1": lambda out, batch, model: spectrum_l1(
+        out.estimate_BS, batch["target"], model.window_samples, model.hop_samples
+    ),
+    "negative_si_sdr": lambda out, batch, model: (
+        -jnp.mean(si_sdr(batch["target"], out.estimate_BS))
+    ),
+}
+
+
 def loss_terms(
-    config: LossConfig, model: ModelConfig, estimate_BS: jax.Array, target_BS: jax.Array
+    config: LossConfig, model: ModelConfig, outputs: Outputs, batch: Batch
 ) -> dict[str, jax.Array]:
-    """Unweighted scalar terms by name, those of weight 0 left out."""
-    terms = {
-        "waveform_l1": lambda: waveform_l1(estimate_BS, target_BS),
-        "spectrum_l1": lambda: spectrum_l1(
-            estimate_BS, target_BS, model.window_samples, model.hop_samples
-        ),
-        "negative_si_sdr": lambda: -jnp.mean(si_sdr(target_BS, estimate_BS)),
-    }
+    """Unweighted scalar terms by name, without those of weight 0."""
     weights = dataclasses.asdict(config)
-    return {name: term() for name, term in terms.items() if weights[name]}
+    return {name: TERMS[name](outputs, batch, model) for name in weights if weights[name]}
 
 
 def total_loss(config: LossConfig, terms: dict[str, jax.Array]) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Where a run begins: at its newest checkpoint, at given weights, or at random ones."""
+"""Start of a run: from its newest checkpoint, from given weights, or from random ones."""
 
 import dataclasses
 import functools
@@ -11,13 +11,13 @@ import jax
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.checkpoints import Checkpoints
-from audiosep_jax.training.config import Config, from_stored, material_difference
+from audiosep_jax.training.config import Config, differences, from_stored
 from audiosep_jax.training.optim import OptimConfig
 from audiosep_jax.training.steps import TrainState, init_state, state_from_variables
 
 
 def make_workdir(workdir: Path) -> None:
-    """InputError where nothing can be written to it."""
+    """Create the workdir; InputError if nothing can be written to it."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
@@ -34,20 +34,29 @@ def start_or_resume(
     workdir: Path,
     given: dict[str, Any] | None = None,
 ) -> TrainState:
-    """State of the newest whole checkpoint, or a fresh one, with the given weights if any."""
+    """State of the newest whole checkpoint, or a fresh one, with the given weights if any.
+
+    Adds the checkpoint's "history" to `about`, and to that the step and the fields that change now,
+    if `config.resume` is "changed".
+
+    Raises:
+        InputError: the checkpoint is of a run with another config, data set or text encoder.
+    """
 
     def resume(step: int) -> TrainState:
         there = checkpoints.about(step)
-        where = str(checkpoints.folder / f"{step:08d}")
-        difference = material_difference(from_stored(there["config"], where), config)
-        for name in ("text_fingerprint", "data_fingerprint"):
-            if there[name] != about[name] and difference is None:
-                difference = f"{name} is {there[name]} there and {about[name]} here"
-        if difference:
+        stored = from_stored(there["config"], str(checkpoints.folder / f"{step:08d}"))
+        changes = differences(stored, config)
+        for name in ("data_fingerprint", "text_fingerprint"):
+            if there[name] != about[name]:
+                changes[name] = (there[name], about[name])
+        if changes and (config.resume == "same" or "text_fingerprint" in changes):
             raise InputError(
-                f"{workdir} holds another run: {difference}; choose another --workdir, or that "
-                "config"
+                f"{workdir} holds another run: {_described(changes)}; {_way_out(changes)}"
             )
+        about["history"] = there.get("history", [])
+        if changes:
+            about["history"] = [*about["history"], {"step": step, "changes": changes}]
         return checkpoints.restore_state(step, state_shapes(config))
 
     state = checkpoints.newest_whole(resume, functools.partial(print, file=sys.stderr, flush=True))
@@ -62,7 +71,7 @@ def start_or_resume(
 
 
 def state_shapes(config: Config) -> TrainState:
-    """The state of a run, shapes and types only."""
+    """Shapes and types of the state of a run."""
     return _shapes(config.model, config.optim)
 
 
@@ -71,13 +80,28 @@ def _shapes(model: ModelConfig, optim: OptimConfig) -> TrainState:
     return jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
 
 
-def given_variables(config: Config) -> dict[str, Any]:
-    """Weights to begin with; InputError where they are of another network than the config's."""
+def load_initial_weights(config: Config) -> dict[str, Any]:
+    """Read the weights that `config.init_from` names; InputError if they are of another network."""
     from audiosep_jax.training import trained  # with the hub's client, which takes a second
 
-    given = trained.read(config.init_from)
-    there = dataclasses.replace(given.model, dtype=config.model.dtype)
-    difference = material_difference(Config(model=there), Config(model=config.model))
-    if difference:
-        raise InputError(f"init_from={config.init_from}: {difference}")
-    return given.variables
+    found = trained.read(config.init_from)
+    # The type of the activations is no property of the weights.
+    changes = differences(dataclasses.replace(found.model, dtype=config.model.dtype), config.model)
+    if changes:
+        model = {f"model.{name}": values for name, values in changes.items()}
+        raise InputError(f"init_from={config.init_from}: {_described(model)}")
+    return found.variables
+
+
+def _described(changes: dict[str, tuple[Any, Any]]) -> str:
+    name, (old, new) = next(iter(changes.items()))
+    return f"{name} is {old!r} there and {new!r} here"
+
+
+def _way_out(changes: dict[str, tuple[Any, Any]]) -> str:
+    if "text_fingerprint" in changes:
+        return "choose another --workdir, or that text encoder"
+    return (
+        "choose another --workdir, or that config, or go on with the changed one by "
+        "--config.resume=changed"
+    )

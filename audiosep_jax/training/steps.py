@@ -1,4 +1,4 @@
-"""Pure training and evaluation steps, and the one place where they are made parallel."""
+"""Pure training and evaluation steps; `parallel` runs them on all devices."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,27 +6,29 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.metrics import sdr_improvement, si_sdr
+from audiosep_jax.metrics import sdr_improvement, si_sdr, si_sdr_improvement
 from audiosep_jax.model import make_model
+from audiosep_jax.model.audiosep import AudioSep
 from audiosep_jax.model.network import ModelConfig
-from audiosep_jax.training.losses import LossConfig, loss_terms, total_loss
+from audiosep_jax.training.losses import LossConfig, Outputs, loss_terms, total_loss
 from audiosep_jax.training.optim import OptimConfig, learning_rate, make_optimizer
 
 AXIS = "data"
 Batch = dict[str, Any]
 Metrics = dict[str, jax.Array]
+# (params, batch_stats, batch) to (loss, (new batch_stats, metrics))
+LossOf = Callable[[Any, Any, Batch], tuple[jax.Array, tuple[Any, Metrics]]]
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes. `ema` is the moving average of `params`, or None.
+    """Everything that a step changes.
 
-    `skipped_steps` of the `step` steps were not finite and changed nothing else.
+    `ema` is the moving average of `params`, or None. `skipped_steps` of the `step` steps were not
+    finite and changed nothing but these two counters.
     """
 
     step: jax.Array
@@ -37,13 +39,13 @@ class TrainState:
     skipped_steps: jax.Array
 
     def variables(self) -> dict[str, Any]:
-        """What to evaluate: the averaged parameters where there are any."""
+        """Variables to evaluate: the averaged parameters if there are any, and the statistics."""
         params = self.params if self.ema is None else self.ema
         return {"params": params, "batch_stats": self.batch_stats}
 
 
 def init_state(model: ModelConfig, optim: OptimConfig, key: jax.Array) -> TrainState:
-    """Fresh state at step 0."""
+    """State at step 0, with random weights."""
     audio_BS = jnp.zeros((1, model.window_samples))
     condition_BE = jnp.zeros((1, model.condition_features))
     variables = make_model(model).init(key, audio_BS, condition_BE, train=False)
@@ -51,7 +53,7 @@ def init_state(model: ModelConfig, optim: OptimConfig, key: jax.Array) -> TrainS
 
 
 def state_from_variables(variables: Mapping[str, Any], optim: OptimConfig) -> TrainState:
-    """State at step 0 of a fresh optimiser on given weights."""
+    """State at step 0, with given weights and a fresh optimiser."""
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -66,83 +68,125 @@ def state_from_variables(variables: Mapping[str, Any], optim: OptimConfig) -> Tr
 def make_train_step(
     model: ModelConfig, optim: OptimConfig, loss: LossConfig, axis_name: str | None = AXIS
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Body of a training step, to run under `pmap` or `shard_map` over `axis_name`, or alone.
+    """Make the body of a training step, to run over the mapped `axis_name`, or alone without one.
 
-    A step whose loss, gradients or statistics are not finite only counts itself.
+    Another step is written from the same pieces: see `examples/`.
     """
-    network, optimizer = make_model(model, axis_name), make_optimizer(optim)
+    network = make_model(model, axis_name)
 
-    def mean(tree: Any) -> Any:
-        return jax.lax.pmean(tree, axis_name) if axis_name else tree
-
-    def vary(tree: Any) -> Any:
-        return jax.lax.pcast(tree, axis_name, to="varying") if axis_name else tree
-
-    def loss_fn(params: Any, batch_stats: Any, batch: Batch) -> tuple[jax.Array, tuple[Any, Any]]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        estimate_BS, updated = network.apply(
-            variables, batch["mixture"], batch["condition"], train=True, mutable=["batch_stats"]
-        )
-        terms = loss_terms(loss, model, estimate_BS, batch["target"])
-        sdri_B = sdr_improvement(batch["target"], estimate_BS, batch["mixture"])
-        value = total_loss(loss, terms)
-        return value, (
-            updated.get("batch_stats", {}),
-            {"loss": value, **terms, "sdri": sdri_B.mean()},
-        )
-
-    def gradients_of(params: Any, batch_stats: Any, batch: Batch) -> tuple[Any, Any, Metrics]:
-        gradients, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(
-            params, batch_stats, batch
-        )
-        return gradients, batch_stats, metrics
-
-    def accumulated(params: Any, batch_stats: Any, batch: Batch) -> tuple[Any, Any, Metrics]:
-        def add(carry: tuple[Any, Any], part: Batch) -> tuple[tuple[Any, Any], Metrics]:
-            total, batch_stats = carry
-            gradients, batch_stats, metrics = gradients_of(params, batch_stats, part)
-            return (jax.tree.map(jnp.add, total, gradients), batch_stats), metrics
-
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        parts = _parts(batch, optim.accumulate_steps)
-        (total, batch_stats), metrics = jax.lax.scan(add, (zeros, batch_stats), parts)
-        gradients = jax.tree.map(lambda x: x / optim.accumulate_steps, total)
-        return gradients, batch_stats, jax.tree.map(jnp.mean, metrics)
+    def loss_of(params: Any, batch_stats: Any, batch: Batch) -> tuple[jax.Array, Any]:
+        return separation_loss(network, loss, params, batch_stats, batch)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        # Each device's own gradients, so that the mean below is a mean everywhere.
-        compute = gradients_of if optim.accumulate_steps == 1 else accumulated
-        gradients, batch_stats, metrics = compute(vary(state.params), state.batch_stats, batch)
-        gradients, metrics = mean((gradients, metrics))
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        gradient_norm = optax.tree.norm(gradients)
-        finite = _all_finite((metrics["loss"], gradient_norm, batch_stats))
-        updates = jax.tree.map(lambda x: jnp.where(finite, x, 0), updates)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if optim.ema_decay:
-            ema = optax.incremental_update(params, ema, 1 - optim.ema_decay)
-        old = (state.batch_stats, state.opt_state, state.ema)
-        batch_stats, opt_state, ema = _choose(finite, (batch_stats, opt_state, ema), old)
-        skipped = 1 - finite.astype(jnp.int32)
-        metrics |= {
-            "gradient_norm": gradient_norm,
-            "update_norm": optax.tree.norm(updates),
-            "parameter_norm": optax.tree.norm(params),
-            "learning_rate": learning_rate(optim, state.step - state.skipped_steps),
-            "skipped": skipped,
-        }
-        skipped_steps = state.skipped_steps + skipped
-        return (
-            TrainState(state.step + 1, params, batch_stats, opt_state, ema, skipped_steps),
-            metrics,
+        params = device_varying(state.params, axis_name)
+        gradients, batch_stats, metrics = accumulated_gradients(
+            loss_of, params, state.batch_stats, batch, optim.accumulate_steps
         )
+        gradients, metrics = mean_over_devices((gradients, metrics), axis_name)
+        return updated_state(state, optim, gradients, batch_stats, metrics)
 
     return train_step
 
 
+def separation_loss(
+    network: AudioSep, loss: LossConfig, params: Any, batch_stats: Any, batch: Batch
+) -> tuple[jax.Array, tuple[Any, Metrics]]:
+    """Compute (loss, (new batch statistics, metrics)) of this device's rows.
+
+    The loss and the metrics are means over these rows. The batch statistics are the same on every
+    device, because BatchNorm averages over `network.network.axis_name` before it updates them.
+    """
+    estimate_BS, updated = network.apply(
+        {"params": params, "batch_stats": batch_stats},
+        *(batch["mixture"], batch["condition"]),
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+    )
+    outputs = Outputs(estimate_BS, *updated.get("intermediates", {}).get("mask", (None,)))
+    terms = loss_terms(loss, network.network.config, outputs, batch)
+    value = total_loss(loss, terms)
+    sdri_B = sdr_improvement(batch["target"], estimate_BS, batch["mixture"])
+    metrics = {"loss": value, **terms, "sdri": sdri_B.mean()}
+    return value, (updated.get("batch_stats", {}), metrics)
+
+
+def accumulated_gradients(
+    loss_of: LossOf, params: Any, batch_stats: Any, batch: Batch, num_parts: int = 1
+) -> tuple[Any, Any, Metrics]:
+    """Compute (gradients, new batch statistics, metrics) of a batch, in parts one after another.
+
+    Gradients and metrics are the means over the parts. The statistics of a part continue those of
+    the part before, while `params` stay, so `num_parts` parts are not the same as one batch.
+    """
+    gradient = jax.grad(loss_of, has_aux=True)
+    if num_parts == 1:
+        gradients, (batch_stats, metrics) = gradient(params, batch_stats, batch)
+        return gradients, batch_stats, metrics
+
+    def add(carry: tuple[Any, Any], part: Batch) -> tuple[tuple[Any, Any], Metrics]:
+        total, batch_stats = carry
+        gradients, (batch_stats, metrics) = gradient(params, batch_stats, part)
+        return (jax.tree.map(jnp.add, total, gradients), batch_stats), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    parts = _parts(batch, num_parts)
+    (total, batch_stats), metrics = jax.lax.scan(add, (zeros, batch_stats), parts)
+    gradients = jax.tree.map(lambda x: x / num_parts, total)
+    return gradients, batch_stats, jax.tree.map(jnp.mean, metrics)
+
+
+def device_varying(params: Any, axis_name: str | None) -> Any:
+    """Mark parameters as different on each device, although they are equal, before a gradient.
+
+    JAX tracks which values are equal on all devices (shard_map's "varying manual axes"). The
+    gradient with respect to an equal value is itself made equal: JAX sums it over the devices in
+    the backward pass. The mean that follows would then change nothing, and the gradient would be
+    the sum, not the mean. Marked as varying, each device keeps the gradient of its own rows.
+    """
+    return jax.lax.pcast(params, axis_name, to="varying") if axis_name else params
+
+
+def mean_over_devices(tree: Any, axis_name: str | None) -> Any:
+    """Average over the devices; rows are split evenly, so this is the mean over the whole batch."""
+    return jax.lax.pmean(tree, axis_name) if axis_name else tree
+
+
+def updated_state(
+    state: TrainState, optim: OptimConfig, gradients: Any, batch_stats: Any, metrics: Metrics
+) -> tuple[TrainState, Metrics]:
+    """Take one step of the optimiser, or only count the step if anything in it is not finite.
+
+    Everything is computed in either case and then chosen by `where`, because all devices must run
+    the same program; loss, gradients and statistics are equal on them, so all choose alike.
+
+    Returns:
+        The new state, and `metrics` with the norms, the learning rate and `skipped` (0 or 1).
+    """
+    updates, opt_state = make_optimizer(optim).update(gradients, state.opt_state, state.params)
+    gradient_norm = optax.tree.norm(gradients)
+    finite = _all_finite((metrics["loss"], gradient_norm, batch_stats))
+    updates = jax.tree.map(lambda x: jnp.where(finite, x, 0), updates)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if optim.ema_decay:
+        ema = optax.incremental_update(params, ema, 1 - optim.ema_decay)
+    old = (state.batch_stats, state.opt_state, state.ema)
+    batch_stats, opt_state, ema = _choose(finite, (batch_stats, opt_state, ema), old)
+    skipped = 1 - finite.astype(jnp.int32)
+    metrics = metrics | {
+        "gradient_norm": gradient_norm,
+        "update_norm": optax.tree.norm(updates),
+        "parameter_norm": optax.tree.norm(params),
+        "learning_rate": learning_rate(optim, state.step - state.skipped_steps),
+        "skipped": skipped,
+    }
+    skipped_steps = state.skipped_steps + skipped
+    state = TrainState(state.step + 1, params, batch_stats, opt_state, ema, skipped_steps)
+    return state, metrics
+
+
 def _parts(batch: Batch, num_parts: int) -> Batch:
-    """Rows in equal parts: `(B, ...)` to `(parts, B / parts, ...)`."""
+    """Split rows into equal parts: `(B, ...)` to `(parts, B / parts, ...)`."""
 
     def split(x: jax.Array) -> jax.Array:
         if x.shape[0] % num_parts:
@@ -156,7 +200,7 @@ def _parts(batch: Batch, num_parts: int) -> Batch:
 
 def _all_finite(tree: Any) -> jax.Array:
     values = [x.ravel() for x in jax.tree.leaves(tree)]
-    # Behind a barrier, or XLA computes it again within every kernel that asks for it.
+    # Without the barrier, XLA computes it again within every kernel that uses it.
     return jax.lax.optimization_barrier(jnp.isfinite(jnp.concatenate(values)).all())
 
 
@@ -165,7 +209,7 @@ def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
 
 
 def make_eval_step(model: ModelConfig) -> Callable[[Any, Batch], Metrics]:
-    """Pure evaluation: variables and a batch to each clip's `sdri`, `si_sdr` and `estimate`."""
+    """Make the body of an evaluation: from variables and a batch, scores and `estimate` by row."""
     network = make_model(model)
 
     def eval_step(variables: Any, batch: Batch) -> Metrics:
@@ -174,52 +218,8 @@ def make_eval_step(model: ModelConfig) -> Callable[[Any, Batch], Metrics]:
         return {
             "sdri": sdr_improvement(target_BS, estimate_BS, mixture_BS),
             "si_sdr": si_sdr(target_BS, estimate_BS),
+            "si_sdri": si_sdr_improvement(target_BS, estimate_BS, mixture_BS),
             "estimate": estimate_BS,
         }
 
     return eval_step
-
-
-def parallel_train_step(
-    body: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """`body` on all devices: state without a device axis in and out, donated; batch split by rows.
-
-    `out_axes=None` is not checked by pmap; a test runs the body under `shard_map`, which checks.
-    """
-    return jax.pmap(
-        body, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,)
-    )
-
-
-def step_flop(step: Any, state: TrainState, batch: Batch, accumulate_steps: int) -> float:
-    """Floating-point operations of a parallel step on one device, as XLA counts them; 0 if unknown.
-
-    XLA counts the program that is traced for `step`'s first call, so nothing is compiled for it. It
-    counts the body of a loop once: the parts of an accumulated batch are multiplied here.
-    """
-    costs = step.lower(state, batch).cost_analysis() or {}
-    return accumulate_steps * float(costs.get("flops", 0))
-
-
-def parallel_eval_step(body: Callable[[Any, Batch], Metrics]) -> Callable[[Any, Batch], Metrics]:
-    """`body` on all devices; results keep the device axis."""
-    return jax.pmap(body, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
-
-
-def place_state(state: Any) -> Any:
-    """`state` copied to every local device, as the pmapped step returns it."""
-    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
-    return jax.device_put(jax.device_get(state), NamedSharding(mesh, PartitionSpec()))
-
-
-def split_batch(batch: Batch) -> Batch:
-    """Rows of a host's batch dealt to its devices: `(B, ...)` to `(devices, B / devices, ...)`."""
-    devices = jax.local_device_count()
-
-    def split(x: np.ndarray) -> np.ndarray:
-        if x.shape[0] % devices:
-            raise ValueError(f"{x.shape[0]} rows do not divide among {devices} devices")
-        return x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
-
-    return jax.tree.map(split, batch)

@@ -1,12 +1,13 @@
-"""Scores of a model on a fixed set of mixtures, on all local devices."""
+"""Scores of a model on a fixed set of mixtures, which all devices of all processes share."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
-from audiosep_jax.training.steps import split_batch
+from audiosep_jax.training.parallel import Parallel, local_rows, split_batch
 
 
 def validate(
@@ -17,34 +18,45 @@ def validate(
     *,
     condition: str = "condition",
     num_estimates: int = 0,
+    how: Parallel = "pmap",
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """(scores of each mixture by name, the first `num_estimates` estimates `(N, S)`).
+    """Score every mixture. All processes must call it, with the same arguments.
 
-    `eval_step` is the parallel one; `condition` is the key of the conditions to separate with.
+    Args:
+        eval_step: a parallel step that maps variables and a batch to `estimate` and scores.
+        variables: of the model, as `place_state` returns them.
+        mixtures: "mixture" and "target" (N, S), and the conditions (N, E).
+        batch_size: rows at once, over all devices of all processes.
+        condition: key of the conditions to separate with.
+        num_estimates: estimates to return.
+        how: how `eval_step` was made parallel.
+
+    Returns:
+        The scores `(N,)` by name, and the first `num_estimates` estimates `(N, S)`, in every
+        process.
     """
-    devices = jax.local_device_count()
-    rows = max(1, batch_size // devices) * devices
-    total = len(mixtures["mixture"])
-    scores: dict[str, list[np.ndarray]] = {}
-    estimates: list[np.ndarray] = []
+    total, processes = len(mixtures["mixture"]), jax.process_count()
+    own = max(1, batch_size // jax.device_count()) * jax.local_device_count()
+    rows = own * processes
+    results: dict[str, list[np.ndarray]] = {"estimate": []}
     for start in range(0, total, rows):
         # The last batch is filled up with its first rows again: one shape, one compilation.
         index = np.resize(np.arange(start, min(start + rows, total)), rows)
+        index = index[jax.process_index() * own :][:own]
         batch = {key: mixtures[key][index] for key in ("mixture", "target")}
-        result = eval_step(
-            variables, split_batch({**batch, "condition": mixtures[condition][index]})
-        )
-        estimate = result.pop("estimate")
-        if start < num_estimates:
-            estimates.append(_rows(estimate)[: total - start])
-        for name, values in result.items():
-            scores.setdefault(name, []).append(_rows(values)[: total - start])
-    merged = {name: np.concatenate(parts) for name, parts in scores.items()}
-    empty = np.zeros((0, *np.shape(mixtures["mixture"])[1:]), np.float32)
-    return merged, np.concatenate([*estimates, empty])[:num_estimates]
+        batch = split_batch({**batch, "condition": mixtures[condition][index]}, how)
+        for name, values in eval_step(variables, batch).items():
+            if name != "estimate" or start < num_estimates:
+                results.setdefault(name, []).append(local_rows(values, how))
+    scores = {name: _in_order(parts)[:total] for name, parts in results.items() if parts}
+    empty_NS = np.zeros((0, *np.shape(mixtures["mixture"])[1:]), np.float32)
+    return scores, scores.pop("estimate", empty_NS)[:num_estimates]
 
 
-def _rows(x: jax.Array) -> np.ndarray:
-    """`(devices, B, ...)` to `(devices * B, ...)`, on the host."""
-    host = np.asarray(x)
-    return host.reshape(-1, *host.shape[2:])
+def _in_order(parts: list[np.ndarray]) -> np.ndarray:
+    """Rows of all batches, of which each process has a block, in the order of the mixtures."""
+    own = np.stack(parts)
+    if jax.process_count() == 1:
+        return np.concatenate(own)
+    blocks = multihost_utils.process_allgather(own)  # (processes, batches, rows, ...)
+    return np.moveaxis(blocks, 0, 1).reshape(-1, *own.shape[2:])

@@ -15,8 +15,9 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.training.checkpoints import FOLDER, Checkpoints, Damaged, saved_steps
 from audiosep_jax.training.config import CheckpointConfig
 from audiosep_jax.training.optim import OptimConfig
+from audiosep_jax.training.parallel import place_state
 from audiosep_jax.training.processes import RunFailed
-from audiosep_jax.training.steps import TrainState, place_state, state_from_variables
+from audiosep_jax.training.steps import TrainState, state_from_variables
 
 ABOUT = {"config": {"name": "tiny", "folds": [1, 2]}, "text_fingerprint": "a", "unicode": "ü"}
 WITHOUT_EMA, WITH_EMA = OptimConfig(), OptimConfig(ema_decay=0.9)

@@ -12,9 +12,9 @@ from audiosep_jax.settings import fields_of
 from audiosep_jax.training.config import (
     Config,
     default_config,
+    differences,
     from_file,
     from_mapping,
-    material_difference,
     shared_fields,
     take_overrides,
 )
@@ -67,7 +67,7 @@ def test_json_round_trip():
     back = from_mapping(stored)
     assert back == config
     assert isinstance(back.model.encoder_channels, tuple)
-    assert material_difference(back, config) is None
+    assert differences(back, config) == {}
 
 
 def test_whole_numbers_are_taken_for_floats():
@@ -114,11 +114,12 @@ def test_wrong_values_are_refused_by_name(changes, message):
         changed(**changes)
 
 
-def test_material_difference_names_the_field_and_both_values():
-    difference = material_difference(Config(), changed(optim__learning_rate=0.5))
-    assert difference == "optim.learning_rate is 0.001 there and 0.5 here"
-    difference = material_difference(changed(model__hop_samples=160), Config())
-    assert difference == "model.hop_samples is 160 there and 320 here"
+def test_differences_name_the_field_and_both_values():
+    found = differences(Config(), changed(optim__learning_rate=0.5, seed=3))
+    assert found == {"seed": (0, 3), "optim.learning_rate": (0.001, 0.5)}
+    assert differences(changed(model__hop_samples=160), Config()) == {
+        "model.hop_samples": (160, 320)
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_material_difference_names_the_field_and_both_values():
     ],
 )
 def test_free_fields_may_differ(changes):
-    assert material_difference(Config(), changed(**changes)) is None
+    assert differences(Config(), changed(**changes)) == {}
 
 
 def marked(mark):

@@ -16,7 +16,7 @@ from tiny_run import save_run
 
 import train
 from audiosep_jax.model import make_model, variable_shapes
-from audiosep_jax.training.config import from_mapping, material_difference
+from audiosep_jax.training.config import differences, from_mapping
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 LINES = ("Command:", "Hardware:", "Time:", "Expect:")
@@ -74,7 +74,7 @@ def test_its_name_is_that_of_the_file_and_its_values_are_valid(path: Path) -> No
     config = from_mapping(load(path).get_config().to_dict())
     assert config.name == path.stem
     assert config.valid.every_steps <= config.num_steps
-    assert material_difference(config, from_mapping(load(path).get_config().to_dict())) is None
+    assert differences(config, from_mapping(load(path).get_config().to_dict())) == {}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,14 @@ from separator_examples import (
     unit_rows,
 )
 
+from audiosep_jax import settings
 from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import sdr_improvement
 from audiosep_jax.model import make_model
 from audiosep_jax.model.layers import BatchNorm
 from audiosep_jax.model.resunet import ResUNetConfig
-from audiosep_jax.training import steps
+from audiosep_jax.training import losses, steps
+from audiosep_jax.training import parallel as run
 from audiosep_jax.training.losses import LossConfig
 from audiosep_jax.training.optim import OptimConfig
 from audiosep_jax.weights.names import export_separator
@@ -159,14 +162,14 @@ def alone():
 
 @functools.cache
 def parallel_step():
-    return steps.parallel_train_step(tiny_body())
+    return run.parallel_train_step(tiny_body())
 
 
 @functools.cache
 def parallel():
     """The pmapped step, on whole batches and placed states."""
     step = parallel_step()
-    return lambda state, batch: step(steps.place_state(state), steps.split_batch(batch))
+    return lambda state, batch: step(run.place_state(state), run.split_batch(batch))
 
 
 def under_shard_map(body):
@@ -183,6 +186,19 @@ def checked_step():
     return under_shard_map(tiny_body())
 
 
+@functools.cache
+def shard_map_step():
+    """The step of `config.parallel=shard_map`, on whole batches and placed states."""
+    step = run.parallel_train_step(tiny_body(), "shard_map")
+
+    def on_all_devices(state, batch):
+        state = run.place_state(state, "shard_map")
+        assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
+        return step(state, run.split_batch(batch, "shard_map"))
+
+    return on_all_devices
+
+
 def train(step, num_steps=4):
     """(state, metrics) after a few batches of 16, in float64."""
     state = tiny_state(np.float64)
@@ -196,7 +212,7 @@ def trained_alone():
     return train(alone())
 
 
-@pytest.mark.parametrize("step", [parallel, checked_step])
+@pytest.mark.parametrize("step", [parallel, shard_map_step, checked_step])
 def test_eight_devices_equal_one(step):
     # In float32 Adam blows rounding up where a gradient is zero but for it.
     assert jax.local_device_count() == 8
@@ -209,7 +225,7 @@ def test_eight_devices_equal_one(step):
     assert np.abs(moved).max() > 1e-3
 
 
-@pytest.mark.parametrize("step", [parallel, checked_step])
+@pytest.mark.parametrize("step", [parallel, shard_map_step, checked_step])
 def test_gradient_is_the_mean_over_devices(step):
     # Eight copies of two clips have the gradient of the two clips; Adam alone would hide a factor.
     batch = jax.tree.map(lambda x: np.concatenate([x] * 8), tiny_batch(0, 2))
@@ -250,11 +266,11 @@ def test_operations_are_counted_on_each_device_and_nothing_is_traced_twice():
         traced.append(batch["mixture"].shape)
         return tiny_body()(state, batch)
 
-    step, state = steps.parallel_train_step(body), steps.place_state(tiny_state())
-    small, large = (steps.split_batch(tiny_batch(0, rows)) for rows in (8, 32))
-    one_row = steps.step_flop(step, state, small, 1)
-    assert steps.step_flop(step, state, large, 1) == pytest.approx(4 * one_row, rel=0.1)
-    assert steps.step_flop(step, state, large, 3) == 3 * steps.step_flop(step, state, large, 1)
+    step, state = run.parallel_train_step(body), run.place_state(tiny_state())
+    small, large = (run.split_batch(tiny_batch(0, rows)) for rows in (8, 32))
+    one_row = run.step_flop(step, state, small, 1)
+    assert run.step_flop(step, state, large, 1) == pytest.approx(4 * one_row, rel=0.1)
+    assert run.step_flop(step, state, large, 3) == 3 * run.step_flop(step, state, large, 1)
     step(state, small)
     assert len(traced) == 2
     # The roofline leaves out element-wise work, which counts for much in so small a network.
@@ -263,8 +279,8 @@ def test_operations_are_counted_on_each_device_and_nothing_is_traced_twice():
 
 def test_old_state_is_given_away():
     with jax.enable_x64(True):
-        state = steps.place_state(tiny_state(np.float64))
-        batch = steps.split_batch(cast(tiny_batch(0, 16), np.float64))
+        state = run.place_state(tiny_state(np.float64))
+        batch = run.split_batch(cast(tiny_batch(0, 16), np.float64))
         new, _ = parallel_step()(state, batch)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new))
@@ -319,6 +335,39 @@ def tree_norm(tree):
     return np.sqrt(sum(np.sum(np.square(x, dtype=np.float64)) for x in jax.tree.leaves(tree)))
 
 
+# ------------------------------------------------------------------ a loss of one's own
+
+
+@settings.section
+class OwnLossConfig:
+    """The published loss, and a term that reads the mixture and the mask."""
+
+    waveform_l1: settings.PositiveOrZero = 1.0
+    loud_mask: settings.PositiveOrZero = 0.0
+
+
+def loud_mask(outputs, batch, model):
+    """Mean gain of the mask, weighted by the mixture's energy."""
+    gain_B = jax.nn.sigmoid(outputs.mask_BTFC[..., 0]).mean(axis=(1, 2))
+    return jnp.mean(gain_B * jnp.mean(batch["mixture"] ** 2, axis=1))
+
+
+@pytest.mark.parametrize("how", ["pmap", "shard_map"])
+def test_a_loss_of_ones_own_is_a_field_and_an_entry_of_the_table(how, monkeypatch):
+    monkeypatch.setitem(losses.TERMS, "loud_mask", loud_mask)
+    loss = OwnLossConfig(waveform_l1=0, loud_mask=2.0)
+    step = run.parallel_train_step(steps.make_train_step(SMALLEST, TINY_OPTIM, loss), how)
+    state, batch = run.place_state(tiny_state(), how), tiny_batch(0, 16)
+    logged = []
+    for _ in range(20):
+        state, metrics = step(state, run.split_batch(batch, how))
+        assert metrics["loss"] == 2 * metrics["loud_mask"]
+        assert "waveform_l1" not in metrics
+        logged.append(float(metrics["loud_mask"]))
+    power = (batch["mixture"] ** 2).mean()
+    assert 0 < logged[-1] < 0.98 * logged[0] < power
+
+
 # ------------------------------------------------------------------ steps that are not finite
 
 
@@ -358,7 +407,7 @@ class OneWeight:
     """A network of infinite slope at a weight of 0, and of infinite statistics at one of 1."""
 
     def __init__(self, model, axis_name):
-        pass
+        self.network = types.SimpleNamespace(config=model)
 
     def apply(self, variables, mixture_BS, condition_BE, *, train, mutable):
         weight = variables["params"]["weight"]
@@ -491,7 +540,7 @@ def test_evaluation_scores_every_item_alone():
 
 def test_rows_are_dealt_in_order():
     batch = {"mixture": np.arange(32).reshape(16, 2), "condition": np.arange(16)}
-    split = steps.split_batch(batch)
+    split = run.split_batch(batch)
     assert split["mixture"].shape == (8, 2, 2)
     np.testing.assert_array_equal(split["mixture"].reshape(16, 2), batch["mixture"])
     np.testing.assert_array_equal(split["condition"][3], [6, 7])
@@ -499,4 +548,4 @@ def test_rows_are_dealt_in_order():
 
 def test_rows_that_cannot_be_dealt():
     with pytest.raises(ValueError, match="12 rows do not divide among 8 devices"):
-        steps.split_batch({"mixture": np.zeros((12, 5))})
+        run.split_batch({"mixture": np.zeros((12, 5))})

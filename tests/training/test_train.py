@@ -194,7 +194,10 @@ class Pair:
 
 def test_metrics_have_their_names_and_their_steps(finished: Path) -> None:
     assert list(rows(finished)) == list(range(1, LAST_STEP + 1))
-    for name in ("valid/sdri", "valid/si_sdr", "valid/sdri_wrong_query"):
+    gap = rows(finished, "valid/query_gap")[LAST_STEP]
+    wrong = rows(finished, "valid/sdri_wrong_query")[LAST_STEP]
+    assert gap == pytest.approx(rows(finished, "valid/sdri")[LAST_STEP] - wrong, abs=1e-6)
+    for name in ("valid/sdri", "valid/si_sdr", "valid/si_sdri", "valid/sdri_wrong_query"):
         assert list(rows(finished, name)) == [8, 12]
     steps, clips = rows(finished, "steps_per_second"), rows(finished, "clips_per_second")
     assert len(steps) >= 9
@@ -400,6 +403,7 @@ def pmap(body, *arguments, **named):
         return step(*operands)
 
     step = original(body, *arguments, **named)
+    call.lower = step.lower
     return call
 
 jax.pmap = pmap
@@ -693,13 +697,43 @@ def test_a_workdir_of_another_config_is_refused_untouched(
     assert files(copied) == before
 
 
+def test_a_changed_config_goes_on_when_asked_and_is_recorded(copied: Path) -> None:
+    with pytest.raises(InputError, match=r"or go on with the changed one by --config\.resume=cha"):
+        train.train(config(num_steps=14, optim__learning_rate=0.5), copied)
+    values = {"num_steps": 14, "optim__learning_rate": 0.5, "batch_size": 16}
+    train.train(config(resume="changed", **values), copied)
+    changes = {"batch_size": [8, 16], "optim.learning_rate": [0.01, 0.5]}
+    with contextlib.closing(Checkpoints(copied)) as checkpoints:
+        assert checkpoints.about(14)["history"] == [{"step": LAST_STEP, "changes": changes}]
+    before, after = rows(copied, "train/learning_rate"), rows(copied, "train/update_norm")
+    assert before[13] == pytest.approx(50 * before[12], rel=0.1)  # the schedule goes on, too
+    assert after[13] > 10 * after[12]
+    train.train(
+        config(num_steps=15, **{k: v for k, v in values.items() if k != "num_steps"}), copied
+    )
+    with contextlib.closing(Checkpoints(copied)) as checkpoints:
+        assert len(checkpoints.about(15)["history"]) == 1
+
+
+def test_what_has_another_shape_cannot_go_on(copied: Path) -> None:
+    with pytest.raises(InputError, match="is of another architecture"):
+        train.train(config(num_steps=14, resume="changed", model__stem_channels=8), copied)
+
+
+def test_shard_map_goes_on_where_pmap_has_stopped(tmp_path: Path, finished: Path) -> None:
+    train.train(config(num_steps=8, optim__max_skipped_steps=1), tmp_path)
+    train.train(config(parallel="shard_map", model__remat=True), tmp_path)
+    assert rows(tmp_path) == pytest.approx(rows(finished), rel=1e-4)
+    assert rows(tmp_path, "valid/sdri") == pytest.approx(rows(finished, "valid/sdri"), abs=1e-2)
+
+
 def test_changed_captions_are_refused_and_a_moved_data_set_is_not(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "data", CAPTIONS)
     workdir = tmp_path / "run"
     train.train(manifest_config(manifest, num_steps=1), workdir)
     before = files(workdir)
     changed = write_manifest(tmp_path / "changed", [*CAPTIONS[:-1], "a lion"])
-    with pytest.raises(InputError, match=r"data_fingerprint is \w+ there and \w+ here"):
+    with pytest.raises(InputError, match=r"data_fingerprint is '\w+' there and '\w+' here"):
         train.train(manifest_config(changed, num_steps=2), workdir)
     assert files(workdir) == before
     moved = shutil.copytree(manifest.parent, tmp_path / "moved") / manifest.name
@@ -710,7 +744,9 @@ def test_changed_captions_are_refused_and_a_moved_data_set_is_not(tmp_path: Path
 def test_another_text_encoder_is_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = make_encoder(config().text)
     monkeypatch.setattr(type(encoder), "fingerprint", "hashed-2")
-    with pytest.raises(InputError, match="text_fingerprint is hashed-1 there and hashed-2 here"):
+    with pytest.raises(
+        InputError, match="text_fingerprint is 'hashed-1' there and 'hashed-2' here"
+    ):
         train.train(config(), copied)
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from separator_examples import TINY, tiny_batch, tiny_variables, unit_rows
 
 from audiosep_jax.metrics import separation_scores
-from audiosep_jax.training.steps import make_eval_step, parallel_eval_step
+from audiosep_jax.training.parallel import parallel_eval_step
+from audiosep_jax.training.steps import make_eval_step
 from audiosep_jax.training.validation import validate
 
 
