@@ -67,12 +67,7 @@ def prepare(options: argparse.Namespace) -> list[str]:
         if options.shard[1] > 1:
             left = sum(shards.read_account(folder, row) is None for row in plan.shards)
             return [f"wrote into {folder}; {left} of {len(plan.shards)} shards are left"]
-        try:
-            report = shards.finish(plan, settings, output)
-        except InputError:
-            if not output.exists() and not any(_records(plan)):
-                files.remove(folder)  # otherwise repaired files would still count as skipped
-            raise
+        report = shards.finish(plan, settings, output)
     return _summary(report, output)
 
 
@@ -147,15 +142,6 @@ def _held(folder: Path, shard: tuple[int, int]) -> Iterator[None]:
             locks, finished = folder.glob(".lock*"), folder.glob("*.array_record*.json")
             if len(list(locks)) < 2 and not any(finished):
                 files.remove(folder)
-
-
-def _records(plan: "Plan") -> Iterator[int]:
-    """Number of records of each finished shard."""
-    from audiosep_jax.preparing.shards import read_account
-
-    for row in plan.shards:
-        account = read_account(plan.folder, row)
-        yield account.num_records if account else 0
 
 
 def _is_finished(output: Path, fingerprint: str) -> bool:

@@ -213,7 +213,9 @@ def write_shard(folder: Path, shard: Shard, settings: Settings) -> None:
                 except AudioError as error:
                     skipped.append((recording.id, str(error)))
             writer.close()
-            _check_whole(partial, len(lines))
+            found = array_record_module.ArrayRecordReader(os.fspath(partial)).num_records()
+            if found != len(lines):
+                raise RuntimeError(f"{found} of {len(lines)} records were written")
             with partial.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except RuntimeError as error:  # ArrayRecord's own errors
@@ -252,12 +254,6 @@ def recordings_of(shard: Shard) -> Iterator[Recording]:
         file.seek(shard.offset)
         for _ in range(shard.num_recordings):
             yield recordings_lib.from_json(json.loads(file.readline()))
-
-
-def _check_whole(path: Path, num_records: int) -> None:
-    found = array_record_module.ArrayRecordReader(os.fspath(path)).num_records()
-    if found != num_records:
-        raise RuntimeError(f"{found} of {num_records} records were written")
 
 
 def _line(recording: Recording, start_seconds: float) -> str:
@@ -353,6 +349,7 @@ def finish(plan: Plan, settings: Settings, output: Path) -> dict[str, Any]:
     report = _report(plan, splits, settings)
     filled = {split: row for split, row in splits.items() if report["splits"][split]["records"]}
     if not filled:
+        files.remove(plan.folder)  # otherwise repaired files would still count as skipped
         raise InputError(
             f"{output}: no recording is usable; the first reason: {report['skipped'][0]['reason']}"
         )
