@@ -9,15 +9,11 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from audiosep_jax import files
 from audiosep_jax.cli import Parser, exit_code
 from audiosep_jax.demo.storage import own_folder
 from audiosep_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from audiosep_jax.separation.separator import Separator
 
 # JAX and Gradio are imported where they are used, so that help and mistakes answer at once.
 
@@ -44,9 +40,11 @@ def _serve(arguments: argparse.Namespace) -> None:
     for package in ("gradio", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise InputError(f"the page needs {package}: pip install 'audiosep-jax[demo]'")
-    host, port, reserved = _reserve(arguments.host, arguments.port)
-    with reserved:
-        separator = _load(arguments.checkpoint, arguments.text_model)
+    host, port = _free_address(arguments.host, arguments.port)
+    from audiosep_jax.separation.options import load_separator
+
+    separator = load_separator(arguments.checkpoint, arguments.text_model)
+    separator.embed_text(["a sound"])  # fetches the text encoder before the first visitor comes
 
     # ------------------------------------------------------------------ serve, clean up
     with own_folder() as folder:
@@ -69,17 +67,11 @@ def _passwords(arguments: argparse.Namespace) -> list[tuple[str, str]]:
             f"--host {arguments.host}: other machines could use the page; give --auth_file FILE, "
             "which has a line user:password for each user, or --no_auth to let everybody in"
         )
-    if arguments.no_auth:
-        raise InputError("--auth_file and --no_auth exclude each other")
     lines = [line.strip() for line in files.read_text(arguments.auth_file).splitlines()]
-    found = [(user, password) for user, _, password in (line.partition(":") for line in lines)]
-    for number, (line, pair) in enumerate(zip(lines, found, strict=True), 1):
-        if line and not all(pair):
-            raise InputError(f"{arguments.auth_file}: line {number} is not user:password")
-    found = [pair for pair in found if all(pair)]
-    if not found:
-        raise InputError(f"{arguments.auth_file}: holds no line user:password")
-    return found
+    pairs = [(user, password) for user, _, password in (x.partition(":") for x in lines if x)]
+    if not pairs or not all(user and password for user, password in pairs):
+        raise InputError(f"{arguments.auth_file}: each line must be user:password")
+    return pairs
 
 
 def _is_loopback(host: str) -> bool:
@@ -89,33 +81,16 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _load(checkpoint: str, text_model: str) -> "Separator":
-    from audiosep_jax.separation.options import load_separator
-
-    separator = load_separator(checkpoint, text_model)
-    separator.embed_text(["a sound"])  # fetches the text encoder before the first visitor comes
-    return separator
-
-
-def _reserve(host: str, port: int) -> tuple[str, int, socket.socket]:
-    """Address and port to serve on, and a socket that keeps the port until it is closed."""
-    if port not in range(1 << 16):
-        raise InputError(f"--port {port}: must be in 0..65535")
+def _free_address(host: str, port: int) -> tuple[str, int]:
+    """Address and port to serve on; a free port for 0."""
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        reserved = socket.socket(family, socket.SOCK_STREAM)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(reserved)
-            # As servers do: connections of the last server that are closing do not count.
-            if os.name == "posix":
-                reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            reserved.bind(address[:2])
-            stack.pop_all()
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        family, *_, address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
+        with socket.create_server((address[0], port), family=family) as found:
+            host, port = found.getsockname()[:2]
+            return host, port
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise InputError(f"--host {host} --port {port}: cannot be served on ({reason})") from error
-    found_host, found_port = reserved.getsockname()[:2]
-    return found_host, found_port, reserved
 
 
 def _parser() -> Parser:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from audiosep_jax.demo import work
 from audiosep_jax.demo.storage import Answers, Cancelled
-from audiosep_jax.demo.uploads import API, Uploads, visitor_of
+from audiosep_jax.demo.uploads import API, COOKIE, Uploads
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.separator import Separator
 
@@ -21,23 +21,19 @@ MAX_WAITING = 100
 TITLE = "Separate what you describe"
 log = logging.getLogger(__name__)
 
-# Fonts of the system, so that none is fetched.
-FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
-CODE_FONTS = ("ui-monospace", "Consolas", "Menlo", "monospace")
 CSS = """
 .gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
 h1 { font-size: 1.6rem; margin: 0.5rem 0 0; }
 .note { opacity: 0.8; margin: 0.25rem 0 0; }
-.sounds { list-style: none; margin: 0; padding: 0; }
+.sounds { list-style: none; padding: 0; }
 .sounds li {
   display: grid; grid-template-columns: 1fr auto; gap: 0.35rem 1rem; align-items: center;
-  padding: 0.75rem 0; border-bottom: 1px solid var(--border-color-primary); margin: 0;
+  padding: 0.75rem 0; border-bottom: 1px solid var(--border-color-primary);
 }
 .sounds h3 { font-size: 1rem; margin: 0; overflow-wrap: anywhere; }
 .sounds audio { grid-column: 1 / -1; width: 100%; height: 2.5rem; }
 .sounds a { color: var(--link-text-color); }
-.picture { margin: 1rem 0 0; }
-.picture img { width: 100%; height: auto; border-radius: var(--radius-md); }
+.picture img { width: 100%; height: auto; }
 .empty {
   opacity: 0.8; padding: 3rem 1rem; text-align: center;
   border: 1px dashed var(--border-color-primary); border-radius: var(--radius-lg);
@@ -149,7 +145,7 @@ class Actions:
         progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio passes one in this way)
     ) -> tuple[Any, str]:
         """Return the answer and a status line as HTML, or raise gr.Error with a readable line."""
-        visitor = visitor_of(request.cookies)
+        visitor = request.cookies.get(COOKIE, "")
         if recording is None:
             raise _error("Drop a recording first, or record one")
         try:
@@ -161,7 +157,7 @@ class Actions:
                     job.check()
                     progress((round(done_seconds), round(all_seconds)), "Separating", unit="s")
 
-                answer = work.separate_for_page(
+                sounds = work.separate_for_page(
                     self.separator,
                     Path(recording),
                     wanted,
@@ -173,7 +169,7 @@ class Actions:
                 paths = [str(path) for path in job.folder.iterdir()]
                 self.expiring.update(paths)
                 self.uploads.add(visitor, paths)
-            return answer_html(answer), note("Done.")
+            return answer_html(sounds, job.folder / work.PICTURE), note("Done.")
         except Cancelled:
             return gr.skip(), note("Cancelled.")
         except InputError as error:
@@ -206,22 +202,22 @@ def note(line: str) -> str:
     return f'<p class="note" role="status">{html.escape(line)}</p>'
 
 
-def answer_html(answer: work.Answer) -> str:
-    """Return a player and a download link for each sound, and the picture."""
-    items = "".join(_item(n, sound) for n, sound in enumerate(answer.sounds))
-    titles = _escape(", ".join(sound.title for sound in answer.sounds))
-    address = _address(answer.picture)
+def answer_html(sounds: list[tuple[str, Path]], picture: Path) -> str:
+    """Return a player and a download link for each heading and file, and the picture."""
+    items = "".join(_item(f"sound-{n}", *sound) for n, sound in enumerate(sounds))
+    titles = _escape(", ".join(title for title, _ in sounds))
+    address = _address(picture)
     return (
         f'<ul class="sounds">{items}</ul><figure class="picture"><a href="{address}" '
         f'target="_blank"><img src="{address}" alt="Spectrograms of: {titles}"></a></figure>'
     )
 
 
-def _item(number: int, sound: work.Sound) -> str:
-    title, name, address = _escape(sound.title), f"sound-{number}", _address(sound.path)
+def _item(name: str, title: str, path: Path) -> str:
+    title, address = _escape(title), _address(path)
     return (
         f'<li><h3 id="{name}">{title}</h3>'
-        f'<a href="{address}" download="{_escape(sound.path.name)}">Download'
+        f'<a href="{address}" download="{_escape(path.name)}">Download'
         f'<span class="hidden-text"> {title}</span></a>'
         f'<audio controls preload="metadata" src="{address}" aria-labelledby="{name}"></audio></li>'
     )
@@ -229,7 +225,7 @@ def _item(number: int, sound: work.Sound) -> str:
 
 def _address(path: Path) -> str:
     """Return the relative address at which Gradio serves a file."""
-    return f"{API.strip('/')}/file={urllib.parse.quote(str(path))}"
+    return f"{API[1:]}file={urllib.parse.quote(str(path))}"
 
 
 def _escape(text: str) -> str:

@@ -52,11 +52,9 @@ class Server:
             prevent_thread_lock=True,
             quiet=True,
             share=False,
+            # Fonts of the system, so that none is fetched.
             theme=gr.themes.Default(
-                primary_hue="teal",
-                neutral_hue="slate",
-                font=page.FONTS,
-                font_mono=page.CODE_FONTS,
+                primary_hue="teal", font=("system-ui", "sans-serif"), font_mono=("monospace",)
             ),
             css=page.CSS,
             footer_links=[],

@@ -24,7 +24,9 @@ def own_folder() -> Iterator[Path]:
     Folders of servers that were killed are removed here.
     """
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_LOCK}"):
-        _remove_if_abandoned(path)
+        if not path.parent.is_symlink() and os.access(path, os.W_OK):
+            with contextlib.suppress(OSError), filelock.FileLock(path, blocking=False):
+                shutil.rmtree(path.parent, ignore_errors=True)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
         lock = filelock.FileLock(folder / _LOCK)
@@ -36,14 +38,6 @@ def own_folder() -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
-
-
-def _remove_if_abandoned(lock_path: Path) -> None:
-    folder = lock_path.parent
-    if folder.is_symlink() or (hasattr(os, "getuid") and folder.stat().st_uid != os.getuid()):
-        return
-    with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(lock_path, timeout=0):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Cancelled(Exception):
@@ -68,7 +62,7 @@ class Answers:
 
     def __init__(self, root: Path) -> None:
         self._root, self._lock = root, threading.Lock()
-        self._running: dict[str, set[Job]] = {}
+        self._running: set[tuple[str, Job]] = set()
         self._finished: dict[str, Job] = {}
 
     @contextlib.contextmanager
@@ -81,7 +75,7 @@ class Answers:
         job = Job(self._root / secrets.token_urlsafe(16))
         unwanted: Job | None = job
         with self._lock:
-            self._running.setdefault(session, set()).add(job)
+            self._running.add((session, job))
         try:
             job.folder.mkdir(parents=True)
             yield job
@@ -91,16 +85,15 @@ class Answers:
                 self._finished[session] = job
         finally:
             with self._lock:
-                self._running[session].discard(job)
-                if not self._running[session]:
-                    del self._running[session]
+                self._running.discard((session, job))
             _remove(unwanted)
 
     def cancel(self, session: str) -> None:
         """Stop the jobs of a session."""
         with self._lock:
-            for job in self._running.get(session, ()):
-                job.stop.set()
+            for owner, job in self._running:
+                if owner == session:
+                    job.stop.set()
 
     def leave(self, session: str) -> None:
         """Stop the jobs of a session and remove its answer."""
@@ -111,7 +104,7 @@ class Answers:
 
     def close(self) -> None:
         """Stop all jobs and remove all answers."""
-        for session in {*self._running, *self._finished}:
+        for session in {*self._finished, *(owner for owner, _ in self._running)}:
             self.leave(session)
 
 

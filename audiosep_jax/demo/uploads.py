@@ -1,4 +1,4 @@
-"""Access to files: a visitor of the page may name the files that they uploaded, and no others."""
+"""Access to files: visitors of the page may name the files that they uploaded, and no others."""
 
 import json
 import os
@@ -17,28 +17,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audiosep_jax.errors import InputError
 
-API = "/gradio_api"
+API = "/gradio_api/"
 COOKIE = "audiosep_visitor"
-MAX_JSON_BYTES = 1 << 20
 # The requests with a body that the page makes. Gradio has more of them, such as one that runs
 # ffmpeg on any file (/process_recording).
-_JSON_ROUTES = ("queue/join", "call/", "run/", "api/", "cancel", "reset")
+_ROUTES = tuple(API + x for x in ("queue/join", "call/", "run/", "api/", "cancel", "reset"))
+_ROUTES += ("/login",)
 
 
 class Uploads:
     """Files below a folder and the visitors that may name them. Safe for threads."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
-        self._lock = threading.Lock()
+        self._folder, self._lock = folder.resolve(), threading.Lock()
         self._visitors: dict[str, set[str]] = {}  # by path
 
     def add(self, visitor: str, paths: Iterable[str]) -> None:
         """Let a visitor name these files, and forget files that were removed."""
         with self._lock:
-            removed = [path for path in self._visitors if not os.path.lexists(path)]
-            for path in removed:
-                del self._visitors[path]
+            self._visitors = {x: y for x, y in self._visitors.items() if os.path.lexists(x)}
             for path in paths:
                 self._visitors.setdefault(path, set()).add(visitor)
 
@@ -46,30 +43,24 @@ class Uploads:
         """Raise InputError unless the visitor may name this file.
 
         The file must be regular and below the folder, and no part of its path may be a link. This
-        never opens the file: opening a device or a pipe could block.
+        never opens the file, since opening a device or a pipe could block.
         """
         with self._lock:
-            owned = visitor in self._visitors.get(path, ())
-        if not owned or not self._is_regular(path):
+            allowed = visitor in self._visitors.get(path, ()) and os.path.lexists(path)
+        if allowed:
+            resolved, status = Path(path).resolve(), os.lstat(path)
+            allowed = str(resolved) == path and resolved.is_relative_to(self._folder)
+            allowed = allowed and stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+        if not allowed:
             raise InputError(
                 "Only files that you have uploaded to this page in the last hour can be used"
             )
-
-    def _is_regular(self, path: str) -> bool:
-        resolved = Path(path).resolve()
-        if str(resolved) != path or not resolved.is_relative_to(self.folder):
-            return False
-        try:
-            status = os.lstat(path)
-        except OSError:
-            return False
-        return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
 
 class UploadsOnly:
     """ASGI middleware that refuses requests which name files of anybody else.
 
-    Gradio checks that a path is below its upload folder. It fetches http addresses, and it lets one
+    Gradio checks that a path is below its upload folder, but it fetches http addresses and lets one
     visitor name the uploads of another. This runs before Gradio reads a request, so that nothing
     is opened, hashed or fetched for a request that is refused. A cookie identifies the visitor.
     """
@@ -81,39 +72,27 @@ class UploadsOnly:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visitor, send = _identified(scope, send)
-        route = scope["path"].removeprefix(f"{API}/")
+        visitor = Request(scope).cookies.get(COOKIE)
+        if not visitor:
+            visitor = secrets.token_urlsafe(24)
+            send = _with_cookie(send, f"{COOKIE}={visitor}; Path=/; HttpOnly; SameSite=Lax")
+        path = scope["path"]
         try:
-            if route == "upload":
+            if path == API + "upload":
                 receive, send = _ending_with_client(receive), self._noting_uploads(send, visitor)
-            elif route.startswith("file"):
-                self._uploads.check(visitor, route.removeprefix("file="))
+            elif path.startswith(API + "file"):
+                self._uploads.check(visitor, path.removeprefix(API + "file="))
             elif scope["method"] not in ("GET", "HEAD", "OPTIONS"):
-                receive = await self._checked_body(route, scope["path"], receive, visitor)
+                if not path.startswith(_ROUTES):
+                    raise InputError("The page has no such request")
+                body = await Request(scope, receive).body()
+                for file in _paths(_parsed(body)):
+                    self._uploads.check(visitor, file)
+                receive = _again(body, receive)
         except InputError as error:
             await JSONResponse({"detail": str(error)}, 403)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    async def _checked_body(self, route: str, path: str, receive: Receive, visitor: str) -> Receive:
-        """Read the body, check every file in it, and return what lets the app read it again."""
-        if not route.startswith(_JSON_ROUTES) and path.rstrip("/") != "/login":
-            raise InputError("The page has no such request")
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > MAX_JSON_BYTES:
-                raise InputError(f"The request is longer than {MAX_JSON_BYTES} bytes")
-        for file in _paths(_parsed(body)):
-            self._uploads.check(visitor, file)
-        waiting: list[Message] = [{"type": "http.request", "body": body}]
-
-        async def again() -> Message:
-            return waiting.pop() if waiting else await receive()
-
-        return again
+        else:
+            await self._app(scope, receive, send)
 
     def _noting_uploads(self, send: Send, visitor: str) -> Send:
         """Note the paths that Gradio answers an upload with."""
@@ -122,34 +101,21 @@ class UploadsOnly:
         async def noting(message: Message) -> None:
             nonlocal content
             content += message.get("body", b"")
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
+            if message["type"] == "http.response.body" and not message.get("more_body"):
                 paths = _parsed(content)
-                if isinstance(paths, list):
-                    self._uploads.add(visitor, [x for x in paths if isinstance(x, str)])
+                self._uploads.add(visitor, paths if isinstance(paths, list) else [])
             await send(message)
 
         return noting
 
 
-def visitor_of(cookies: dict[str, str]) -> str:
-    """Visitor that the cookies of a request name; empty if they name none."""
-    return cookies.get(COOKIE, "")
-
-
-def _identified(scope: Scope, send: Send) -> tuple[str, Send]:
-    """Visitor of a request, and a `send` that gives a cookie to visitors who have none."""
-    visitor = visitor_of(Request(scope).cookies)
-    if visitor:
-        return visitor, send
-    visitor = secrets.token_urlsafe(24)
-    cookie = f"{COOKIE}={visitor}; Path=/; HttpOnly; SameSite=Lax"
-
+def _with_cookie(send: Send, cookie: str) -> Send:
     async def with_cookie(message: Message) -> None:
         if message["type"] == "http.response.start":
             MutableHeaders(scope=message).append("set-cookie", cookie)
         await send(message)
 
-    return visitor, with_cookie
+    return with_cookie
 
 
 def _ending_with_client(receive: Receive) -> Receive:
@@ -161,10 +127,20 @@ def _ending_with_client(receive: Receive) -> Receive:
         message = await receive()
         if message["type"] == "http.disconnect" and not complete:
             raise MultiPartException("The upload broke off.")
-        complete = complete or not message.get("more_body", False)
+        complete = not message.get("more_body")
         return message
 
     return ending
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Deliver a body that was read already, then what comes after it."""
+    waiting: list[Message] = [{"type": "http.request", "body": body}]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again
 
 
 def _parsed(content: bytes) -> Any:

@@ -1,6 +1,5 @@
 """One request of the page: a recording and sentences in; sound files and spectrograms out."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,22 +15,7 @@ MAX_SENTENCES, MAX_CHARACTERS = 8, 300
 BLOCK_SAMPLES = 1 << 16
 TILE_SECONDS = 5.0  # a visitor waits at most for one tile after Cancel
 Progress = Callable[[float, float], None]  # seconds done, seconds of the recording
-
-
-@dataclasses.dataclass(frozen=True)
-class Sound:
-    """A WAV file of an answer, and its heading on the page."""
-
-    title: str
-    path: Path
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """Recording, targets and residual, in this order, and the picture of their spectrograms."""
-
-    sounds: tuple[Sound, ...]
-    picture: Path
+PICTURE = "spectrograms.png"
 
 
 def sentences(text: str) -> list[str]:
@@ -46,9 +30,7 @@ def sentences(text: str) -> list[str]:
         raise InputError(f"{len(found)} sentences are too many: at most {MAX_SENTENCES} at once")
     longest = max(map(len, found), default=0)
     if longest > MAX_CHARACTERS:
-        raise InputError(
-            f"A sentence of {longest} characters is too long: at most {MAX_CHARACTERS}"
-        )
+        raise InputError(f"Sentences may have {MAX_CHARACTERS} characters, not {longest}")
     return found
 
 
@@ -60,14 +42,19 @@ def separate_for_page(
     folder: Path,
     max_seconds: float,
     progress: Progress,
-) -> Answer:
+) -> list[tuple[str, Path]]:
     """Write the recording, each wanted sound and the residual to a folder, as float WAV.
+
+    A picture of their spectrograms is written to PICTURE in the folder.
 
     Args:
         wanted: a query for each target, at least one.
         unwanted: queries of sounds to mask out of the targets.
         folder: must exist.
         progress: is called between tiles. An exception that it raises ends the separation.
+
+    Returns:
+        Heading and path of each sound.
 
     Raises:
         InputError: the recording cannot be read or is longer than `max_seconds`, or a query is
@@ -105,9 +92,8 @@ def separate_for_page(
             tile_seconds=TILE_SECONDS,
             observe=observe,
         )
-    picture = folder / "spectrograms.png"
-    plots.draw_figure(list(zip(titles, panels, strict=True)), picture)
-    return Answer(tuple(map(Sound, titles, paths)), picture)
+    plots.draw_figure(list(zip(titles, panels, strict=True)), folder / PICTURE)
+    return list(zip(titles, paths, strict=True))
 
 
 def _decode(recording: Path, path: Path, max_seconds: float) -> None:

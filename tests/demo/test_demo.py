@@ -20,15 +20,15 @@ import numpy as np
 import pytest
 import soundfile
 from tiny_run import RATE_HZ, save_run
+from visitor import Visitor, sounds
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.demo import command, page, work
 from audiosep_jax.demo.server import Server
 from audiosep_jax.demo.storage import Answers, Cancelled, own_folder
-from audiosep_jax.demo.uploads import COOKIE, MAX_JSON_BYTES
+from audiosep_jax.demo.uploads import COOKIE
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.separator import Separator
-from benchmarks.demo_load import Reader, sounds
 
 ROOT = Path(__file__).resolve().parents[2]
 REFUSED = (403, "Only files that you have uploaded to this page in the last hour can be used")
@@ -75,7 +75,7 @@ def test_sentences_are_lines_each_once():
     ("text", "message"),
     [
         ("\n".join("abcdefghi"), "9 sentences are too many: at most 8"),
-        ("x" * 301, "A sentence of 301 characters is too long: at most 300"),
+        ("x" * 301, "Sentences may have 300 characters, not 301"),
     ],
 )
 def test_too_many_or_too_long_sentences_are_refused(text, message):
@@ -93,10 +93,10 @@ def test_a_recording_longer_than_allowed_is_not_decoded(tmp_path, separator):
 def test_an_answer_holds_what_the_library_returns(tmp_path, separator):
     path = recording(tmp_path / "in.wav", seconds=12, subtype="PCM_16")
     queries, progress = ["rain", "Recording"], []
-    answer = work.separate_for_page(
+    sounds = work.separate_for_page(
         separator, path, queries, [], tmp_path, 60, lambda *x: progress.append(x)
     )
-    assert [(sound.title, sound.path.name) for sound in answer.sounds] == [
+    assert [(title, path.name) for title, path in sounds] == [
         ("Recording", "in - Recording.wav"),
         ("rain", "in - rain.wav"),
         ("Recording", "in - Recording (2).wav"),
@@ -104,18 +104,18 @@ def test_an_answer_holds_what_the_library_returns(tmp_path, separator):
     ]
     mixture_CS, rate_hz = audio_files.read(path)
     expected_NCS = separator.separate(mixture_CS, rate_hz, queries)
-    written = [audio_files.read(sound.path)[0] for sound in answer.sounds]
+    written = [audio_files.read(path)[0] for _, path in sounds]
     np.testing.assert_array_equal(written[0], mixture_CS)
     np.testing.assert_allclose(written[1:3], expected_NCS, atol=1e-5)
     np.testing.assert_array_equal(written[1] + written[2] + written[3], mixture_CS)
-    assert answer.picture.read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / work.PICTURE).read_bytes().startswith(b"\x89PNG")
     assert progress[0] == (0, 12)
     assert progress[-1] == pytest.approx((12, 12))
 
 
 def test_unwanted_sounds_are_masked_out_as_in_the_library(tmp_path, separator):
     path = recording(tmp_path / "in.wav", seconds=2, subtype="PCM_16")
-    answer = work.separate_for_page(
+    sounds = work.separate_for_page(
         separator, path, ["rain"], ["wind", "a car"], tmp_path, 60, lambda *_: None
     )
     with audio_files.AudioReader(path) as mixture:
@@ -127,7 +127,7 @@ def test_unwanted_sounds_are_masked_out_as_in_the_library(tmp_path, separator):
             subtype="FLOAT",
         )
     actual_CS, expected_CS = (
-        audio_files.read(x)[0] for x in (answer.sounds[1].path, tmp_path / "expected.wav")
+        audio_files.read(x)[0] for x in (sounds[1][1], tmp_path / "expected.wav")
     )
     np.testing.assert_allclose(actual_CS, expected_CS, atol=1e-6)
     mixture_CS, rate_hz = audio_files.read(path)
@@ -160,8 +160,8 @@ def test_a_cancelled_separation_ends_at_the_next_tile(tmp_path, separator):
 
 def test_a_sentence_is_shown_as_text():
     sentence = '<b onclick="x()">${1} {{2}}</b> & "3"'
-    sound = work.Sound(sentence, Path("/answers/token/in - _b_ 100%.wav"))
-    html = page.answer_html(work.Answer((sound,), Path("/answers/token/spectrograms.png")))
+    sound = (sentence, Path("/answers/token/in - _b_ 100%.wav"))
+    html = page.answer_html([sound], Path("/answers/token/spectrograms.png"))
     assert "&lt;b onclick=&quot;x()&quot;&gt;&#36;&#123;1}" in html
     assert not re.search(r"<b|\$|\{", html)
     assert 'src="gradio_api/file=/answers/token/in%20-%20_b_%20100%25.wav"' in html
@@ -261,7 +261,7 @@ def serve(separator, folder, passwords=()):
 
 @pytest.fixture
 def visitor(server):
-    with contextlib.closing(Reader(server.url)) as reader:
+    with contextlib.closing(Visitor(server.url)) as reader:
         yield reader
 
 
@@ -304,7 +304,7 @@ def test_files_of_the_server_are_refused_before_anything_opens_them(server, tmp_
     """A pipe or /dev/zero would block a server that opens it."""
     outside = recording(tmp_path / "private.wav")
     os.mkfifo(tmp_path / "pipe.wav")
-    with contextlib.closing(Reader(server.url)) as attacker:
+    with contextlib.closing(Visitor(server.url)) as attacker:
         own = attacker.upload("own.wav", content(seed=6))
         climbing = os.path.relpath(outside, Path(own).parent)
         paths = [
@@ -366,7 +366,7 @@ def test_the_upload_of_another_visitor_is_refused(server, visitor):
     path = visitor.upload("mine.wav", content(seed=8))
     event, answer = visitor.separate(path, "rain")
     answer_path = re.findall(r'src="gradio_api/file=([^"]+\.wav)"', answer[0])[0]
-    with contextlib.closing(Reader(server.url)) as other:
+    with contextlib.closing(Visitor(server.url)) as other:
         other.upload("theirs.wav", content(seed=9))
         for name in (path, urllib.parse.unquote(answer_path)):
             assert joined(other, file_data(name)) == REFUSED
@@ -459,9 +459,6 @@ def test_requests_that_the_page_does_not_make_are_refused(visitor):
     """Gradio's /process_recording would run ffmpeg on any file."""
     for route in ("process_recording", "component_server", "vibe-edit", "stream/x", "upload/"):
         assert post(visitor, f"gradio_api/{route}", {})[0] == 403
-    long = {"data": [None, "x" * MAX_JSON_BYTES]}
-    status, detail = post(visitor, "gradio_api/call/separate", long)
-    assert (status, detail) == (403, f"The request is longer than {MAX_JSON_BYTES} bytes")
 
 
 def test_uploads_that_are_too_large_or_break_off_leave_nothing(server, visitor):
@@ -504,7 +501,7 @@ def test_answers_of_an_open_page_are_removed_after_an_hour(server, visitor):
 def test_a_page_with_passwords_asks_for_them(separator, tmp_path):
     server = serve(separator, tmp_path, [("ann", "secret"), ("bob", "s:e")])
     try:
-        visitor = Reader(server.url, heartbeat=False)
+        visitor = Visitor(server.url, heartbeat=False)
         with pytest.raises(urllib.error.HTTPError, match="401"):
             visitor.upload("in.wav", content())
         assert post(visitor, "gradio_api/call/separate", {"data": [None, "rain"]})[0] == 401
@@ -528,7 +525,7 @@ def test_a_page_with_passwords_asks_for_them(separator, tmp_path):
         (["--max_seconds", "0"], "--max_seconds 0.0: must be more than 0"),
         (["--max_megabytes", "nan"], "--max_megabytes nan: must be more than 0"),
         (["--concurrency", "-1"], "--concurrency -1: must be more than 0"),
-        (["--port", "70000"], "--port 70000: must be in 0..65535"),
+        (["--port", "70000"], "--port 70000: cannot be served on"),
         (["--host", "no.such.host.invalid", "--no_auth"], "--host no.such.host.invalid"),
         (["--port", "x"], "argument --port"),
         (["--wrong"], "unrecognized arguments: --wrong; --help shows an example"),
@@ -537,7 +534,6 @@ def test_a_page_with_passwords_asks_for_them(separator, tmp_path):
         (["--host", "::"], "give --auth_file FILE"),
         (["--host", ""], "give --auth_file FILE"),
         (["--auth_file", "no/such/file"], "no/such/file: cannot be read"),
-        (["--auth_file", "no/such/file", "--no_auth"], "exclude each other"),
     ],
 )
 def test_mistakes_are_one_line(capsys, arguments, message):
@@ -551,7 +547,7 @@ def test_mistakes_are_one_line(capsys, arguments, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "holds no line user:password"), ("ann:secret\n\nbob\n", "line 3 is not user:password")],
+    [("", "each line must be"), ("ann:secret\n\nbob\n", "each line must be user:password")],
 )
 def test_a_file_without_passwords_is_refused(capsys, tmp_path, text, message):
     path = tmp_path / "users"
@@ -592,7 +588,7 @@ def test_the_command_serves_and_cleans_up(workdir, tmp_path):
         text=True,
     )
     try:
-        visitor = Reader(process.stdout.readline().strip())
+        visitor = Visitor(process.stdout.readline().strip())
         path = visitor.upload("in.wav", content())
         event, answer = visitor.separate(path, "rain")
         assert event == "complete"
@@ -606,7 +602,7 @@ def test_the_command_serves_and_cleans_up(workdir, tmp_path):
         assert len(list(folder.rglob("answers/*"))) == 1
         visitor.close()  # takes the answer along
         soon(lambda: not list(folder.rglob("answers/*")))
-        open_page = Reader(visitor.url)
+        open_page = Visitor(visitor.url)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
         open_page.close()
