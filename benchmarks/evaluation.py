@@ -82,7 +82,8 @@ def make_estimator(separator: Separator, baseline: str) -> Estimator:
     condition_E = np.full(model.condition_features, model.condition_features**-0.5, np.float32)
     conditions = {"noise": condition_E}
     variables = {} if baseline else separator.variables
-    return Estimator(body_of(baseline, model), variables, model.sample_rate_hz, conditions)
+    rate_hz = model.sample_rate_hz
+    return Estimator(body_of(baseline, model), variables, rate_hz, rate_hz, conditions)
 
 
 class BareForward:
@@ -142,10 +143,10 @@ def main() -> None:
         folder = Path(name)
         items = write_items(folder, arguments.num_clips, arguments.seconds, model.sample_rate_hz)
         with Clock(folder) as clock:
-            rate_hz, batch_size = model.sample_rate_hz, arguments.batch_size
+            batch_size = arguments.batch_size
             for part in np.array_split(np.arange(len(items)), arguments.parts):
                 some = [items[n] for n in part]
-                score_items(some, estimator, rate_hz, clock, {}, batch_size=batch_size)
+                score_items(some, estimator, clock, {}, batch_size=batch_size)
                 scored.append(part_seconds(clock, part[0], arguments.batch_size))
                 bare.append(forward.seconds(arguments.repeats))
     device = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"

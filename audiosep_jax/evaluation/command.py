@@ -126,7 +126,6 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
         runner.score_items(
             mine,
             estimator,
-            run.sample_rate_hz,
             log,
             done,
             scores,
@@ -152,7 +151,7 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     if not arguments.no_figures:
         try:
             drawn = figures.draw(content, rows, output)
-            drawn += examples.draw(rows, items, estimator, run.sample_rate_hz, output)
+            drawn += examples.draw(rows, items, estimator, output)
         except InputError as error:  # matplotlib is not installed
             print(f"note: {error}")
     files.write_text(output / results.MARKDOWN_NAME, report.markdown(content, drawn))

@@ -21,7 +21,6 @@ MAX_BARS = 40
 NUM_EXAMPLES = 10  # best, median and worst ones each
 KEPT_BYTES = 256 * 2**20  # of estimates that wait for their pictures
 _SNR_STEP_DB = 2.5
-_EXAMPLES = "examples"
 
 
 def draw(content: Mapping[str, Any], rows: Sequence[Row], folder: Path) -> list[str]:
@@ -134,24 +133,19 @@ class Examples:
         rows: Sequence[Row],
         items: Sequence[Item],
         estimator: "Estimator",
-        sample_rate_hz: int,
         output: Path,
     ) -> list[str]:
         """Draw the examples; return the names of the pictures below `output`."""
         names = {
-            row["row"]: (f"{_EXAMPLES}/{kind}-{rank:02d}.png", row)
+            row["row"]: (f"examples/{kind}-{rank:02d}.png", row)
             for kind, found in example_rows(rows).items()
             for rank, row in enumerate(found, start=1)
         }
-        lengths = {
-            number: row["num_samples"]
-            for number, (_, row) in names.items()
-            if number not in self._kept
-        }
-        found = [self._kept[number] for number in names if number in self._kept]
-        for estimate in [*found, *_separated(items, lengths, estimator, sample_rate_hz)]:
+        kept = [self._kept[number] for number in names if number in self._kept]
+        again = {n: row["num_samples"] for n, (_, row) in names.items() if n not in self._kept}
+        for estimate in [*kept, *_separated(items, again, estimator)]:
             name, row = names[estimate.item.row]
-            draw_example(row, estimate, sample_rate_hz, output / name)
+            draw_example(row, estimate, estimator.scoring_hz, output / name)
         return [name for name, _ in names.values()]
 
 
@@ -159,16 +153,14 @@ def _separated(
     items: Sequence[Item],
     lengths: Mapping[int, int],
     estimator: "Estimator",
-    sample_rate_hz: int,
 ) -> "list[Estimate]":
     """Estimates of the items whose lengths are given, except those whose files were removed."""
     from audiosep_jax.evaluation import runner
 
     items = [dataclasses.replace(x, wrong_query="") for x in items]
-    shapes = runner.shapes_of(estimator, sample_rate_hz)
-    batches = runner.plan(items, lengths, runner.batch_rows(1), shapes)
+    batches = runner.plan(items, lengths, runner.batch_rows(1), runner.shapes_of(estimator))
     with ThreadPoolExecutor() as pool:
-        found = runner.estimate_batches(batches, estimator, sample_rate_hz, 1, pool)
+        found = runner.estimate_batches(batches, estimator, 1, pool)
         return [x for batch in found for x in batch if isinstance(x, runner.Estimate)]
 
 
@@ -179,17 +171,13 @@ def example_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
     )
     number = min(NUM_EXAMPLES, max(1, len(order) // 3)) if order else 0
     middle = max(0, (len(order) - number) // 2)
-    parts = {
-        "best": order[:number],
-        "median": order[middle : middle + number],
-        "worst": order[len(order) - number :],
+    best, median = order[:number], order[middle : middle + number]
+    worst = order[len(order) - number :]
+    return {
+        "best": best,
+        "median": [row for row in median if row not in best],
+        "worst": [row for row in worst if row not in [*best, *median]],
     }
-    taken: set[int] = set()
-    chosen: dict[str, list[Row]] = {}
-    for kind, found in parts.items():
-        chosen[kind] = [row for row in found if row["row"] not in taken]
-        taken |= {row["row"] for row in found}
-    return chosen
 
 
 def draw_example(row: Row, estimate: "Estimate", sample_rate_hz: int, path: Path) -> None:

@@ -43,11 +43,12 @@ RARE = 16  # a length with fewer clips than this does not justify a compilation 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Estimator:
-    """Body that makes estimates, its sample rate, and the embeddings of all queries."""
+    """Body that makes estimates, the sample rates, and the embeddings of all queries."""
 
     body: Body
     variables: Any
-    sample_rate_hz: int
+    sample_rate_hz: int  # of the body
+    scoring_hz: int
     conditions: Mapping[str, np.ndarray]  # (E,) by query
     network: ModelConfig | None = None  # set if clips of rare lengths may share shapes
 
@@ -84,7 +85,7 @@ class Unscored:
 
 
 def make_estimator(
-    separator: Separator | None, baseline: str, queries: Sequence[str], sample_rate_hz: int
+    separator: Separator | None, baseline: str, queries: Sequence[str], scoring_hz: int
 ) -> Estimator:
     """Estimator of the separator or of a baseline.
 
@@ -92,18 +93,20 @@ def make_estimator(
         separator: may be None for baselines without a network. Masks then use the published STFT.
         baseline: a name of `protocols.BASELINES`, or "" for the separation.
         queries: all queries that batches will contain.
-        sample_rate_hz: of scoring.
+        scoring_hz: sample rate of scoring.
     """
     distinct = list(dict.fromkeys(queries))
-    model = separator.model if separator else _published_model(sample_rate_hz)
+    model = separator.model if separator else _published_model(scoring_hz)
     body = baselines.body_of(baseline, model)
     if separator and baseline in baselines.WITH_NETWORK:
         conditions = dict(zip(distinct, separator.embed_text(distinct), strict=True))
         network = model if can_stream(model) else None  # it can hold padding at zero
-        return Estimator(body, separator.variables, model.sample_rate_hz, conditions, network)
+        rate_hz = model.sample_rate_hz
+        return Estimator(body, separator.variables, rate_hz, scoring_hz, conditions, network)
     # Without an STFT nothing needs the model's sample rate.
-    rate_hz = sample_rate_hz if baseline in baselines.WITHOUT_STFT else model.sample_rate_hz
-    return Estimator(body, {}, rate_hz, dict.fromkeys(distinct, np.zeros(1, np.float32)))
+    rate_hz = scoring_hz if baseline in baselines.WITHOUT_STFT else model.sample_rate_hz
+    conditions = dict.fromkeys(distinct, np.zeros(1, np.float32))
+    return Estimator(body, {}, rate_hz, scoring_hz, conditions)
 
 
 def scoring_rate(asked: int | None, protocol: Protocol, separator: Separator | None) -> int:
@@ -131,7 +134,6 @@ def _published_model(sample_rate_hz: int) -> ModelConfig:
 def score_items(
     items: Sequence[Item],
     estimator: Estimator,
-    sample_rate_hz: int,
     log: RowLog,
     done: Mapping[int, Row],
     scores: Sequence[ScoreFunction] = (sdr_scores,),
@@ -148,20 +150,20 @@ def score_items(
         on_estimate: receives every estimate with its row.
     """
     with ThreadPoolExecutor(num_threads) as pool:
-        lengths = list(pool.map(_length(sample_rate_hz), items))
+        lengths = list(pool.map(_length(estimator.scoring_hz), items))
         for found in lengths:
             if isinstance(found, Unscored) and found.item.row not in done:
-                log.add(_row(found, sample_rate_hz, scores))
+                log.add(_row(found, estimator.scoring_hz, scores))
         pairs = zip(items, lengths, strict=True)
         known = {item.row: found for item, found in pairs if isinstance(found, int)}
-        batches = plan(items, known, batch_rows(batch_size), shapes_of(estimator, sample_rate_hz))
+        batches = plan(items, known, batch_rows(batch_size), shapes_of(estimator))
         batches = [x for x in batches if any(item.row not in done for item in x.items)]
         total, left = len(known), sum(len(batch.items) for batch in batches)
         bar = tqdm(total=total, initial=total - left, unit="mixture", disable=not progress)
         with bar:
-            for results in estimate_batches(batches, estimator, sample_rate_hz, batch_size, pool):
+            for results in estimate_batches(batches, estimator, batch_size, pool):
                 new = [x for x in results if x.item.row not in done]
-                rows = pool.map(lambda x: _row(x, sample_rate_hz, scores), new)
+                rows = pool.map(lambda x: _row(x, estimator.scoring_hz, scores), new)
                 for result, row in zip(new, rows, strict=True):
                     log.add(row)
                     if on_estimate and isinstance(result, Estimate):
@@ -211,7 +213,6 @@ def plan(
 def estimate_batches(
     batches: Sequence[Batch],
     estimator: Estimator,
-    sample_rate_hz: int,
     batch_size: int,
     pool: ThreadPoolExecutor,
 ) -> Iterator[list[Estimate | Unscored]]:
@@ -228,7 +229,7 @@ def estimate_batches(
         for batch in itertools.islice(waiting, num_batches):
             reading.append(
                 [
-                    pool.submit(_load, item, length, sample_rate_hz, estimator, batch.frames)
+                    pool.submit(_load, item, length, estimator, batch.frames)
                     for item, length in zip(batch.items, batch.num_samples, strict=True)
                 ]
             )
@@ -240,10 +241,10 @@ def estimate_batches(
         read_on(1)
         out = _dispatch(estimator, variables, loaded, num_rows)
         if running:
-            yield _collected(*running, estimator, sample_rate_hz)
+            yield _collected(*running, estimator)
         running = loaded, out
     if running:
-        yield _collected(*running, estimator, sample_rate_hz)
+        yield _collected(*running, estimator)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -257,10 +258,11 @@ class _Loaded:
 
 
 def _load(
-    item: Item, num_samples: int, sample_rate_hz: int, estimator: Estimator, frames: int | None
+    item: Item, num_samples: int, estimator: Estimator, frames: int | None
 ) -> _Loaded | Unscored:
+    scoring_hz, model_hz = estimator.scoring_hz, estimator.sample_rate_hz
     try:
-        made = mixtures.load(item, sample_rate_hz)
+        made = mixtures.load(item, scoring_hz)
         mixtures.check_sounds(item, made)
     except SilentError as error:
         return Unscored(item, str(error), mixtures.fingerprint_of(item))
@@ -270,13 +272,12 @@ def _load(
         found = f"holds {len(made.target_S)} samples where its header promises {num_samples}"
         return Unscored(item, f"{item.target}: {found}")
 
-    def at_model_rate(audio_S: np.ndarray) -> np.ndarray:
-        return audio_files.resample(audio_S[None], sample_rate_hz, estimator.sample_rate_hz)[0]
-
-    inputs = {"mixture": at_model_rate(made.mixture_S), "target": at_model_rate(made.target_S)}
-    num_inputs, first = len(inputs["mixture"]), 0
+    both_CS = np.stack([made.mixture_S, made.target_S])
+    mixture_S, target_S = audio_files.resample(both_CS, scoring_hz, model_hz)
+    inputs = {"mixture": mixture_S, "target": target_S}
+    num_inputs, first = len(mixture_S), 0
     if frames is not None and estimator.network is not None:
-        inputs = padded(estimator.network, inputs["mixture"], frames)
+        inputs = padded(estimator.network, mixture_S, frames)
         first = estimator.network.window_samples // 2
     inputs["condition"] = estimator.conditions[item.query]
     if item.wrong_query:
@@ -308,7 +309,7 @@ def _step(body: Body, padded_network: ModelConfig | None) -> Any:
 
 
 def _collected(
-    loaded: Sequence[_Loaded | Unscored], out: list[Any], estimator: Estimator, sample_rate_hz: int
+    loaded: Sequence[_Loaded | Unscored], out: list[Any], estimator: Estimator
 ) -> list[Estimate | Unscored]:
     """Wait for the estimates of a batch and convert them to the sample rate of scoring."""
     hosts = [np.asarray(x) for x in out]
@@ -318,7 +319,8 @@ def _collected(
         estimate_S = estimate_S[x.part]
         if not np.isfinite(estimate_S).all():
             raise InputError(f"the estimate of {x.item.id} is not finite: the weights are broken")
-        back_S = audio_files.resample(estimate_S[None], estimator.sample_rate_hz, sample_rate_hz)[0]
+        rates = estimator.sample_rate_hz, estimator.scoring_hz
+        back_S = audio_files.resample(estimate_S[None], *rates)[0]
         return fitted(back_S, len(x.mixture.target_S))
 
     return [
@@ -366,12 +368,12 @@ def padded_frames(model: ModelConfig, num_samples: int) -> int:
     return bucket(model, num_frames(num_samples, model.hop_samples))
 
 
-def shapes_of(estimator: Estimator, sample_rate_hz: int) -> Callable[[int], int] | None:
+def shapes_of(estimator: Estimator) -> Callable[[int], int] | None:
     """Function from a length at the sample rate of scoring to the frames of its shared shape."""
-    model = estimator.network
+    model, rate_hz = estimator.network, estimator.sample_rate_hz
     if model is None:
         return None
-    return lambda n: padded_frames(model, -(-n * model.sample_rate_hz // sample_rate_hz))
+    return lambda n: padded_frames(model, -(-n * rate_hz // estimator.scoring_hz))
 
 
 def padded(model: ModelConfig, mixture_S: np.ndarray, frames: int) -> dict[str, np.ndarray]:
