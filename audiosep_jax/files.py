@@ -89,7 +89,8 @@ def make_folder(path: Path) -> None:
     except OSError as error:
         exists = isinstance(error, FileExistsError)
         reason = "a file has this name" if exists else error.strerror or error
-        raise InputError(f"{path}: the folder cannot be created ({reason})") from error
+        message = f"{path}: the folder cannot be created ({reason}){_cache_hint(path)}"
+        raise InputError(message) from error
 
 
 def check_writable(path: Path) -> None:
@@ -118,7 +119,14 @@ def remove(path: Path) -> None:
 
 def cannot_write(path: str | os.PathLike[str], error: OSError) -> InputError:
     """Error that names the file and the system's reason, such as "No space left on device"."""
-    return InputError(f"{path}: cannot be written ({error.strerror or error})")
+    return InputError(f"{path}: cannot be written ({error.strerror or error}){_cache_hint(path)}")
+
+
+def _cache_hint(path: str | os.PathLike[str]) -> str:
+    """End of a message about a file of the cache, which the user has not named."""
+    if cache_folder() not in (Path(path), *Path(path).parents):
+        return ""
+    return f"; the environment variable {CACHE_VARIABLE} names another folder for the cache"
 
 
 def not_the_file(path: str | os.PathLike[str]) -> str | None:
@@ -416,12 +424,7 @@ def made_once(destination: Path, make: Callable[[Path], None]) -> Path:
     try:
         with replacing(destination) as partial:
             make(partial)
-    except InputError as error:
-        if destination.exists():  # a folder that another process has finished meanwhile
-            return destination
-        if "cannot be written" not in str(error):
+    except InputError:
+        if not destination.exists():  # a folder that another process has finished meanwhile
             raise
-        raise InputError(
-            f"{error}; the environment variable {CACHE_VARIABLE} names another folder"
-        ) from error
     return destination

@@ -7,8 +7,6 @@ Captions are looked up one by one, so that data sets share the captions they hav
 import hashlib
 import json
 import sys
-import zipfile
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,15 +15,10 @@ from tqdm import tqdm
 
 from audiosep_jax.encoders.encoder import TextEncoder
 from audiosep_jax.encoders.hashed import HashedEncoder
-from audiosep_jax.errors import InputError
-from audiosep_jax.files import CACHE_VARIABLE, cache_folder, cannot_write, replacing
+from audiosep_jax.files import cache_folder, make_folder, replacing
 
 CHUNK_CAPTIONS = 512  # captions per file: the most work that a kill can lose
 _SUFFIX = ".npz"
-_BROKEN = (
-    *(EOFError, LookupError, MemoryError, NotImplementedError, OSError, RuntimeError),
-    *(TypeError, ValueError, zipfile.BadZipFile, zlib.error),
-)
 
 
 def caption_table(
@@ -62,7 +55,7 @@ def read_store(store: Path, wanted: set[str]) -> dict[str, np.ndarray]:
             captions, embedding_NE = _read_chunk(path)
         except FileNotFoundError:  # another process has found it damaged
             continue
-        except _BROKEN:
+        except Exception:  # the zip and the arrays in it can be damaged in any way
             print(f"{path}: is damaged; its captions are embedded again", file=sys.stderr)
             path.unlink(missing_ok=True)
             continue
@@ -73,10 +66,7 @@ def read_store(store: Path, wanted: set[str]) -> dict[str, np.ndarray]:
 
 def _compute(encoder: TextEncoder, captions: Sequence[str], store: Path) -> dict[str, np.ndarray]:
     table: dict[str, np.ndarray] = {}
-    try:  # before the work: the encoder may take minutes to the first chunk
-        store.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _elsewhere(cannot_write(store, error)) from error
+    make_folder(store)  # before the work, since the encoder may take minutes to the first chunk
     with tqdm(total=len(captions), desc="embedding captions", unit="") as bar:
         for start in range(0, len(captions), CHUNK_CAPTIONS):
             chunk = captions[start : start + CHUNK_CAPTIONS]
@@ -90,19 +80,12 @@ def _compute(encoder: TextEncoder, captions: Sequence[str], store: Path) -> dict
 def _write(store: Path, captions: Sequence[str], embedding_NE: np.ndarray) -> None:
     """Write a chunk, under a name that follows from its captions."""
     text = json.dumps(list(captions)).encode()
-    try:
-        with replacing(store / (hashlib.sha256(text).hexdigest()[:32] + _SUFFIX)) as partial:
-            np.savez(partial, captions=np.frombuffer(text, np.uint8), embedding_NE=embedding_NE)
-    except InputError as error:
-        raise _elsewhere(error) from error
-
-
-def _elsewhere(error: InputError) -> InputError:
-    return InputError(f"{error}; the environment variable {CACHE_VARIABLE} names another folder")
+    with replacing(store / (hashlib.sha256(text).hexdigest()[:32] + _SUFFIX)) as partial:
+        np.savez(partial, captions=np.frombuffer(text, np.uint8), embedding_NE=embedding_NE)
 
 
 def _read_chunk(path: Path) -> tuple[list[str], np.ndarray]:
-    """Read the captions and embeddings of a file; one of _BROKEN if it is not whole."""
+    """Read the captions and embeddings of a file; an exception if it is not whole."""
     with np.load(path, allow_pickle=False) as arrays:  # this compares the checksums of the zip
         captions = json.loads(arrays["captions"].tobytes())
         embedding_NE = arrays["embedding_NE"]

