@@ -1,9 +1,9 @@
 """AudioSep as in its paper: ResUNet30 at 32 kHz, conditioned by CLAP.
 
 Command:   python train.py --config configs/clap.py --config.data.root=train.json --config.data.valid_root=valid.json
-Hardware:  eight GPUs or TPU cores of 32 GB, 12 clips of 5 s each (the paper: eight V100)
-On a GPU:  one H200 or H100 takes the batch of 96 with --config.model.dtype=bfloat16; where memory
-           falls short, add --config.model.remat=True or --config.optim.accumulate_steps=2
+Hardware:  eight GPUs or TPU cores, 12 clips of 5 s each (the paper: eight V100 of 32 GB)
+Memory:    not measured on an accelerator. If it is not enough, add --config.model.dtype=bfloat16,
+           then --config.model.remat=True, then --config.optim.accumulate_steps=2
 Time:      not measured here; 1,000,000 steps of 67 TFLOP are 6 days of eight V100s' float32 peak
 Expect:    the paper's, on about 14,000 hours of its data: SDRi 7.74 dB on AudioSet, 8.22 dB on
            AudioCaps, 10.04 dB on ESC-50

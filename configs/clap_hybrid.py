@@ -1,9 +1,9 @@
-"""The paper's run with hybrid supervision: half of the batches are asked for by the target's own sound.
+"""The paper's run with hybrid supervision: in half of the batches the target itself is the query.
 
 Command:   python train.py --config configs/clap_hybrid.py --config.data.root=train.json --config.data.valid_root=valid.json
-Hardware:  eight GPUs or TPU cores of 32 GB, 12 clips of 5 s each
-On a GPU:  one H200 or H100 with --config.model.dtype=bfloat16, as configs/clap.py says
-Time:      not measured here; 6 days of eight V100s and more, for CLAP's audio tower runs too
+Hardware:  eight GPUs or TPU cores, 12 clips of 5 s each
+Memory:    not measured on an accelerator; see configs/clap.py
+Time:      not measured here; 6 days of eight V100s and more, since CLAP's audio tower runs, too
 Expect:    unknown: the published weights had ratio 1, which reach SDRi 7.74 dB on AudioSet
 """  # noqa: E501
 

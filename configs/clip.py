@@ -1,8 +1,8 @@
-"""The paper's variant with CLIP's text encoder in the place of CLAP's.
+"""The paper's variant with the text encoder of CLIP instead of CLAP.
 
 Command:   python train.py --config configs/clip.py --config.data.root=train.json --config.data.valid_root=valid.json
-Hardware:  eight GPUs or TPU cores of 32 GB, 12 clips of 5 s each
-On a GPU:  one H200 or H100 with --config.model.dtype=bfloat16, as configs/clap.py says
+Hardware:  eight GPUs or TPU cores, 12 clips of 5 s each
+Memory:    not measured on an accelerator; see configs/clap.py
 Time:      not measured here; as with CLAP, 6 days of eight V100s' float32 peak or more
 Expect:    unknown: the released code has no CLIP variant; CLAP's reach SDRi 7.74 dB on AudioSet
 """  # noqa: E501

@@ -1,8 +1,8 @@
 """The baseline of DCASE 2024 Task 9: AudioSep at 16 kHz on clips of 10 s.
 
 Command:   python train.py --config configs/dcase2024.py --config.data.root=dev.json --config.data.valid_root=val.json
-Hardware:  one GPU of 80 GB (the baseline: one A100)
-On a GPU:  the same with --config.model.dtype=bfloat16
+Hardware:  one GPU (the baseline: one A100 of 80 GB)
+Memory:    not measured on an accelerator; see configs/clap.py
 Time:      about 1 day, the baseline's authors say; not measured here
 Expect:    the baseline's, on the task's validation set: SDR 5.71 dB, SDRi 5.67 dB, SI-SDR 3.86 dB
 """  # noqa: E501
