@@ -17,6 +17,7 @@ import re
 import shlex
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ from audiosep_jax.data.sources import build_source, source_fingerprint
 from audiosep_jax.data.validation import validation_set
 from audiosep_jax.errors import InputError
 from audiosep_jax.training import processes
-from audiosep_jax.training.checkpoints import Checkpoints, saved_steps, score_fingerprint
+from audiosep_jax.training.checkpoints import Checkpoints, saved_steps
 from audiosep_jax.training.conditions import (
     captions_hash,
     distinct_captions,
@@ -128,16 +129,17 @@ def train(config: Config, workdir: Path) -> bool:
         | {"the captions": captions_hash(captions), "the code": code["sources"]}
     )
     conditions, text_fingerprint = make_conditions(config, captions)
+    valid = config.valid
+    mixed = (valid.num_mixtures, valid.segment_seconds, valid.snr_db, valid.seed)
     about = {
         "config": dataclasses.asdict(config),
         "text_fingerprint": text_fingerprint,
         "words": known_words(config.text, captions),
         "data_fingerprint": data_fingerprint,
-        "valid_set": score_fingerprint(config.valid, valid_fingerprint),
+        "valid_set": repr((valid_fingerprint, *mixed)),  # scores of equal ones are comparable
         "code": code,
     }
     queries = target_queries(config)
-    valid = config.valid
     valid_seconds = valid.segment_seconds or config.data.segment_seconds
     mixtures = validation_set(
         valid_clips,
@@ -348,6 +350,9 @@ def _run(argv: list[str]) -> int:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except Exception:
+        traceback.print_exc()
+        processes.leave(1)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -355,5 +360,12 @@ def _fail(message: str, code: int) -> NoReturn:
     processes.leave(code)
 
 
+def _hide_closed_loop(unraisable: Any) -> None:
+    """Print an error that Python cannot raise, unless it is Orbax's after a save that failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 if __name__ == "__main__":
+    sys.unraisablehook = _hide_closed_loop
     app.run(_run, flags_parser=_parse_flags)

@@ -1,7 +1,6 @@
 """Checkpoints of a run: written by Orbax in the background, whole or not at all."""
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -18,7 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.training import CHECKPOINT_FOLDER as FOLDER
-from audiosep_jax.training.config import CheckpointConfig, ValidConfig
+from audiosep_jax.training.config import CheckpointConfig
 from audiosep_jax.training.parallel import place_state
 from audiosep_jax.training.processes import RunFailed
 from audiosep_jax.training.steps import TrainState
@@ -265,12 +264,6 @@ def saved_steps(workdir: Path) -> list[int]:
     folder = workdir / FOLDER
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdecimal())
-
-
-def score_fingerprint(valid: ValidConfig, source_fingerprint: str) -> str:
-    """Hash of everything that decides on the validation mixtures; scores of one are comparable."""
-    fields = (valid.num_mixtures, valid.segment_seconds, valid.snr_db, valid.seed)
-    return hashlib.sha256(repr((fields, source_fingerprint)).encode()).hexdigest()[:12]
 
 
 def _this_process() -> ocp.options.MultiprocessingOptions:

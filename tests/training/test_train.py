@@ -672,6 +672,17 @@ def test_a_command_with_too_many_bad_clips_ends_with_2(
     assert last.startswith("error: 2 of 6 clips (33.3%) are unusable")
 
 
+def test_a_bug_is_a_trace_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(train, "train", broken)
+    assert command(*TINY) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "TypeError: a bug"
+
+
 # ------------------------------------------------------------------ refusals
 
 
