@@ -9,12 +9,10 @@ run has finished, 75 when it was stopped and saved, 1 when it failed, and 2 for 
 import contextlib
 import dataclasses
 import errno
-import functools
 import gc
 import itertools
 import platform
 import re
-import shlex
 import sys
 import time
 import traceback
@@ -22,11 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
 from absl import app, flags, logging
 
 from audiosep_jax import files
-from audiosep_jax.audio import files as audio_files
 from audiosep_jax.cli import use_compilation_cache
 from audiosep_jax.data.batches import BadClips, ClipSampler
 from audiosep_jax.data.pipeline import train_batches
@@ -58,8 +54,8 @@ from audiosep_jax.training.start import (
     start_or_resume,
     state_shapes,
 )
-from audiosep_jax.training.steps import TrainState, make_eval_step, make_train_step
-from audiosep_jax.training.validation import validate
+from audiosep_jax.training.steps import make_eval_step, make_train_step
+from audiosep_jax.training.validation import validate, validate_and_log, write_example
 
 FINISHED, STOPPED = 0, 75  # exit codes; 75 is EX_TEMPFAIL of sysexits.h: try again
 _CONFIG = flags.DEFINE_string(
@@ -244,7 +240,7 @@ def train(config: Config, workdir: Path) -> bool:
             scores = None
             if step % valid.every_steps == 0 or step == config.num_steps:
                 progress.catch_up()
-                scores = _validate(config, eval_step, state, mixtures, log, step)
+                scores = validate_and_log(config, eval_step, state, mixtures, log, step)
             if stopping or scores or step % config.checkpoint.every_steps == 0:
                 progress.catch_up()  # a checkpoint never holds a step that was not finite
                 with failing_together():
@@ -272,7 +268,7 @@ def train(config: Config, workdir: Path) -> bool:
             scores, _ = validate(eval_step, state.variables(), mixtures, valid.batch_size, how=how)
         log.close()
         if main and scores is not None and finished:
-            _show_what_next(config, scores, mixtures, workdir)
+            write_example(config, scores, mixtures, workdir)
         elif main:
             print(f"Stopped and saved at step {step}. The same command resumes.", flush=True)
     return finished
@@ -287,45 +283,6 @@ def _lost_worker(error: RuntimeError, *, again: bool) -> str:
         f"a data worker was killed (exit code {exit_code[1]}), most likely for lack of memory: use "
         "fewer --config.data.num_workers or --config.data.prefetch_megabytes"
     )
-
-
-def _validate(
-    config: Config, eval_step: Any, state: TrainState, mixtures: Any, log: RunLog, step: int
-) -> dict[str, np.ndarray]:
-    """Scores of each mixture; their means, those of wrong queries and examples are logged."""
-    valid, variables = config.valid, state.variables()
-    score = functools.partial(
-        validate, eval_step, variables, mixtures, valid.batch_size, how=config.parallel
-    )
-    scores, estimates_NS = score(num_estimates=valid.num_examples)
-    wrong, _ = score(condition="wrong_condition")
-    values = {f"valid/{name}": float(x.mean()) for name, x in scores.items()}
-    values["valid/sdri_wrong_query"] = float(wrong["sdri"].mean())
-    # SDRi alone can be high for a model that ignores the query; this gap is then 0.
-    values["valid/query_gap"] = values["valid/sdri"] - values["valid/sdri_wrong_query"]
-    with failing_together():
-        log.scalars(step, values)
-        told = (f"{name.removeprefix('valid/')} {value:.2f} dB" for name, value in values.items())
-        log.say(f"step {step}: {', '.join(told)}")
-        for i, estimate_S in enumerate(estimates_NS):
-            sounds = {"mixture": mixtures["mixture"][i], "target": mixtures["target"][i]}
-            name = f"{i} {mixtures['caption'][i]}"
-            log.example(step, name, {**sounds, "estimate": estimate_S}, config.model)
-    return scores
-
-
-def _show_what_next(
-    config: Config, scores: dict[str, np.ndarray], mixtures: Any, workdir: Path
-) -> None:
-    """Write the validation mixture of median score, and print the command that separates it."""
-    row = int(np.argsort(scores["sdri"])[len(scores["sdri"]) // 2])
-    rate_hz = config.model.sample_rate_hz
-    for kind in ("mixture", "target"):
-        audio_files.write(workdir / "example" / f"{kind}.wav", mixtures[kind][row][None], rate_hz)
-    print(f"Trained: {workdir}. A held-out mixture and its target: {workdir / 'example'}. Try:\n")
-    mixture, caption = workdir / "example" / "mixture.wav", mixtures["caption"][row]
-    command = ["python", "separate.py", mixture, "--text", caption, "--checkpoint", workdir]
-    print(f"    {shlex.join(map(str, command))}\n", flush=True)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -1,13 +1,21 @@
 """Scores of a model on a fixed set of mixtures, which all devices of all processes share."""
 
+import functools
+import shlex
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.training.config import Config
+from audiosep_jax.training.log import RunLog
 from audiosep_jax.training.parallel import Parallel, local_rows, split_batch
+from audiosep_jax.training.processes import failing_together
+from audiosep_jax.training.steps import TrainState
 
 
 def validate(
@@ -51,6 +59,45 @@ def validate(
     scores = {name: _in_order(parts)[:total] for name, parts in results.items() if parts}
     empty_NS = np.zeros((0, *np.shape(mixtures["mixture"])[1:]), np.float32)
     return scores, scores.pop("estimate", empty_NS)[:num_estimates]
+
+
+def validate_and_log(
+    config: Config, eval_step: Any, state: TrainState, mixtures: Any, log: RunLog, step: int
+) -> dict[str, np.ndarray]:
+    """Score every mixture; log the means, those of wrong queries, and examples."""
+    valid, variables = config.valid, state.variables()
+    score = functools.partial(
+        validate, eval_step, variables, mixtures, valid.batch_size, how=config.parallel
+    )
+    scores, estimates_NS = score(num_estimates=valid.num_examples)
+    wrong, _ = score(condition="wrong_condition")
+    values = {f"valid/{name}": float(x.mean()) for name, x in scores.items()}
+    values["valid/sdri_wrong_query"] = float(wrong["sdri"].mean())
+    # SDRi alone can be high for a model that ignores the query; this gap is then 0.
+    values["valid/query_gap"] = values["valid/sdri"] - values["valid/sdri_wrong_query"]
+    with failing_together():
+        log.scalars(step, values)
+        told = (f"{name.removeprefix('valid/')} {value:.2f} dB" for name, value in values.items())
+        log.say(f"step {step}: {', '.join(told)}")
+        for i, estimate_S in enumerate(estimates_NS):
+            sounds = {"mixture": mixtures["mixture"][i], "target": mixtures["target"][i]}
+            name = f"{i} {mixtures['caption'][i]}"
+            log.example(step, name, {**sounds, "estimate": estimate_S}, config.model)
+    return scores
+
+
+def write_example(
+    config: Config, scores: dict[str, np.ndarray], mixtures: Any, workdir: Path
+) -> None:
+    """Write the validation mixture of median score, and print the command that separates it."""
+    row = int(np.argsort(scores["sdri"])[len(scores["sdri"]) // 2])
+    rate_hz = config.model.sample_rate_hz
+    for kind in ("mixture", "target"):
+        audio_files.write(workdir / "example" / f"{kind}.wav", mixtures[kind][row][None], rate_hz)
+    print(f"Trained: {workdir}. A held-out mixture and its target: {workdir / 'example'}. Try:\n")
+    mixture, caption = workdir / "example" / "mixture.wav", mixtures["caption"][row]
+    command = ["python", "separate.py", mixture, "--text", caption, "--checkpoint", workdir]
+    print(f"    {shlex.join(map(str, command))}\n", flush=True)
 
 
 def _in_order(parts: list[np.ndarray]) -> np.ndarray:
