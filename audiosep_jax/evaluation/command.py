@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,16 +38,13 @@ other verbs, each with its own --help:
   {PROG} watch    score each checkpoint of a training run as it is written
   {PROG} render   write the mixtures of a list as files
   {PROG} pairs    write a list of random pairs of clips""",
-    "watch": f"""example:
+    "watch": f"""example, adds scores to the TensorBoard of a run until its last step:
   {PROG} watch runs/clap --protocol esc50 --metadata esc50_eval.csv \\
-      --audio evaluation/data/esc50 --output results/esc50
-adds the scores to the TensorBoard of the run, and ends with its last step.""",
+      --audio evaluation/data/esc50 --output results/esc50""",
     "render": f"""example:
-  {PROG} render --protocol esc50 --metadata esc50_eval.csv --audio ESC-50/audio --output rendered
-A file depends on its line of the list alone: any number of processes writes the same bytes.""",
-    "pairs": f"""example:
-  {PROG} pairs --audio ESC-50 --folds 4 --num_pairs 500 --output pairs.csv
-  {PROG} --protocol mixtures --metadata pairs.csv --audio ESC-50 --checkpoint runs/clap ...""",
+  {PROG} render --protocol esc50 --metadata esc50.csv --audio ESC-50/audio --output rendered""",
+    "pairs": f"""example, writes a list for --protocol mixtures:
+  {PROG} pairs --audio ESC-50 --folds 4 --num_pairs 500 --output pairs.csv""",
 }
 NAMED = 3  # unusable files that a message names
 
@@ -79,8 +77,7 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     from audiosep_jax import files
     from audiosep_jax.evaluation import figures, mixtures, report, results, runner
 
-    protocol, items = _listed(arguments)
-    _check_files(items, arguments.allow_missing)
+    protocol, items = _listed(arguments, arguments.allow_missing)
 
     # ------------------------------------------------------------------ the separator
     from audiosep_jax.cli import use_compilation_cache
@@ -168,8 +165,10 @@ def _about(checkpoint: str, separator: "Separator") -> dict[str, Any]:
     }
 
 
-def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item]]":
-    """Protocol and its mixtures."""
+def _listed(
+    arguments: argparse.Namespace, allow_missing: bool = False
+) -> "tuple[Protocol, list[Item]]":
+    """Protocol and its mixtures, whose files exist."""
     from audiosep_jax.evaluation import lists
 
     protocol = PROTOCOLS[arguments.protocol]
@@ -185,6 +184,9 @@ def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item]]":
         query=arguments.query or ("" if arguments.query_column else protocol.default_query),
         snr_db=arguments.snr_db,
     )
+    paths = {path for item in items for path in item.files}
+    missing = sorted(f"{path}: no such file" for path in paths if not path.is_file())
+    _check_usable(missing, len(paths), "files", allow_missing)
     return protocol, items
 
 
@@ -203,12 +205,6 @@ def _with_queries(items: "list[Item]", arguments: argparse.Namespace) -> "list[I
         print(f"note: no score of a wrong query: {error}")
         return items
     return [dataclasses.replace(item, wrong_query=query) for item, query in pairs]
-
-
-def _check_files(items: "Sequence[Item]", allow_missing: bool) -> None:
-    paths = {path for item in items for path in item.files}
-    missing = sorted(f"{path}: no such file" for path in paths if not path.is_file())
-    _check_usable(missing, len(paths), "files", allow_missing)
 
 
 def _check_usable(reasons: Sequence[str], total: int, what: str, allow_missing: bool) -> None:
@@ -250,7 +246,7 @@ def _watch(words: Sequence[str]) -> None:
     _add_list(parser)
     _add_scoring(parser)
     poll = "seconds between looks for new checkpoints (default: 30)"
-    parser.add_argument("--poll_seconds", type=_between(1e-3, 1e9), default=30.0, help=poll)
+    parser.add_argument("--poll_seconds", type=_number(float, 0.001, 1e9), default=30.0, help=poll)
     arguments = parser.parse_args(words)
     from audiosep_jax.evaluation.lists import list_fingerprint
     from audiosep_jax.evaluation.watch import watch
@@ -262,7 +258,7 @@ def _watch(words: Sequence[str]) -> None:
 
     names = ("protocol", "baseline", "sample_rate_hz", "speech", "clap_score", "clap_model")
     about = {name: vars(arguments)[name] for name in (*names, "no_wrong_query")}
-    about["list"] = list_fingerprint(_listed(arguments)[1])
+    about["list"] = list_fingerprint(_listed(arguments, arguments.allow_missing)[1])
     options = {"overwrite": arguments.overwrite, "poll_seconds": arguments.poll_seconds}
     watch(arguments.workdir, arguments.output, score, about, **options)
 
@@ -275,7 +271,6 @@ def _render(words: Sequence[str]) -> None:
     from audiosep_jax.evaluation import mixtures, runner
 
     protocol, items = _listed(arguments)
-    _check_files(items, allow_missing=False)
     mixtures.render(
         items,
         arguments.output,
@@ -293,10 +288,10 @@ def _pairs(words: Sequence[str]) -> None:
     place = "manifest, folder with the layout of ESC-50, or folder of class folders"
     add("--audio", type=local_path, required=True, metavar="PLACE", help=place)
     add("--output", type=local_path, required=True, metavar="CSV", help="list to write")
-    add("--num_pairs", type=_at_least(1), default=500, help="number of pairs (default: 500)")
+    add("--num_pairs", type=_number(int, 1), default=500, help="number of pairs (default: 500)")
     add("--folds", type=int, nargs="+", default=[], help="folds of ESC-50 (default: all)")
     add("--snrs_db", type=_SNR, nargs="+", default=[0.0], help="SNRs, in turn (default: 0)")
-    add("--seed", type=_at_least(0), default=0, help="seed of the draws (default: 0)")
+    add("--seed", type=_number(int, 0), default=0, help="seed of the draws (default: 0)")
     arguments = parser.parse_args(words)
     if not arguments.audio.exists():
         raise InputError(f"--audio {arguments.audio}: no such file or folder")
@@ -331,9 +326,11 @@ def _folder(text: str) -> Path:
     return path
 
 
-def _between(low: float, high: float) -> Callable[[str], float]:
+def _number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Any:
+    """Type of an option: a number from `low` to `high`."""
+
     def number(text: str) -> float:
-        value = float(text)
+        value = kind(text)
         if not low <= value <= high:  # nor NaN
             raise argparse.ArgumentTypeError(f"{text} is not in {low:g}..{high:g}")
         return value
@@ -341,16 +338,7 @@ def _between(low: float, high: float) -> Callable[[str], float]:
     return number
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
-        return int(text)
-
-    return integer
-
-
-_SNR = _between(-MAX_SNR_DB, MAX_SNR_DB)
+_SNR = _number(float, -MAX_SNR_DB, MAX_SNR_DB)
 
 
 def _parser(verb: str, description: str) -> Parser:
@@ -377,9 +365,9 @@ def _add_list(parser: Parser) -> None:
     add("--query_column", default="", metavar="NAME", help="column of the queries")
     add("--query", default="", metavar="TEXT", help="one query for all mixtures")
     rate = "sample rate of scoring or rendering (default: the protocol's)"
-    add("--sample_rate_hz", type=_at_least(100), help=rate)
+    add("--sample_rate_hz", type=_number(int, 100), help=rate)
     threads = "threads that read and score (default: 4)"
-    add("--num_threads", type=_at_least(1), default=4, help=threads)
+    add("--num_threads", type=_number(int, 1), default=4, help=threads)
 
 
 def _add_scoring(parser: Parser) -> None:
@@ -389,7 +377,7 @@ def _add_scoring(parser: Parser) -> None:
     add("--text_model", default="", metavar="DIR", help=text_model)
     add("--baseline", choices=BASELINES, default="", help="score a baseline instead")
     batch = "clips at once, on all devices together (default: 1)"
-    add("--batch_size", type=_at_least(1), default=1, help=batch)
+    add("--batch_size", type=_number(int, 1), default=1, help=batch)
     add("--no_wrong_query", action="store_true", help="no score of a wrong query; half the time")
     add("--speech", action="store_true", help="also score PESQ, STOI and segmental SNR")
     add("--clap_score", action="store_true", help="also score CLAPScore, which needs no target")
