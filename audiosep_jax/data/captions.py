@@ -5,10 +5,12 @@ megabytes in every process.
 """
 
 import array
+import collections
 import copy
 import itertools
 import os
 import tempfile
+import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -18,6 +20,7 @@ from audiosep_jax.data.mixing import caption_key
 from audiosep_jax.errors import InputError
 
 _FILES = "/proc/self/fd"  # through which a file without a name can be opened
+_writing = threading.Lock()
 _FILE_BYTES = 1 << 16  # arrays of fewer bytes are pickled by value
 
 
@@ -33,8 +36,9 @@ class SharedArray(np.ndarray):
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self.nbytes < _FILE_BYTES:
             return np.asarray(self).__reduce_ex__(protocol)
-        if self._file is None:
-            self._file = _written(self)
+        with _writing:  # Grain pickles for each worker in a thread
+            if self._file is None:
+                self._file = _written(self)
         return _mapped, (_path_of(self._file), self.dtype, self.shape)
 
 
@@ -107,10 +111,11 @@ class Captions:
     """
 
     def __init__(self, lists: Iterable[Sequence[str]]) -> None:
-        numbers: dict[str, int] = {}
+        numbers = collections.defaultdict[str, int](itertools.count().__next__)
         flat, ends = array.array("i"), array.array("q", [0])
         for captions in lists:
-            flat.extend([numbers.setdefault(caption, len(numbers)) for caption in captions])
+            for caption in captions:
+                flat.append(numbers[caption])
             ends.append(len(flat))
         self._fill(numbers, np.frombuffer(flat, np.int32), np.frombuffer(ends, np.int64))
 
@@ -181,11 +186,15 @@ class Captions:
 
     def lonely(self) -> int | None:
         """First clip that shares a key with every clip, so that none can be mixed with it."""
+        # No clip meets more than this; nearly always that rules out all of them.
+        counts, lengths = np.bincount(self._keys[self._flat]), np.diff(self._ends)
+        if counts.max(initial=0) * lengths.max(initial=0) < len(self):
+            return None
         # Each pair of a clip and a key once, in the order of clips.
         num_keys = int(self._keys.max(initial=0)) + 1
         pairs = np.unique(self._owners() * num_keys + self._keys[self._flat])
         owners, keys = np.divmod(pairs, num_keys)
-        # The sum of the keys' counts is a cheap upper bound of the clips met; it rules out most.
+        # The sum of the keys' counts is an upper bound of the clips met, which rules out most.
         met = np.bincount(owners, weights=np.bincount(keys)[keys], minlength=len(self))
         seen: set[bytes] = set()
         for index in np.flatnonzero(met >= len(self)).tolist():

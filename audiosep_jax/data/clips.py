@@ -79,7 +79,7 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
     texts: dict[str, str] = {}  # equal captions as one object
     number = -1
     for number, row in enumerate(files.read_json_rows(path, "data", _MANIFEST)):
-        wav, captions = _checked(row, lambda n=number: f"{path}: row {n + 1} (data[{n}])")
+        wav, captions = _checked(row, path, number)
         captions = tuple([texts.setdefault(caption, caption) for caption in captions])
         _add(captions_of, _joined(prefix, wav), captions)
     if number < 0:
@@ -89,25 +89,35 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
     return Clips(captions_of)
 
 
-def _checked(row: Any, where: Any) -> tuple[str, Sequence[str]]:
+def _checked(row: Any, path: object, number: int) -> tuple[str, Sequence[str]]:
     """(path, captions) of a row of a manifest."""
+    if (
+        isinstance(row, dict)
+        and isinstance(wav := row.get("wav"), str)
+        and isinstance(captions := row.get("caption"), str)
+        and not (wav.isspace() or captions.isspace())
+        and wav
+        and captions
+    ):
+        return wav, (captions,)  # nearly all rows, in half the time
+    where = f"{path}: row {number + 1} (data[{number}])"
     if not isinstance(row, dict):
-        raise InputError(f'{where()} is {_shown(row)}, not {{"wav": ..., "caption": ...}}')
+        raise InputError(f'{where} is {_shown(row)}, not {{"wav": ..., "caption": ...}}')
     for name in ("wav", "caption"):
         if row.get(name) in (None, "", []):
-            raise InputError(f'{where()} has no "{name}"; its fields are {", ".join(row)}')
+            raise InputError(f'{where} has no "{name}"; its fields are {", ".join(row)}')
     wav, captions = row["wav"], row["caption"]
     if not isinstance(wav, str) or not wav.strip():
-        raise InputError(f'{where()}: "wav" is {_shown(wav)}, not the path of a file')
+        raise InputError(f'{where}: "wav" is {_shown(wav)}, not the path of a file')
     if isinstance(captions, str):
         captions = (captions,)
     if not isinstance(captions, list | tuple):
-        raise InputError(f"{where()}: its caption is {_shown(captions)}, not text; quote it")
+        raise InputError(f"{where}: its caption is {_shown(captions)}, not text; quote it")
     for caption in captions:
         if not isinstance(caption, str):
-            raise InputError(f"{where()}: its caption is {_shown(caption)}, not text; quote it")
+            raise InputError(f"{where}: its caption is {_shown(caption)}, not text; quote it")
         if not caption.strip():
-            raise InputError(f"{where()} has an empty caption")
+            raise InputError(f"{where} has an empty caption")
     return wav, captions
 
 

@@ -219,12 +219,12 @@ class _Lines:
         for path in self._paths:
             with _opened(path) as file:
                 while lines := file.readlines(_LINES_BYTES):
-                    for line, row in zip(lines, _parsed(path, lines), strict=True):
+                    for index, row in enumerate(_parsed(path, lines), start=len(sizes) - 1):
                         if row["id"] != last or not row["start_seconds"]:
-                            firsts.append(len(sizes) - 1)
+                            firsts.append(index)
                         last = row["id"]
-                        sizes.append(len(line))
                         yield row["captions"]
+                    sizes.extend(map(len, lines))
 
 
 def _parsed(path: Path, lines: list[bytes]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ Captions are looked up one by one, so that data sets share the captions they hav
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,38 +18,45 @@ from audiosep_jax.encoders.hashed import HashedEncoder
 from audiosep_jax.files import cache_folder, make_folder, replacing
 
 CHUNK_CAPTIONS = 512  # captions per file: the most work that a kill can lose
+_HASHED_CAPTIONS = 1 << 14  # computed at once by the encoder that is not stored
 _SUFFIX = ".npz"
 
 
 def caption_table(
-    encoder: TextEncoder, captions: Iterable[str], folder: Path | None = None
-) -> dict[str, np.ndarray]:
+    encoder: TextEncoder,
+    captions: Iterable[str],
+    folder: Path | None = None,
+    table: MutableMapping[str, np.ndarray] | None = None,
+) -> MutableMapping[str, np.ndarray]:
     """Map every distinct caption to its `(E,)` embedding; compute those that are not stored.
 
     Args:
         encoder: embeds what is missing, with a progress bar.
         captions: sentences in any order, repeated or not.
         folder: parent of the encoders' folders; by default `captions` in the cache.
+        table: takes the embeddings; by default a new dict.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    distinct = set(captions)
+    distinct, table = set(captions), {} if table is None else table
     if isinstance(encoder, HashedEncoder):  # computes as fast as a disk reads
         ordered = sorted(distinct)
-        return dict(zip(ordered, encoder(ordered), strict=True))
+        for start in range(0, len(ordered), _HASHED_CAPTIONS):
+            part = ordered[start : start + _HASHED_CAPTIONS]
+            table.update(zip(part, encoder(part), strict=True))
+        return table
     store = (folder or cache_folder("captions")) / encoder.fingerprint
-    table = read_store(store, distinct)
+    read_store(store, distinct, table)
     # Sentences of similar length share a chunk, so that little of a batch is padding.
     missing = sorted(distinct - table.keys(), key=lambda caption: (len(caption), caption))
     if missing:
-        table |= _compute(encoder, missing, store)
+        _compute(encoder, missing, store, table)
     return table
 
 
-def read_store(store: Path, wanted: set[str]) -> dict[str, np.ndarray]:
-    """Read the wanted captions that are stored; remove damaged files."""
-    table: dict[str, np.ndarray] = {}
+def read_store(store: Path, wanted: set[str], table: MutableMapping[str, np.ndarray]) -> None:
+    """Read the wanted captions that are stored into the table; remove damaged files."""
     for path in sorted(store.glob(f"*{_SUFFIX}")):
         try:
             captions, embedding_NE = _read_chunk(path)
@@ -60,21 +67,23 @@ def read_store(store: Path, wanted: set[str]) -> dict[str, np.ndarray]:
             path.unlink(missing_ok=True)
             continue
         rows = zip(captions, embedding_NE, strict=True)
-        table |= {caption: row_E for caption, row_E in rows if caption in wanted}
-    return table
+        table.update((caption, row_E) for caption, row_E in rows if caption in wanted)
 
 
-def _compute(encoder: TextEncoder, captions: Sequence[str], store: Path) -> dict[str, np.ndarray]:
-    table: dict[str, np.ndarray] = {}
+def _compute(
+    encoder: TextEncoder,
+    captions: Sequence[str],
+    store: Path,
+    table: MutableMapping[str, np.ndarray],
+) -> None:
     make_folder(store)  # before the work, since the encoder may take minutes to the first chunk
     with tqdm(total=len(captions), desc="embedding captions", unit="") as bar:
         for start in range(0, len(captions), CHUNK_CAPTIONS):
             chunk = captions[start : start + CHUNK_CAPTIONS]
             embedding_NE = encoder(chunk)
             _write(store, chunk, embedding_NE)
-            table |= dict(zip(chunk, embedding_NE, strict=True))
+            table.update(zip(chunk, embedding_NE, strict=True))
             bar.update(len(chunk))
-    return table
 
 
 def _write(store: Path, captions: Sequence[str], embedding_NE: np.ndarray) -> None:

@@ -7,9 +7,14 @@ which embeds its own rows.
 """
 
 import hashlib
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from audiosep_jax.data.captions import Captions
@@ -45,24 +50,92 @@ def known_words(config: TextConfig, captions: list[str]) -> list[str]:
     return words_of(captions) if config.encoder == "hashed" else []
 
 
-def make_conditions(config: Config, captions: list[str]) -> tuple[dict[str, np.ndarray], str]:
+class ConditionTable(MutableMapping[str, np.ndarray]):
+    """The `(E,)` of each caption, in a file without a name that is mapped into memory.
+
+    Embeddings of 300,000 captions take 600 MB, of which a batch needs a few rows. The system can
+    take back the memory of a mapped file, and it counts for the process only where it is used.
+
+    Args:
+        captions: captions that the table has a row for.
+        features: E.
+    """
+
+    def __init__(self, captions: Sequence[str], features: int) -> None:
+        self._numbers = {caption: number for number, caption in enumerate(captions)}
+        self._is_set, self._num_written = np.zeros(len(captions), bool), 0
+        self._map = _mapped(4 * features * len(captions))
+        rows = np.frombuffer(self._map, np.float32, features * len(captions))
+        self.rows_NE = rows.reshape(len(captions), features)
+
+    def __setitem__(self, caption: str, row_E: np.ndarray) -> None:
+        if len(row_E) != self.rows_NE.shape[1]:
+            check_dimensions({caption: row_E}, self.rows_NE.shape[1])
+        number = self._numbers[caption]
+        self.rows_NE[number] = row_E
+        self._is_set[number] = True
+        self._num_written += 1
+        if self._num_written % _ROWS_SENT == 0:
+            self._release()
+
+    def __getitem__(self, caption: str) -> np.ndarray:
+        row_E: np.ndarray = self.rows_NE[self._numbers[caption]]
+        return row_E
+
+    def __delitem__(self, caption: str) -> None:
+        self._is_set[self._numbers[caption]] = False
+
+    def __contains__(self, caption: object) -> bool:
+        number = self._numbers.get(str(caption))
+        return number is not None and bool(self._is_set[number])
+
+    def __iter__(self) -> Iterator[str]:
+        return (caption for caption, number in self._numbers.items() if self._is_set[number])
+
+    def __len__(self) -> int:
+        return int(self._is_set.sum())
+
+    def share(self) -> None:
+        """Send the rows of process 0 to all processes."""
+        if jax.process_count() > 1:
+            for start in range(0, len(self.rows_NE), _ROWS_SENT):
+                part = slice(start, start + _ROWS_SENT)
+                self.rows_NE[part] = processes.broadcast(self.rows_NE[part], self.rows_NE[part])
+                self._release()
+        self._is_set[:] = True
+        self._release()
+
+    def _release(self) -> None:
+        """Take the pages out of the process's memory; they stay in the system's cache."""
+        if hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(num_bytes: int) -> mmap.mmap:
+    """Map a new file of zeros, or memory where there is no place for the file."""
+    with tempfile.TemporaryFile() as file:
+        try:
+            # Without blocks on the disk, a full disk would end the process with a bus error.
+            os.posix_fallocate(file.fileno(), 0, max(1, num_bytes))
+            return mmap.mmap(file.fileno(), max(1, num_bytes))
+        except (AttributeError, OSError):
+            return mmap.mmap(-1, max(1, num_bytes))
+
+
+def make_conditions(config: Config, captions: list[str]) -> tuple[ConditionTable, str]:
     """Return the `(E,)` of each caption, and the encoder's fingerprint (in process 0 only).
 
     Process 0 computes the embeddings and sends them to the others.
     """
-    fingerprint = ""
-    rows_NE = np.zeros((len(captions), config.model.condition_features), np.float32)
+    fingerprint, table = "", ConditionTable(captions, config.model.condition_features)
     with processes.failing_together():
         if processes.is_main():
             encoder = make_encoder(config.text)
-            table, fingerprint = caption_table(encoder, captions), encoder.fingerprint
-            check_dimensions(table, config.model.condition_features)
+            fingerprint = encoder.fingerprint
+            caption_table(encoder, captions, table=table)
             del encoder  # and with it its weights, which a device holds
-            rows_NE = np.stack([table[caption] for caption in captions])
-    for start in range(0, len(captions), _ROWS_SENT):
-        part = slice(start, start + _ROWS_SENT)
-        rows_NE[part] = processes.broadcast(rows_NE[part], rows_NE[part])
-    return dict(zip(captions, rows_NE, strict=True)), fingerprint
+    table.share()
+    return table, fingerprint
 
 
 class TargetQueries:

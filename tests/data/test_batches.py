@@ -96,3 +96,50 @@ def test_threads_fill_the_same_batch(num_threads):
             np.testing.assert_array_equal(batch[name], serial[name])
     maker.close()
     assert (serial["bad_clips"][rows_B2[:, 1] == 4, 0] == 4).all()
+
+
+# ------------------------------------------------------------------------------ recordings
+
+
+class Pieces(Tones):
+    """Clips 0 to 8 are pieces of one recording, the others recordings of their own."""
+
+    @property
+    def recordings(self):
+        return np.array([0, *range(9, len(self) + 1)])
+
+
+def test_a_recording_is_drawn_as_often_as_any_other_whatever_its_pieces():
+    source = Pieces((("long",),) * 9 + tuple((f"short {k}",) for k in range(3)))
+    sampler, rng = ClipSampler(source), np.random.default_rng(0)
+    drawn = np.bincount([sampler.draw(rng) for _ in range(4000)], minlength=12)
+    assert abs(drawn[:9].sum() - 1000) < 120
+    assert (drawn[:9] > 60).all()
+    avoid = sampler.captions.keys(0)
+    assert {sampler.draw(rng, avoid) for _ in range(100)} == {9, 10, 11}
+
+
+def test_recordings_count_in_a_mixture_of_data_sets():
+    pieces = Pieces((("long",),) * 9 + (("short",),))
+    source = WeightedSources([tones(2), pieces])
+    assert source.weights == (2.0, 2.0)
+    sampler, rng = ClipSampler(source), np.random.default_rng(0)
+    assert (sampler.num_recordings, sampler.edges) == (4, (0, 2, 4))
+    drawn = np.bincount([sampler.draw(rng) for _ in range(2000)], minlength=12)
+    assert abs(drawn[2:11].sum() - 500) < 80
+
+
+def test_many_unusable_clips_in_a_row_are_redrawn():
+    source = tones(2000, bad=frozenset(range(1990)))
+    sampler, rng = ClipSampler(source), np.random.default_rng(0)
+    for _ in range(5):
+        bad = []
+        index, _ = sampler.load(rng, 64, bad)
+        assert index >= 1990
+        assert set(bad) <= set(range(1990))
+
+
+def test_a_thousand_unusable_clips_in_a_row_end_the_run_with_the_last_reason():
+    source = tones(2000, bad=frozenset(range(2000)))
+    with pytest.raises(InputError, match=r"1000 clips drawn .* tone/\d+: is out of tune"):
+        ClipSampler(source).load(np.random.default_rng(0), 64, [])

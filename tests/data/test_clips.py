@@ -159,3 +159,59 @@ def test_class_folders_without_a_clip_or_a_name_are_refused(tmp_path):
     assert "no folder with recordings" in refused(class_folder_clips, tmp_path)
     (tmp_path / "_-" / "a.wav").touch()
     assert "no caption" in refused(class_folder_clips, tmp_path)
+
+
+def test_manifest_rows_of_one_file_are_one_clip(tmp_path):
+    rows = [
+        {"wav": "a.wav", "caption": "rain"},
+        {"wav": "b.wav", "caption": "dog"},
+        {"wav": "./a.wav", "caption": ["it rains", "rain"]},
+    ]
+    assert list(manifest_clips(manifest(tmp_path, {"data": rows}))) == [
+        Clip(tmp_path / "a.wav", ("rain", "it rains")),
+        Clip(tmp_path / "b.wav", ("dog",)),
+    ]
+
+
+def test_a_manifest_from_a_spreadsheet_on_windows_is_read(tmp_path):
+    (tmp_path / "real\\name.wav").touch()
+    rows = [{"wav": "sub\\a.wav", "caption": "rain"}, {"wav": "real\\name.wav", "caption": "dog"}]
+    path = tmp_path / "manifest.json"
+    path.write_text("\ufeff" + json.dumps({"version": {"a": [1]}, "data": rows, "n": 2}, indent=1))
+    assert [clip.path for clip in manifest_clips(path)] == [
+        tmp_path / "sub" / "a.wav",
+        tmp_path / "real\\name.wav",
+    ]
+
+
+def test_a_large_manifest_is_read_piece_by_piece(tmp_path):
+    rows = [
+        {"wav": f"{k}.wav", "caption": f"sound {k % 700} " + "é" * (k % 50)} for k in range(40_000)
+    ]
+    clips = manifest_clips(manifest(tmp_path, {"data": rows}))
+    assert len(clips) == 40_000
+    for k in (0, 12_345, 39_999):
+        assert clips[k] == Clip(tmp_path / rows[k]["wav"], (rows[k]["caption"],))
+
+
+@pytest.mark.parametrize(("delimiter", "start"), [(";", ""), ("\t", "\ufeff"), (",", "\ufeff")])
+def test_esc50_tables_of_spreadsheets_are_read(tmp_path, delimiter, start):
+    table = TABLE.replace("filename,fold", "Filename,FOLD").replace(",", delimiter)
+    root = esc50(tmp_path, start + table + "   \n\n")
+    assert [clip.path.name for clip in esc50_clips(root, [1])] == ["1-a.wav", "1-b.wav"]
+
+
+def test_class_folders_are_read_at_any_depth_and_the_rest_is_named(tmp_path):
+    names = ("dog/a.m4a", "dog/take 2/deep/b.wav", "dog/notes.txt", "cat/c.webm", "loose.wav")
+    for name in (*names, "dog/.hidden.wav", ".git/x.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "dog" / "linked").symlink_to(tmp_path / "cat")
+    clips = class_folder_clips(tmp_path)
+    assert [(str(clip.path.relative_to(tmp_path)), clip.captions) for clip in clips] == [
+        ("cat/c.webm", ("cat",)),
+        ("dog/a.m4a", ("dog",)),
+        ("dog/take 2/deep/b.wav", ("dog",)),
+    ]
+    left_out = {str(tmp_path / name) for name in ("loose.wav", "dog/notes.txt", "dog/linked")}
+    assert set(clips.left_out) == left_out

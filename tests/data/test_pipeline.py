@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -212,6 +213,45 @@ def test_a_small_set_of_bad_clips_is_fatal_too():
         batches(tones(3, bad=frozenset(range(3))), 1)
     with pytest.raises(InputError, match="without the captions 'tone 00' is left"):
         batches(tones(3, bad=frozenset({1, 2})), 1)
+
+
+def test_a_third_of_bad_clips_ends_no_stream():
+    bad = frozenset(np.random.default_rng(0).permutation(200)[:60].tolist())
+    small = dataclasses.replace(SERIAL, segment_seconds=0.05)
+    drawn = batches(tones(200, bad=bad), 200, data=small, batch_size=96)
+    assert len(drawn) == 200
+
+
+def test_one_clip_a_batch():
+    source = tones(12)
+    single = batches(source, 8, batch_size=1, first_step=4)
+    (whole,) = batches(source, 1, batch_size=8, seed=0, first_step=0)
+    assert single[0]["mixture"].shape == (1, 64)
+    ahead = batches(source, 12, batch_size=1)
+    np.testing.assert_array_equal(ahead[3]["mixture"][0], whole["mixture"][3])
+    np.testing.assert_array_equal(ahead[4]["mixture"], single[0]["mixture"])
+
+
+@pytest.mark.parametrize(("num_threads", "num_workers"), [(0, 0), (2, 0), (1, 1)])
+def test_batches_are_placed_ahead_of_time_in_a_thread(num_threads, num_workers):
+    source, main = tones(8), threading.get_ident()
+    data = dataclasses.replace(SERIAL, num_threads=num_threads, num_workers=num_workers)
+    where = []
+
+    def place(batch):
+        where.append(threading.get_ident())
+        return batch | {"placed": True}
+
+    stream = train_batches(
+        *(source, conditions_of(source), MIXING, data),
+        **{"seed": 0, "batch_size": 4, "first_step": 0, "place": place},
+    )
+    drawn = [next(stream) for _ in range(3)]
+    stream.close()
+    assert all(batch.pop("placed") for batch in drawn)
+    assert_same(drawn, batches(source, 3))
+    assert (main in where) == (num_threads == 0)
+    assert threading.active_count() < 20
 
 
 # ------------------------------------------------------------------------------- data sets

@@ -73,6 +73,17 @@ def test_parts_of_a_long_recording_say_where_they_begin(folders):
     np.testing.assert_array_equal(joined_S, audio_CS[0])
 
 
+def test_pieces_belong_to_one_recording_unless_drawn_by_duration(folders):
+    both = PreparedSource(folders[1], "valid+train")
+    assert both.recordings.tolist() == [0, *range(3, 29)]
+    by_duration = PreparedSource(folders[1], "valid+train", sample_by="duration")
+    assert by_duration.recordings is None
+    assert both.fingerprint != by_duration.fingerprint
+    whole = [PreparedSource(folders[1], sample_by=kind) for kind in ("recording", "duration")]
+    assert [source.recordings for source in whole] == [None, None]
+    assert whole[0].fingerprint == whole[1].fingerprint
+
+
 def test_splits_are_joined_in_order(folders):
     both = PreparedSource(folders[1], "valid+train")
     valid, train = PreparedSource(folders[1], "valid"), PreparedSource(folders[1])

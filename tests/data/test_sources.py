@@ -130,6 +130,81 @@ def test_a_pickled_source_gives_the_same_clips_and_no_cache(tmp_path):
     np.testing.assert_array_equal(pickle.loads(content).load(1), loaded_S)
 
 
+# ------------------------------------------------------------------------- long recordings
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_crops_of_long_files_are_those_of_the_whole(tmp_path, suffix):
+    path = save_noise(tmp_path / f"a.{suffix}", seconds=40, rate_hz=22050, num_channels=2)
+    long = FileSource([Clip(path, ("noise",))], RATE_HZ)
+    whole_S = np.concatenate(list(audio_files.mono_blocks(path, RATE_HZ)))
+    audio_S = long.load(0)
+    assert len(audio_S) == len(whole_S)
+    for begin in (0, 1, 12_345, 200_000, len(whole_S) - 8000, len(whole_S) - 10):
+        crop_S = audio_S[begin : begin + 8000]
+        np.testing.assert_allclose(crop_S, whole_S[begin : begin + 8000], atol=2e-6)
+
+
+def test_a_crop_of_a_long_file_decodes_little_more_than_it(tmp_path, monkeypatch):
+    path = save_noise(tmp_path / "a.wav", seconds=100)
+    audio_S, decoded = FileSource([Clip(path, ("noise",))], 16000).load(0), []
+    read = audio_files.AudioReader.read
+    monkeypatch.setattr(
+        audio_files.AudioReader,
+        "read",
+        lambda self, count: decoded.append(count) or read(self, count),
+    )
+    assert len(audio_S[800_000:816_000]) == 16_000
+    assert sum(decoded) < 3 * RATE_HZ
+
+
+def test_a_damaged_stretch_makes_the_crop_unusable(tmp_path):
+    path = save_noise(tmp_path / "a.flac", seconds=60)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    audio_S = FileSource([Clip(path, ("noise",))], RATE_HZ).load(0)
+    with pytest.raises(AudioError, match=r"a\.flac"):
+        audio_S[50 * RATE_HZ : 51 * RATE_HZ]
+
+
+def test_an_unusable_file_is_opened_once(tmp_path, monkeypatch):
+    source = FileSource([Clip(tmp_path / "missing.wav", ("x",))], RATE_HZ)
+    read = count_reads(monkeypatch)
+    for _ in range(3):
+        with pytest.raises(AudioError, match=r"missing\.wav: no such file"):
+            source.load(0)
+    assert len(read) == 1
+
+
+# ------------------------------------------------------------------------------- sample_by
+
+
+def long_and_short(tmp_path, **options):
+    """One recording of 40 s and one of 10 s."""
+    paths = [
+        save_noise(tmp_path / f"{k}.wav", seconds=seconds) for k, seconds in enumerate((40, 10))
+    ]
+    return FileSource([Clip(path, (f"noise {path.stem}",)) for path in paths], RATE_HZ, **options)
+
+
+def test_by_duration_a_recording_counts_as_its_pieces_of_15_seconds(tmp_path):
+    whole, pieces = long_and_short(tmp_path), long_and_short(tmp_path, sample_by="duration")
+    assert (len(whole), len(pieces)) == (2, 4)
+    assert [pieces.captions(k) for k in range(4)] == [("noise 0",)] * 3 + [("noise 1",)]
+    assert pieces.name(1) == f"{tmp_path / '0.wav'} piece 2 of 3"
+    joined_S = np.concatenate([pieces.load(k)[:] for k in range(3)])
+    np.testing.assert_array_equal(joined_S, whole.load(0)[:])
+    np.testing.assert_array_equal(pieces.load(3), whole.load(1))
+    assert whole.fingerprint != pieces.fingerprint
+    assert pickle.loads(pickle.dumps(pieces)).name(3) == str(tmp_path / "1.wav")
+
+
+def test_by_duration_short_recordings_are_what_they_were(tmp_path):
+    one, other = source_of(tmp_path), source_of(tmp_path, sample_by="duration")
+    assert one.fingerprint == other.fingerprint
+    assert other.pieces is None
+
+
 # ------------------------------------------------------------------------------ build_source
 
 

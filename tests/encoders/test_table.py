@@ -170,5 +170,7 @@ def test_a_file_that_another_process_removed_is_passed_over(tmp_path, monkeypatc
     caption_table(CountingEncoder(), ["rain"], tmp_path)
     (found,) = chunks(tmp_path)
     monkeypatch.setattr(table.Path, "glob", lambda *_: iter([found.with_name("gone.npz"), found]))
+    embeddings = {}
     with contextlib.redirect_stderr(None):
-        assert_complete(table.read_store(found.parent, {"rain"}), ["rain"])
+        table.read_store(found.parent, {"rain"}, embeddings)
+    assert_complete(embeddings, ["rain"])

@@ -1,0 +1,64 @@
+"""captions: compact lists of strings that other processes map instead of copying."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from audiosep_jax.data.captions import Captions, Strings, shared
+
+LISTS = [("a dog", "Woof"), ("rain",), ("A  dog", "thunder"), ("rain", "a dog")]
+
+
+def test_strings_come_back_whatever_they_hold():
+    texts = ["", "a", "é", "\udcff.wav", "犬", "two\nlines"]
+    strings = Strings(texts)
+    assert list(strings) == texts
+    assert [strings[k] for k in range(len(strings))] == texts
+    assert strings[2:4] == texts[2:4]
+
+
+def test_captions_are_those_of_each_clip_in_order():
+    captions = Captions(LISTS)
+    assert [captions[k] for k in range(4)] == LISTS
+    assert list(captions.texts) == ["a dog", "Woof", "rain", "A  dog", "thunder"]
+    assert list(captions.all_numbers()) == [captions.numbers(k) for k in range(4)]
+    for index in (-1, 4):
+        with pytest.raises(IndexError, match="of 4"):
+            captions.numbers(index)
+
+
+def test_keys_ignore_case_and_spaces():
+    captions = Captions(LISTS)
+    assert captions.keys(0) & captions.keys(2)
+    assert not captions.keys(1) & captions.keys(2)
+    assert captions.without(captions.keys(0)).tolist() == [1]
+    assert captions.without(captions.keys(1) | captions.keys(2)).tolist() == []
+    assert captions.name_of_keys(captions.keys(0)) == "a dog, woof"
+
+
+def test_captions_of_several_sets_are_joined_and_repeated():
+    joined = Captions.joined([Captions(LISTS[:1]), Captions(LISTS[1:])])
+    assert [joined[k] for k in range(4)] == LISTS
+    assert joined.keys(0) & joined.keys(2)
+    repeated = joined.repeated([2, 1, 1, 3])
+    assert [repeated[k] for k in range(7)] == [LISTS[k] for k in (0, 0, 1, 2, 3, 3, 3)]
+
+
+def test_large_arrays_are_mapped_from_a_file_by_another_process(tmp_path):
+    captions = Captions([(f"sound {k} of a long list",) for k in range(20_000)])
+    content = pickle.dumps(captions)
+    assert len(content) < 2000
+    path = tmp_path / "captions.pickle"
+    path.write_bytes(content)
+    script = f"import pickle; c = pickle.load(open({str(path)!r}, 'rb')); print(c[19_999], len(c))"
+    found = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert found == "('sound 19999 of a long list',) 20000\n"
+    assert pickle.dumps(captions) == content  # one file, however often it is pickled
+
+
+def test_small_arrays_are_pickled_by_value():
+    array = pickle.loads(pickle.dumps(shared([1, 2, 3], np.int64)))
+    np.testing.assert_array_equal(array, [1, 2, 3])

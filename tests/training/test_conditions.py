@@ -1,0 +1,47 @@
+"""conditions: a table of embeddings in a mapped file."""
+
+import numpy as np
+import pytest
+
+from audiosep_jax.data.captions import Captions
+from audiosep_jax.errors import InputError
+from audiosep_jax.training import conditions as conditions_module
+from audiosep_jax.training.conditions import ConditionTable, distinct_captions
+
+
+def test_captions_of_several_sets_are_sorted_and_distinct():
+    first, second = Captions([("rain", "dog")]), Captions([("rain",), ("bell",)])
+    assert distinct_captions(first, second) == ["bell", "dog", "rain"]
+
+
+def test_rows_are_those_that_were_set(monkeypatch):
+    monkeypatch.setattr(conditions_module, "_ROWS_SENT", 3)  # pages are released meanwhile
+    captions = [f"sound {k}" for k in range(10)]
+    table = ConditionTable(captions, 600)
+    rows_NE = np.random.default_rng(0).standard_normal((10, 600)).astype(np.float32)
+    for number, caption in enumerate(captions[:8]):
+        table[caption] = rows_NE[number]
+    assert (len(table), list(table)) == (8, captions[:8])
+    assert "sound 7" in table
+    assert "sound 8" not in table
+    assert "another" not in table
+    table["sound 8"], table["sound 9"] = rows_NE[8], rows_NE[9]
+    table.share()
+    for number, caption in enumerate(captions):
+        np.testing.assert_array_equal(table[caption], rows_NE[number])
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(InputError, match=r"gives 4 numbers .*condition_features=3"):
+        ConditionTable(["rain"], 3)["rain"] = np.zeros(4, np.float32)
+
+
+def test_without_place_for_a_file_the_table_is_in_memory(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(conditions_module.os, "posix_fallocate", full, raising=False)
+    table = ConditionTable(["rain"], 3)
+    table["rain"] = np.float32([1, 2, 3])
+    table.share()
+    np.testing.assert_array_equal(table["rain"], [1, 2, 3])
