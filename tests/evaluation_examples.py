@@ -12,7 +12,7 @@ CLASSES = ("dog", "rain", "church bells")
 
 
 def slow_sdr(reference, estimate):
-    """As the evaluation protocol states it, one sample after the other."""
+    """SDR by its definition, one sample after the other."""
     signal = math.fsum(float(r) ** 2 for r in reference) / len(reference)
     pairs = zip(reference, estimate, strict=True)
     error = math.fsum((float(e) - float(r)) ** 2 for r, e in pairs) / len(reference)

@@ -228,10 +228,7 @@ def estimate_batches(
     def read_on(num_batches: int) -> None:
         for batch in itertools.islice(waiting, num_batches):
             reading.append(
-                [
-                    pool.submit(_load, item, length, estimator, batch.frames)
-                    for item, length in zip(batch.items, batch.num_samples, strict=True)
-                ]
+                [pool.submit(_load, item, estimator, batch.frames) for item in batch.items]
             )
 
     read_on(_READ_AHEAD)
@@ -257,9 +254,7 @@ class _Loaded:
     part: slice  # of the output that belongs to the clip
 
 
-def _load(
-    item: Item, num_samples: int, estimator: Estimator, frames: int | None
-) -> _Loaded | Unscored:
+def _load(item: Item, estimator: Estimator, frames: int | None) -> _Loaded | Unscored:
     scoring_hz, model_hz = estimator.scoring_hz, estimator.sample_rate_hz
     try:
         made = mixtures.load(item, scoring_hz)
@@ -268,10 +263,6 @@ def _load(
         return Unscored(item, str(error), mixtures.fingerprint_of(item))
     except AudioError as error:
         return Unscored(item, str(error))
-    if len(made.target_S) != num_samples:
-        found = f"holds {len(made.target_S)} samples where its header promises {num_samples}"
-        return Unscored(item, f"{item.target}: {found}")
-
     both_CS = np.stack([made.mixture_S, made.target_S])
     mixture_S, target_S = audio_files.resample(both_CS, scoring_hz, model_hz)
     inputs = {"mixture": mixture_S, "target": target_S}

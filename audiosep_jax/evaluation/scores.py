@@ -14,7 +14,7 @@ from audiosep_jax.metrics import clap_score, separation_scores
 
 
 class Scored(NamedTuple):
-    """What a score is computed from."""
+    """Signals, sample rate and query that a score is computed from."""
 
     reference_S: np.ndarray
     estimate_S: np.ndarray

@@ -73,7 +73,7 @@ def scored(place):
 
 
 def slow_rows(place):
-    """What the command should find: one clip after the other, by the definitions."""
+    """Expected scores of each mixture, separated alone and scored by the definitions."""
     separator = Separator.load(place / "run")
     expected = []
     with (place / "pairs.csv").open(newline="") as file:

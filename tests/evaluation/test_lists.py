@@ -1,4 +1,4 @@
-"""Lists of mixtures: whose files, what is asked, and what is wrong with them."""
+"""Lists of mixtures: files, queries, and mistakes in them."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""results.md tells what results.json does, and where it is not the benchmark."""
+"""results.md shows the content of results.json, and differences from the benchmark."""
 
 from audiosep_jax.evaluation import report
 
