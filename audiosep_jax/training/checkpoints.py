@@ -69,15 +69,13 @@ class Checkpoints:
 
         Only scores of one validation set are compared: that of the newest score.
         """
-        scores = [
-            (step, score) for step in saved_steps(self._workdir) if (score := self._score(step))
-        ]
-        if not scores:
+        scores = {step: self._score(step) for step in saved_steps(self._workdir)}
+        scored = {step: score for step, score in scores.items() if score}
+        if not scored:
             return self.latest_step()
-        valid_set = scores[-1][1].get(VALID_SET)
-        alike = [(score[BEST_METRIC], step) for step, score in scores
-                 if score.get(VALID_SET) == valid_set]  # fmt: skip
-        return max(alike)[1]
+        valid_set = scored[max(scored)].get(VALID_SET)
+        alike = [step for step, score in scored.items() if score.get(VALID_SET) == valid_set]
+        return max(alike, key=lambda step: (scored[step][BEST_METRIC], step))
 
     def _score(self, step: int) -> dict[str, Any] | None:
         """Validation score and set of a checkpoint; None if it has none or it is damaged."""
@@ -238,12 +236,13 @@ class Checkpoints:
         with ocp.StandardCheckpointer(multiprocessing_options=_this_process()) as checkpointer:
             try:
                 _check_shapes(checkpointer.metadata(place).item_metadata, template, str(place))
-                return place_state(checkpointer.restore(place, template))
+                restored = checkpointer.restore(place, template)
             except InputError:
                 raise
             except Exception as error:  # Orbax raises a bare Exception for a damaged array
                 reason = " ".join(str(error).split(". See full")[0].split()) or type(error).__name__
                 raise Damaged(f"{place}: cannot be read ({reason})") from error
+        return place_state(restored)
 
     def _json(self, step: int, item: str) -> dict[str, Any]:
         path = self._step_folder(step) / item / ("metadata" if item == "about" else item)

@@ -65,7 +65,7 @@ def connected(
             coordinator_address or None,
             num_processes or None,
             process_id if process_id >= 0 else None,
-            local_device_ids=_all_devices_of_the_node(os.environ),
+            local_device_ids=local_devices(os.environ),
             initialization_timeout=start_seconds,
             heartbeat_timeout_seconds=heartbeat_seconds,
         )
@@ -122,13 +122,19 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
     return slurm or several("OMPI_COMM_WORLD_SIZE") or kubernetes or tpu
 
 
-def _all_devices_of_the_node(environment: Mapping[str, str]) -> list[int] | None:
-    """GPUs for the only Slurm task of a node: all of them, where JAX would take the first alone."""
+def local_devices(environment: Mapping[str, str]) -> list[int] | None:
+    """GPUs for this process, or None for JAX's choice: the one that has its number on the node.
+
+    JAX's choice leaves GPUs idle if there is one process a node, and does not exist if the launcher
+    shows each process its own GPU only.
+    """
     shown = environment.get("CUDA_VISIBLE_DEVICES", "")
-    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]
-    if tasks != "1" or not shown or "JAX_LOCAL_DEVICE_IDS" in environment:
+    count = len(shown.split(",")) if shown else len(glob.glob("/dev/nvidia[0-9]*"))
+    on_node = environment.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0]
+    on_node = on_node or environment.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")
+    if not on_node or "JAX_LOCAL_DEVICE_IDS" in environment:
         return None
-    return list(range(len(shown.split(","))))
+    return list(range(count)) if count and (on_node == "1" or count == 1) else None
 
 
 # ------------------------------------------------------------------ agreement

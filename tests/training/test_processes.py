@@ -88,17 +88,34 @@ def test_an_open_mpi_without_the_address_of_process_0_is_not_taken_for_one_proce
         in_cluster({"OMPI_COMM_WORLD_SIZE": "2"})
 
 
+SLURM, MPI = "SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE"
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "CUDA_VISIBLE_DEVICES": "0,1,2"}, [0, 1, 2]),
-        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)", "CUDA_VISIBLE_DEVICES": "0,1"}, None),
-        ({"SLURM_STEP_TASKS_PER_NODE": "1"}, None),
+        ({SLURM: "1(x4)", "CUDA_VISIBLE_DEVICES": "0,1,2"}, [0, 1, 2]),
+        ({SLURM: "8(x4)", "CUDA_VISIBLE_DEVICES": "0,1"}, None),
+        ({SLURM: "8(x4)", "CUDA_VISIBLE_DEVICES": "3"}, [0]),  # --gpus-per-task=1
+        ({SLURM: "1"}, [0, 1, 2, 3]),
+        ({MPI: "1"}, [0, 1, 2, 3]),
+        ({MPI: "1", "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}, [0, 1]),
+        ({MPI: "4"}, None),
+        ({MPI: "1", "JAX_LOCAL_DEVICE_IDS": "2"}, None),
         ({}, None),
     ],
 )
-def test_one_task_on_a_node_takes_all_its_gpus(environment, expected):
-    assert processes._all_devices_of_the_node(environment) == expected
+def test_a_process_takes_all_gpus_of_its_node_or_the_only_one_it_sees(
+    environment, expected, monkeypatch
+):
+    gpus = [f"/dev/nvidia{i}" for i in range(4)]
+    monkeypatch.setattr(processes.glob, "glob", lambda pattern: gpus)
+    assert processes.local_devices(environment) == expected
+
+
+def test_without_gpus_the_devices_are_left_to_jax(monkeypatch):
+    monkeypatch.setattr(processes.glob, "glob", lambda pattern: [])
+    assert processes.local_devices({SLURM: "1"}) is None
 
 
 @pytest.mark.parametrize(
