@@ -21,7 +21,6 @@ from audiosep_jax import plots
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation import AboveNyquist, Clip, Stereo
 from audiosep_jax.separation.files import SeparatedFile
 from audiosep_jax.separation.jobs import (
     MAX_STEM_BYTES,
@@ -33,29 +32,35 @@ from audiosep_jax.separation.jobs import (
 )
 from audiosep_jax.separation.separator import Separator
 
+Record = dict[str, Any]  # what is known about a finished recording, as JSON
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Options that hold for all jobs, as `audiosep separate --help` explains them.
+    """Settings of all jobs.
 
+    output: folder of the results.
+    options: arguments of `Separator.separate_file`.
     suffix: suffix of the results; None for that of their format.
+    plot: suffix of the figures; None for no figures.
+    inputs: real paths of recordings and queries, which no result replaces.
+    own: for paths that an earlier run wrote, the real path of their recording, whose new results
+        may replace them.
     """
 
+    output: Path
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     residual: bool = False
-    stereo: Stereo = "mid"
-    above_nyquist: AboveNyquist = "keep"
-    clip: Clip | None = None
-    output_format: str | None = None
-    subtype: str | None = None
     suffix: str | None = None
-    tile_seconds: float | None = None
     plot: str | None = None
     overwrite: bool = False
+    inputs: frozenset[str] = frozenset()
+    own: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Task:
-    """A job with its conditions, and the paths of its results without suffix.
+    """A job with the paths of its results without suffix, and its conditions.
 
     results: of the queries, then of the residual if there is one.
     condition_NE, unwanted_ME: embeddings, which are set once the weights are loaded.
@@ -63,71 +68,45 @@ class Task:
     """
 
     job: Job
-    labels: tuple[str, ...]
-    results: tuple[Path, ...]
-    plot: Path | None
+    labels: Sequence[str]
+    results: list[Path]
+    plot: Path | None = None
     condition_NE: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     unwanted_ME: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     reader: AudioReader | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Files:
-    """Files that results must not replace.
-
-    output: folder of all results.
-    inputs: real paths of recordings and queries, which are never replaced.
-    own: for paths that an earlier run wrote, the real path of their recording, whose new results
-        may replace them.
-    """
-
-    output: Path
-    inputs: frozenset[str] = frozenset()
-    own: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """A recording that was not separated, and why, in one line that names it."""
-
-    name: str
-    message: str
-
-
-def make_task(job: Job, labels: Sequence[str], settings: Settings, output: Path) -> Task:
+def make_task(job: Job, labels: Sequence[str], settings: Settings) -> Task:
     """Name the results of a job: as its list does, or after the recording and the queries."""
-    folder = output / job.folder
+    folder = settings.output / job.folder
     residual = ["residual"] if settings.residual else []
     paths = [folder / name for name in output_names(job.stem, [*labels, *residual])]
     for row, name in enumerate(job.outputs):
         if name is not None:
-            paths[row] = output / name
-    plot = None
-    if settings.plot:
-        plot = folder / f"{cut(job.stem, MAX_STEM_BYTES)}.{settings.plot}"
-    return Task(job, tuple(labels), tuple(paths), plot)
+            paths[row] = settings.output / name
+    plot = folder / f"{cut(job.stem, MAX_STEM_BYTES)}.{settings.plot}" if settings.plot else None
+    return Task(job, labels, paths, plot)
 
 
 def check_distinct(tasks: Sequence[Task]) -> None:
     """Raise InputError if two results have the same name."""
-    taken: dict[str, str] = {}
-    for task in tasks:
-        for path in task.results:
-            name = taken.setdefault(str(path).casefold(), task.job.name)
-            if name != task.job.name or list(task.results).count(path) > 1:
-                raise InputError(f"{path}: two results have this name; give them others")
+    taken = set()
+    for path in (path for task in tasks for path in task.results):
+        if str(path).casefold() in taken:
+            raise InputError(f"{path}: two results have this name; give them others")
+        taken.add(str(path).casefold())
 
 
-def key_of(task: Task, settings: Settings, weights: str, output: Path) -> str:
+def key_of(task: Task, settings: Settings, weights: str) -> str:
     """Hash of everything that changes the results: recording, queries, weights and settings."""
     try:
         stat = task.job.recording.stat()
     except (OSError, ValueError):
         return ""
-    how = dataclasses.asdict(dataclasses.replace(settings, tile_seconds=None, overwrite=False))
-    names = [str(path.relative_to(output)) for path in task.results]
-    about = [task.job.name, stat.st_size, stat.st_mtime_ns, names, how, weights]
-    digest = hashlib.sha256(json.dumps(about).encode())
+    how = {**settings.options, "tile_seconds": None}
+    names = [str(path.relative_to(settings.output)) for path in task.results]
+    about = [task.job.name, stat.st_size, stat.st_mtime_ns, names, how, settings.plot, weights]
+    digest = hashlib.sha256(json.dumps([*about, settings.suffix]).encode())
     digest.update(np.ascontiguousarray(task.condition_NE).tobytes())
     digest.update(b"without" + np.ascontiguousarray(task.unwanted_ME).tobytes())
     return digest.hexdigest()
@@ -137,12 +116,8 @@ def key_of(task: Task, settings: Settings, weights: str, output: Path) -> str:
 
 
 def separate_task(
-    separator: Separator,
-    task: Task,
-    settings: Settings,
-    files: Files,
-    progress: Callable[[float], None],
-) -> dict[str, Any]:
+    separator: Separator, task: Task, settings: Settings, progress: Callable[[float], None]
+) -> Record:
     """Write the results of a task; return its record, with paths relative to the output folder.
 
     Args:
@@ -152,59 +127,48 @@ def separate_task(
         InputError: the recording cannot be used, or a result would replace another file.
     """
     with task.reader or AudioReader(task.job.recording) as recording:
-        (format, subtype), paths = checked_paths(recording, task, settings, files)
-        picture = _Picture(task.labels, recording) if task.plot else None
+        form, paths = checked_paths(recording, task, settings)
         seconds = recording.num_samples / recording.sample_rate_hz
-        queries = len(task.labels)
+        picture = _Picture(task.labels, recording) if task.plot else None
         done = separator.separate_file(
             recording,
-            paths[:queries],
+            paths[: len(task.labels)],
             task.condition_NE,
             unwanted_ME=task.unwanted_ME,
-            residual=paths[queries] if settings.residual else None,
-            stereo=settings.stereo,
-            above_nyquist=settings.above_nyquist,
-            output_format=format,
-            subtype=subtype,
-            clip=settings.clip,
-            tile_seconds=settings.tile_seconds,
+            residual=paths[-1] if settings.residual else None,
             progress=lambda more: progress(more / seconds),
             observe=picture.add if picture else None,
+            **{**settings.options, **form},
         )
     if picture and task.plot:
         picture.draw(task.plot)
-    return _record(task, done, files.output)
+    return _record(task, done, settings.output)
 
 
 def checked_paths(
-    recording: AudioReader, task: Task, settings: Settings, files: Files
-) -> tuple[tuple[str, str], list[Path]]:
-    """Return (format, subtype) and the paths of a task's results.
+    recording: AudioReader, task: Task, settings: Settings
+) -> tuple[dict[str, str], list[Path]]:
+    """Return the format and subtype, as options, and the paths of a task's results.
 
     Raises:
         InputError: the format cannot be written, or a result would replace another file.
     """
-    form = audio_files.writable_format(recording, settings.output_format, settings.subtype)
-    suffix = settings.suffix or audio_files.suffix_of(*form)
+    asked = settings.options.get("output_format"), settings.options.get("subtype")
+    format, subtype = audio_files.writable_format(recording, *asked)
+    suffix = settings.suffix or audio_files.suffix_of(format, subtype)
     paths = [path.with_name(path.name + suffix) for path in task.results]
     for path in [*paths, *([task.plot] if task.plot else [])]:
-        _check_path(path, task, settings, files)
-    return form, paths
+        check_inside(settings.output, path)
+        if os.path.realpath(path) in settings.inputs:
+            raise InputError(f"{path}: is an input; choose another output")
+        owner = settings.own.get(str(path.relative_to(settings.output)))
+        free = not os.path.lexists(path) or path.is_dir()  # a folder is refused by the writer
+        if not (free or settings.overwrite or owner == os.path.realpath(task.job.recording)):
+            raise InputError(f"{path}: exists already; --overwrite replaces it")
+    return {"output_format": format, "subtype": subtype}, paths
 
 
-def _check_path(path: Path, task: Task, settings: Settings, files: Files) -> None:
-    """Raise InputError if a result would replace a file that it must not replace."""
-    check_inside(files.output, path)
-    if os.path.realpath(path) in files.inputs:
-        raise InputError(f"{path}: is an input; choose another output")
-    if settings.overwrite or not os.path.lexists(path) or path.is_dir():
-        return
-    if files.own.get(str(path.relative_to(files.output))) != os.path.realpath(task.job.recording):
-        raise InputError(f"{path}: exists already; --overwrite replaces it")
-
-
-def _record(task: Task, done: SeparatedFile, output: Path) -> dict[str, Any]:
-    """What is known about a finished recording, as JSON."""
+def _record(task: Task, done: SeparatedFile, output: Path) -> Record:
     written = [*done.paths, *([task.plot] if task.plot else [])]
     results = [
         {
@@ -229,14 +193,12 @@ def _record(task: Task, done: SeparatedFile, output: Path) -> dict[str, Any]:
     }
 
 
-def public_record(record: Mapping[str, Any], output: Path) -> dict[str, Any]:
+def public_record(record: Record, output: Path) -> Record:
     """The record as --json writes it: with full paths, and without what only --resume needs."""
-    results = [
-        {**result, "output": os.fspath(output / result["output"])} for result in record["results"]
-    ]
-    kept = {k: value for k, value in record.items() if k not in ("key", "files", "recording")}
+    kept = {name: value for name, value in record.items() if name not in ("key", "recording")}
+    results = [x | {"output": os.fspath(output / x["output"])} for x in record["results"]]
     paths = [os.fspath(output / name) for name in record["files"]]
-    return {**kept, "results": results, "files": paths}
+    return kept | {"results": results, "files": paths}
 
 
 class _Picture:
@@ -246,19 +208,17 @@ class _Picture:
     """
 
     def __init__(self, labels: Sequence[str], recording: AudioReader) -> None:
-        self._titles = ["mixture", *labels, "residual"]
-        self._panels = [
-            plots.LogSpectrogram(recording.sample_rate_hz, recording.num_samples)
-            for _ in self._titles
-        ]
+        size = recording.sample_rate_hz, recording.num_samples
+        titles = ["mixture", *labels, "residual"]
+        self._panels = [(title, plots.LogSpectrogram(*size)) for title in titles]
 
     def add(self, mixture_CS: np.ndarray, target_NCS: np.ndarray) -> None:
-        rest_CS = mixture_CS - target_NCS.sum(0)
-        for panel, audio_CS in zip(self._panels, (mixture_CS, *target_NCS, rest_CS), strict=True):
+        signals = (mixture_CS, *target_NCS, mixture_CS - target_NCS.sum(0))
+        for (_, panel), audio_CS in zip(self._panels, signals, strict=True):
             panel.add(audio_CS)
 
     def draw(self, path: Path) -> None:
-        plots.draw_figure(list(zip(self._titles, self._panels, strict=True)), path)
+        plots.draw_figure(self._panels, path)
 
 
 # ---------------------------------------------------------------------- many recordings
@@ -272,12 +232,10 @@ def separate_all(
     separator: Separator,
     tasks: Sequence[Task],
     settings: Settings,
-    files: Files,
-    *,
     devices: Sequence[jax.Device],
     progress: Callable[[float], None],
-) -> Iterator[tuple[Task, dict[str, Any] | Failure]]:
-    """Yield every task with its record or its failure, as they finish.
+) -> Iterator[tuple[Task, Record | InputError]]:
+    """Yield every task with its record, or with the error that it failed with, as they finish.
 
     Each device separates one recording at a time. After an interrupt, the work stops at the next
     block of each recording, which leaves no files behind.
@@ -292,14 +250,17 @@ def separate_all(
             raise Stopped
         progress(share)
 
-    def work(task: Task) -> dict[str, Any] | Failure:
+    def work(task: Task) -> Record | InputError:
         mine = free.get()
         try:
-            return separate_task(mine, task, settings, files, advance)
+            return separate_task(mine, task, settings, advance)
+        except InputError as error:
+            return error
         except Stopped:
             raise
         except Exception as error:  # the other recordings are separated whatever it is
-            return Failure(task.job.name, _reason(task, error))
+            reason = f"{type(error).__name__}: {str(error)[:300]}"
+            return InputError(f"{task.job.recording}: cannot be separated ({reason})")
         finally:
             free.put(mine)
 
@@ -318,17 +279,6 @@ def _as_finished(
     submitted = {executor.submit(work, task): task for task in tasks}
     for future in as_completed(submitted):
         yield submitted[future], future.result()
-
-
-def _reason(task: Task, error: Exception) -> str:
-    """One line that names the recording and says what is wrong."""
-    text = " ".join(str(error).split())
-    if isinstance(error, InputError):
-        return text
-    if isinstance(error, OSError):
-        text = " ".join(str(error.strerror or error).split())
-    kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
-    return f"{task.job.recording}: cannot be separated ({kind}{text[:300]})"
 
 
 def devices_to_use() -> list[jax.Device]:

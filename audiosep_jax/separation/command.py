@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from audiosep_jax import files
 from audiosep_jax.cli import exit_code, say
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.jobs import Job, finished_records, is_list, plan
+from audiosep_jax.separation.jobs import Job, finished_records, is_list, own_files, plan
 from audiosep_jax.separation.options import (
     FILES,
     check_options,
@@ -31,14 +31,15 @@ from audiosep_jax.separation.queries import (
 )
 
 if TYPE_CHECKING:
-    from audiosep_jax.separation.batch import Failure, Files, Settings, Task
+    from audiosep_jax.audio.files import AudioReader
+    from audiosep_jax.separation.batch import Record, Settings, Task
     from audiosep_jax.separation.separator import Separator
 
 # JAX, NumPy and libsndfile are imported where they are used, so that help and mistakes are fast.
 
 LOG = "separated"  # name of the log of finished recordings, in the output folder
+OPTIONS = ("stereo", "above_nyquist", "clip", "output_format", "subtype", "tile_seconds")
 SPANS_SHOWN = 6
-Record = dict[str, Any]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _separate(arguments: argparse.Namespace) -> int:
     # ------------------------------------------------------------------ checks, cheapest first
-    wanted = queries_of(arguments.queries)
+    wanted, unwanted = queries_of(arguments.queries), queries_of(arguments.unwanted)
     is_file = names_a_file(arguments.output)
     output = arguments.output.parent if is_file else arguments.output
     jobs = plan(arguments.input, output, wanted)
@@ -59,32 +60,27 @@ def _separate(arguments: argparse.Namespace) -> int:
     values = read(dict.fromkeys([*arguments.queries, *arguments.unwanted, *listed]))
     if is_file:
         jobs = [_with_file_name(arguments, jobs, values)]
-    settings = _settings(arguments, arguments.output.suffix if is_file else None)
-    tasks = _tasks(jobs, values, settings, output)[arguments.shard[0] :: arguments.shard[1]]
-    inputs = [*(str(job.recording) for job in jobs), *(part.value for part in values)]
-    real_inputs = frozenset(os.path.realpath(path) for path in inputs)
 
     with contextlib.ExitStack() as stack:
         log = None
         if many or arguments.resume:
             log = stack.enter_context(files.FinishedLog(output, LOG, arguments.shard))
-        run = _Run(settings, output, log, real_inputs, arguments.resume)
+        inputs = [*(str(job.recording) for job in jobs), *(part.value for part in values)]
+        settings = _settings(arguments, output, inputs, log)
+        tasks = _tasks(jobs, values, settings)[arguments.shard[0] :: arguments.shard[1]]
         if tasks and not many:
-            tasks = [run.opened(tasks[0], stack)]
+            tasks[0].reader = stack.enter_context(_opened(tasks[0], settings))
 
         # -------------------------------------------------------------- load, separate, report
         separator = load_separator(arguments.checkpoint, arguments.text_model)
-        for part in values:
-            if part.kind == "text" and separator.is_unknown(part.value):
-                say(f"warning: {part}: no word of it was in training, so its result means little")
-        tasks = _with_conditions(separator, tasks, values, queries_of(arguments.unwanted))
-        records, failures = run(separator, tasks, many=many)
+        _set_conditions(separator, tasks, values, unwanted)
+        records, failures = _run(separator, tasks, settings, log, many, arguments.resume)
     if failures and not many:
-        raise InputError(failures[0].message)
+        raise failures[0]
     if arguments.json:
         _write_json(arguments, records, output)
     for failure in failures:
-        say("error:", failure.message)
+        say("error:", str(failure))
     if failures:
         say(f"{len(failures)} of {len(failures) + len(records)} recordings were not separated")
     return 1 if failures else 0
@@ -95,9 +91,7 @@ def _with_file_name(
 ) -> Job:
     """The only job, with the name that --output gives to its only result."""
     path = arguments.output
-    weighted = any(part.weight is not None for part in arguments.queries)
-    results = 1 if weighted else sum(len(values[part]) for part in arguments.queries)
-    count = len(jobs) * (results + arguments.residual)
+    count = len(jobs) * (len(labels_of(jobs[0].queries, values)) + arguments.residual)
     if count != 1:
         raise InputError(f"--output {path}: names one file for {count} results; give a folder")
     format, subtype = FILES[path.suffix.lower()]
@@ -107,128 +101,95 @@ def _with_file_name(
     return dataclasses.replace(jobs[0], outputs=(PurePosixPath(path.stem),))
 
 
-def _settings(arguments: argparse.Namespace, suffix: str | None) -> "Settings":
+def _settings(
+    arguments: argparse.Namespace,
+    output: Path,
+    inputs: Sequence[str],
+    log: files.FinishedLog | None,
+) -> "Settings":
     from audiosep_jax.separation.batch import Settings
 
     return Settings(
+        output,
+        {name: getattr(arguments, name) for name in OPTIONS},
         residual=arguments.residual,
-        stereo=arguments.stereo,
-        above_nyquist=arguments.above_nyquist,
-        clip=arguments.clip,
-        output_format=arguments.output_format and arguments.output_format.upper(),
-        subtype=arguments.subtype,
-        suffix=suffix,
-        tile_seconds=arguments.tile_seconds,
+        suffix=None if output == arguments.output else arguments.output.suffix,
         plot=arguments.plot,
         overwrite=arguments.overwrite,
+        inputs=frozenset(os.path.realpath(path) for path in inputs),
+        own=own_files(log) if log and arguments.resume else {},
     )
 
 
 def _tasks(
-    jobs: Sequence[Job],
-    values: Mapping[Part, Sequence[Any]],
-    settings: "Settings",
-    output: Path,
+    jobs: Sequence[Job], values: Mapping[Part, Sequence[Any]], settings: "Settings"
 ) -> "list[Task]":
     from audiosep_jax.separation import batch
 
-    tasks = [batch.make_task(x, labels_of(x.queries, values), settings, output) for x in jobs]
+    tasks = [batch.make_task(job, labels_of(job.queries, values), settings) for job in jobs]
     batch.check_distinct(tasks)
     return tasks
 
 
-def _with_conditions(
+def _opened(task: "Task", settings: "Settings") -> "AudioReader":
+    """Open the recording of the only task, and check the paths of its results."""
+    from audiosep_jax.audio.files import AudioReader
+    from audiosep_jax.separation import batch
+
+    reader = AudioReader(task.job.recording)
+    batch.checked_paths(reader, task, settings)
+    return reader
+
+
+def _set_conditions(
     separator: "Separator",
     tasks: "Sequence[Task]",
     values: Mapping[Part, Sequence[Any]],
     unwanted: Sequence[Query],
-) -> "list[Task]":
+) -> None:
+    """Embed all queries, and warn of those that mean nothing to the encoder."""
+    for part in values:
+        if part.kind == "text" and separator.is_unknown(part.value):
+            say(f"warning: {part}: no word of it was in training, so its result means little")
     vectors, features = embed(separator, values), separator.model.condition_features
-    unwanted_ME = conditions(unwanted, vectors, features)
-    return [
-        dataclasses.replace(
-            task,
-            condition_NE=conditions(task.job.queries, vectors, features),
-            unwanted_ME=unwanted_ME,
-        )
-        for task in tasks
-    ]
+    for task in tasks:
+        task.condition_NE = conditions(task.job.queries, vectors, features)
+        task.unwanted_ME = conditions(unwanted, vectors, features)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """Separates tasks, reports each on the terminal and records it in the log.
+def _run(
+    separator: "Separator",
+    tasks: "Sequence[Task]",
+    settings: "Settings",
+    log: files.FinishedLog | None,
+    many: bool,
+    resume: bool,
+) -> "tuple[list[Record], list[InputError]]":
+    """Separate, report and log; return the records of all that is finished, and the failures."""
+    from audiosep_jax.separation import batch
 
-    inputs: real paths of all recordings and queries.
-    """
-
-    settings: "Settings"
-    output: Path
-    log: files.FinishedLog | None
-    inputs: frozenset[str]
-    resume: bool
-
-    def opened(self, task: "Task", stack: contextlib.ExitStack) -> "Task":
-        """Open the recording of the only task, and check the paths of its results."""
-        from audiosep_jax.audio.files import AudioReader
-        from audiosep_jax.separation import batch
-
-        reader = stack.enter_context(AudioReader(task.job.recording))
-        if not self.resume:  # the results may be there, and complete
-            batch.checked_paths(reader, task, self.settings, self._files())
-        return dataclasses.replace(task, reader=reader)
-
-    def __call__(
-        self, separator: "Separator", tasks: "Sequence[Task]", *, many: bool
-    ) -> "tuple[list[Record], list[Failure]]":
-        """Return the records of what is finished, also by earlier runs, and the failures."""
-        from audiosep_jax.separation import batch
-
-        weights = separator.fingerprint if self.log else ""
-        keys = {task: batch.key_of(task, self.settings, weights, self.output) for task in tasks}
-        finished = finished_records(self.log, self.output) if self.log and self.resume else {}
-        records = [finished[keys[task]] for task in tasks if keys[task] in finished]
-        left = [task for task in tasks if keys[task] not in finished]
-        if records:
-            say(f"{len(records)} of {len(tasks)} recordings are done already")
-        failures = []
-        with _progress_bar(len(left)) as bar:
-            for task, result in batch.separate_all(
-                separator,
-                left,
-                self.settings,
-                self._files(),
-                devices=batch.devices_to_use(),
-                progress=bar.update,
-            ):
-                if isinstance(result, batch.Failure):
-                    failures.append(result)
-                    continue
-                records.append({"key": keys[task], **result})
-                if self.log:
-                    self.log.add(records[-1])
-                bar.clear()
-                _report(records[-1], self.output, f"{task.job.name}: " if many else "")
-        return records, failures
-
-    def _files(self) -> "Files":
-        from audiosep_jax.separation.batch import Files
-
-        own = _own_files(self.log) if self.log and self.resume else {}
-        return Files(self.output, self.inputs, own)
+    weights = separator.fingerprint if log else ""
+    keys = {task: batch.key_of(task, settings, weights) for task in tasks}
+    finished = finished_records(log, settings.output) if log and resume else {}
+    records = [finished[keys[task]] for task in tasks if keys[task] in finished]
+    left = [task for task in tasks if keys[task] not in finished]
+    if records:
+        say(f"{len(records)} of {len(tasks)} recordings are done already")
+    failures, devices = [], batch.devices_to_use()
+    with _progress_bar(len(left)) as bar:
+        for task, result in batch.separate_all(separator, left, settings, devices, bar.update):
+            if isinstance(result, InputError):
+                failures.append(result)
+                continue
+            records.append({"key": keys[task], **result})
+            if log:
+                log.add(records[-1])
+            bar.clear()
+            _report(result, settings.output, f"{task.job.name}: " if many else "")
+    return records, failures
 
 
-def _own_files(log: files.FinishedLog) -> dict[str, str]:
-    """Recording of each file that the log names."""
-    return {
-        name: record["recording"]
-        for record in log.records()
-        if {"recording", "files"} <= {*record}
-        for name in record["files"]
-    }
-
-
-def _report(record: Record, output: Path, prefix: str) -> None:
+def _report(record: "Record", output: Path, prefix: str) -> None:
     """Print the paths on stdout, and on stderr how much of each query was found, and when."""
     try:
         for name in record["files"]:
@@ -248,7 +209,7 @@ def _report(record: Record, output: Path, prefix: str) -> None:
         )
 
 
-def _write_json(arguments: argparse.Namespace, records: Sequence[Record], output: Path) -> None:
+def _write_json(arguments: argparse.Namespace, records: "Sequence[Record]", output: Path) -> None:
     from audiosep_jax.separation.batch import public_record
 
     path, (index, count) = arguments.json, arguments.shard

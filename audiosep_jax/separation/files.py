@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +64,6 @@ def write_estimates(
     stream: Stream,
     outputs: Sequence[Path],
     residual: Path | None,
-    *,
     output_format: str | None,
     subtype: str | None,
     clip: Clip | None,
@@ -81,19 +81,36 @@ def write_estimates(
     format, subtype = audio_files.writable_format(recording, output_format, subtype)
     if clip is None:
         clip = "none" if subtype in audio_files.UNBOUNDED else "rescale"
+    rate_hz, channels = recording.sample_rate_hz, recording.num_channels
     bits = audio_files.INTEGER_BITS.get(subtype, 0)
-    meter = _Meter(len(outputs), recording.num_channels, recording.sample_rate_hz)
-    with _Outputs(paths, recording, format, subtype, clip) as files:
+    meter = _Meter(len(outputs), channels, rate_hz)
+    open_writer = functools.partial(
+        AudioWriter,
+        sample_rate_hz=rate_hz,
+        num_channels=channels,
+        format=format,
+        subtype=subtype,
+        clip="clamp" if clip == "clamp" else "none",
+        num_samples=recording.num_samples,
+    )
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(open_writer(path)) for path in paths]
+        rescaled = paths if clip == "rescale" else ()
+        scratches = [stack.enter_context(_Scratch(path, channels)) for path in rescaled]
+        sinks: Sequence[AudioWriter | _Scratch] = scratches or writers
         for mixture_CS, estimate_NCS in _together(recording, stream):
             meter.add(mixture_CS, estimate_NCS)
             target_NCS = _stored(mixture_CS, estimate_NCS, bits, clamp=clip == "clamp")
             rest = [mixture_CS - target_NCS.sum(0)] if residual else []
-            files.write([*target_NCS, *rest])
+            for sink, audio_CS in zip(sinks, [*target_NCS, *rest], strict=True):
+                sink.write(audio_CS)
             if observe:
                 observe(mixture_CS, target_NCS)
             if progress:
-                progress(mixture_CS.shape[1] / recording.sample_rate_hz)
-        factor = files.finish()
+                progress(mixture_CS.shape[1] / rate_hz)
+        factor = _copy(scratches, writers)
+        for writer in writers:
+            writer.close()  # all files are complete before the first one appears
     return meter.result(paths, format, subtype, factor)
 
 
@@ -141,65 +158,8 @@ def _stored(
     return estimate_NCS
 
 
-class _Outputs:
-    """Files that are written together and appear when the block ends, all or none.
-
-    With `clip="rescale"` the gain is known at the end only, so samples are kept in temporary files
-    until then.
-    """
-
-    def __init__(
-        self, paths: Sequence[Path], recording: AudioReader, format: str, subtype: str, clip: Clip
-    ) -> None:
-        self._paths, self._recording = paths, recording
-        self._options = {"format": format, "subtype": subtype}
-        self._clip = clip
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> "_Outputs":
-        with self._stack:  # closes what was opened if a later file cannot be
-            self._writers = [self._stack.enter_context(self._writer(path)) for path in self._paths]
-            channels = self._recording.num_channels
-            self._scratches = [
-                self._stack.enter_context(_Scratch(path, channels))
-                for path in (self._paths if self._clip == "rescale" else ())
-            ]
-            self._stack = self._stack.pop_all()
-        return self
-
-    def write(self, signals: Sequence[np.ndarray]) -> None:
-        """Append a block `(C, S)` to each file."""
-        sinks: Sequence[AudioWriter | _Scratch] = self._scratches or self._writers
-        for sink, audio_CS in zip(sinks, signals, strict=True):
-            sink.write(audio_CS)
-
-    def finish(self) -> float:
-        """Finish all files; return their gain, which brings the highest peak above 1 down to 1."""
-        factor = 1 / max([1.0, *(scratch.peak for scratch in self._scratches)])
-        for scratch, writer in zip(self._scratches, self._writers, strict=False):
-            for audio_CS in scratch.blocks(1 << 16):
-                # The product may be rounded to slightly above 1.
-                writer.write(np.clip(audio_CS * np.float32(factor), -1, 1))
-        for writer in self._writers:
-            writer.close()
-        return factor
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.__exit__(*error)  # type: ignore[arg-type]
-
-    def _writer(self, path: Path) -> AudioWriter:
-        return AudioWriter(
-            path,
-            self._recording.sample_rate_hz,
-            self._recording.num_channels,
-            clip="clamp" if self._clip == "clamp" else "none",
-            num_samples=self._recording.num_samples,
-            **self._options,
-        )
-
-
 class _Scratch:
-    """Samples in a temporary file without a name, beside the output that they belong to."""
+    """Samples in a temporary file without a name, until the gain of `rescale` is known."""
 
     def __init__(self, path: Path, num_channels: int) -> None:
         self.peak = 0.0
@@ -228,6 +188,16 @@ class _Scratch:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _copy(scratches: Sequence[_Scratch], writers: Sequence[AudioWriter]) -> float:
+    """Write all samples with one gain, which brings the highest peak above 1 down to 1."""
+    factor = 1 / max([1.0, *(scratch.peak for scratch in scratches)])
+    for scratch, writer in zip(scratches, writers, strict=False):
+        for audio_CS in scratch.blocks(1 << 16):
+            # The product may be rounded to slightly above 1.
+            writer.write(np.clip(audio_CS * np.float32(factor), -1, 1))
+    return factor
 
 
 # ---------------------------------------------------------------------- energies

@@ -274,6 +274,12 @@ def finished_records(log: files.FinishedLog, output: Path) -> dict[str, dict[str
     return {key: record for key, record in records.items() if _is_whole(record, output)}
 
 
+def own_files(log: files.FinishedLog) -> dict[str, str]:
+    """Real path of the recording of each result that the log names."""
+    records = [record for record in log.records() if {"recording", "files"} <= {*record}]
+    return {name: record["recording"] for record in records for name in record["files"]}
+
+
 def _is_whole(record: Mapping[str, Any], output: Path) -> bool:
     try:
         return all(state_of(output / name) == state for name, state in record["files"].items())

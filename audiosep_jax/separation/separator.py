@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from audiosep_jax.audio import files as audio_files
@@ -24,7 +23,13 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.separation import AboveNyquist, Clip, Stereo
 from audiosep_jax.separation.files import Observer, SeparatedFile, write_estimates
-from audiosep_jax.separation.stream import SeparationStream, Stream, Without, tiling_for
+from audiosep_jax.separation.stream import (
+    SeparationStream,
+    Stream,
+    Without,
+    checked_samples,
+    tiling_for,
+)
 from audiosep_jax.training import trained
 
 MOST_CHANNELS = 8  # of arrays that have fewer samples than channels
@@ -34,21 +39,12 @@ MOST_CHANNELS = 8  # of arrays that have fewer samples than channels
 class Separator:
     """Trained weights, their settings, and the encoders of queries; threads may share one.
 
-    from audiosep_jax import Separator
-    from audiosep_jax.audio import files as audio_files
-
     separator = Separator.load("runs/demo")
-    audio_CS, sample_rate_hz = audio_files.read("street.wav")
     dog_CS = separator.separate(audio_CS, sample_rate_hz, "a dog barking")
 
     condition_NE = separator.embed_text(["a dog barking", "rain"])
     done = separator.separate_file("street.flac", ["dog.flac", "rain.flac"], condition_NE)
     print(done.presence_N, done.spans)  # how much of each is there, and when
-
-    stream = separator.stream(44100, condition_NE, num_channels=2, tile_seconds=0.5)
-    for block_CS in microphone:
-        estimate_NCS = stream.feed(block_CS)  # at most stream.latency_seconds late
-    estimate_NCS = stream.finish()
     """
 
     model: ModelConfig
@@ -88,15 +84,13 @@ class Separator:
 
     def save_pretrained(self, folder: str | Path, *, name: str = "") -> None:
         """Write weights, config and a model card, which calls it `name`, to a folder."""
-        folder, saved = Path(folder), self._trained()
-        trained.write_folder(folder, saved, name or folder.absolute().name)
+        saved = trained.Trained(
+            self.model, self.text, self.text_fingerprint, self.variables, self.step, self.words
+        )
+        trained.write_folder(Path(folder), saved, name or Path(folder).absolute().name)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Upload what `save_pretrained` writes to a repository, created if missing; return its URL.
-
-        Raises:
-            InputError: the repository cannot be written to.
-        """
+        """Upload what `save_pretrained` writes to a repository, new or not; return its URL."""
         from audiosep_jax.weights import hub  # a client that takes long to import
 
         with tempfile.TemporaryDirectory() as folder:
@@ -117,20 +111,10 @@ class Separator:
             digest.update(np.ascontiguousarray(leaf).data)
         return digest.hexdigest()[:16]
 
-    def _trained(self) -> trained.Trained:
-        return trained.Trained(
-            self.model, self.text, self.text_fingerprint, self.variables, self.step, self.words
-        )
-
     # ------------------------------------------------------------------ queries
 
     def embed(self, kind: str, queries: Sequence[Any]) -> np.ndarray:
-        """Return `(N, E)` embeddings of queries, as `encoders.KINDS[kind].read` returns them.
-
-        Raises:
-            InputError: the weights cannot be queried with this kind, or the encoder's files cannot
-                be read.
-        """
+        """Return `(N, E)` embeddings of queries, as `encoders.KINDS[kind].read` returns them."""
         return _checked_conditions(self.encoders(kind, queries), self.model.condition_features)
 
     def is_unknown(self, sentence: str) -> bool:
@@ -142,22 +126,12 @@ class Separator:
         if isinstance(queries, str) or not isinstance(queries, Iterable):
             raise InputError(f"queries must be a list of sentences, not {type(queries).__name__}")
         sentences = list(queries)
-        if not sentences:
-            raise InputError("no query: describe the sound to separate")
-        for sentence in sentences:
-            if not isinstance(sentence, str):
-                raise InputError(f"a query must be a sentence, not {type(sentence).__name__}")
+        if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
+            raise InputError(f"a query must be a sentence; {sentences[:1]} is none")
         return self.embed("text", [x for text in sentences for x in KINDS["text"].read(text)])
 
     def embed_audio(self, audio: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-        """Return the `(1, E)` embedding of a sound like the wanted one.
-
-        Args:
-            audio: as in `separate`; the mean of the channels is embedded.
-
-        Raises:
-            InputError: the weights were not trained with CLAP, which embeds sounds, too.
-        """
+        """Return the `(1, E)` embedding of a sound like the wanted one; needs CLAP's encoders."""
         audio_S = audio_files.to_mono(_checked_audio(audio))
         return self.embed("audio_query", [(audio_S, sample_rate_hz)])
 
@@ -261,9 +235,9 @@ class Separator:
         if len(outputs) != len(condition_NE):
             raise InputError(f"{len(outputs)} outputs for {len(condition_NE)} conditions")
         with contextlib.ExitStack() as stack:
-            recording = input if isinstance(input, AudioReader) else AudioReader(input)
-            if recording is not input:
-                stack.enter_context(recording)
+            recording = input
+            if not isinstance(recording, AudioReader):
+                recording = stack.enter_context(AudioReader(recording))
             stream = self.stream(
                 recording.sample_rate_hz,
                 condition_NE,
@@ -279,11 +253,11 @@ class Separator:
                 stream,
                 [Path(path) for path in outputs],
                 None if residual is None else Path(residual),
-                output_format=output_format,
-                subtype=subtype,
-                clip=clip,
-                progress=progress,
-                observe=observe,
+                output_format,
+                subtype,
+                clip,
+                progress,
+                observe,
             )
 
     def stream(
@@ -315,7 +289,13 @@ class Separator:
         Raises:
             InputError: an argument is out of range.
         """
-        _check_stream(sample_rate_hz, num_channels, tile_seconds, stereo, above_nyquist)
+        for name, value in (("sample_rate_hz", sample_rate_hz), ("num_channels", num_channels)):
+            if not isinstance(value, numbers.Integral) or value < 1:
+                raise InputError(f"{name}={value!r} must be a positive whole number")
+        if stereo not in get_args(Stereo) or above_nyquist not in get_args(AboveNyquist):
+            raise InputError(f"stereo={stereo!r}, above_nyquist={above_nyquist!r}: no such choice")
+        if tile_seconds is not None and not 0 < tile_seconds < math.inf:
+            raise InputError(f"tile_seconds={tile_seconds!r} must be positive and finite")
         features = self.model.condition_features
         wanted_NE = every_NE = _checked_conditions(condition_NE, features)
         if unwanted_ME is not None and len(unwanted_ME):
@@ -369,9 +349,7 @@ class QueryEncoders:
 def _checked_audio(audio: np.ndarray) -> np.ndarray:
     """float32 `(channels, S)`."""
     audio = np.asarray(audio)
-    shape, dtype = audio.shape, audio.dtype
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise InputError(f"audio of type {dtype} must be floating point: scale it to -1..1 first")
+    shape = audio.shape
     if len(shape) not in (1, 2):
         raise InputError(f"audio of shape {shape} must be (samples,) or (channels, samples)")
     if audio.size == 0:
@@ -381,10 +359,7 @@ def _checked_audio(audio: np.ndarray) -> np.ndarray:
             f"audio of shape {shape} would be {shape[0]} channels of {shape[1]} samples; "
             "transpose it to (channels, samples)"
         )
-    audio_CS = np.atleast_2d(audio).astype(np.float32, copy=False)
-    if not np.isfinite(audio_CS).all():
-        raise InputError("audio contains NaN or infinite samples")
-    return audio_CS
+    return checked_samples(np.atleast_2d(audio))
 
 
 def _checked_conditions(condition_NE: np.ndarray, features: int) -> np.ndarray:
@@ -396,21 +371,3 @@ def _checked_conditions(condition_NE: np.ndarray, features: int) -> np.ndarray:
     if not np.isfinite(condition_NE).all():
         raise InputError("conditions contain NaN or infinite numbers")
     return condition_NE
-
-
-def _check_stream(
-    sample_rate_hz: int,
-    num_channels: int,
-    tile_seconds: float | None,
-    stereo: str,
-    above_nyquist: str,
-) -> None:
-    for name, value in (("sample_rate_hz", sample_rate_hz), ("num_channels", num_channels)):
-        if not isinstance(value, numbers.Integral) or value < 1:
-            raise InputError(f"{name}={value!r} must be a positive whole number")
-    if stereo not in get_args(Stereo):
-        raise InputError(f"stereo={stereo!r} must be mid or channels")
-    if above_nyquist not in get_args(AboveNyquist):
-        raise InputError(f"above_nyquist={above_nyquist!r} must be keep or drop")
-    if tile_seconds is not None and not 0 < tile_seconds < math.inf:
-        raise InputError(f"tile_seconds={tile_seconds!r} must be positive and finite")

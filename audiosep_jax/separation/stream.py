@@ -111,11 +111,17 @@ class SeparationStream:
         Raises:
             InputError: the block is not `(channels, S)` of finite floating-point samples.
         """
-        audio_CS = _checked_block(audio_CS, self._shape[1])
+        audio_CS, channels = np.asarray(audio_CS), self._shape[1]
+        if audio_CS.ndim != 2 or len(audio_CS) != channels:
+            hint = "; transpose it" if audio_CS.shape[1:] == (channels,) else ""
+            raise InputError(
+                f"a block of shape {audio_CS.shape} must be ({channels}, samples){hint}"
+            )
+        audio_CS = checked_samples(audio_CS)
         step = max(1, round(FEED_SECONDS * self._rate_hz))
         ready = [np.zeros((*self._shape, 0), np.float32)]
         for start in range(0, audio_CS.shape[1], step):
-            block_CS = np.ascontiguousarray(audio_CS[:, start : start + step], np.float32)
+            block_CS = np.ascontiguousarray(audio_CS[:, start : start + step])
             self._num_fed += block_CS.shape[1]
             at_model_CS = self._down.feed(block_CS)
             if self._above:
@@ -151,17 +157,16 @@ class SeparationStream:
         return estimate_NCS
 
 
-def _checked_block(audio_CS: np.ndarray, num_channels: int) -> np.ndarray:
-    audio_CS = np.asarray(audio_CS)
-    shape, dtype = audio_CS.shape, audio_CS.dtype
-    if len(shape) != 2 or shape[0] != num_channels:
-        hint = "; transpose it" if len(shape) == 2 and shape[1] == num_channels else ""
-        raise InputError(f"a block of shape {shape} must be ({num_channels}, samples){hint}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise InputError(f"a block of type {dtype} must be floating point: scale it to -1..1 first")
-    if not np.isfinite(audio_CS).all():
-        raise InputError("a block contains NaN or infinite samples")
-    return audio_CS
+def checked_samples(audio: np.ndarray) -> np.ndarray:
+    """Return audio as float32; InputError if it is not floating point or not finite."""
+    if not jnp.issubdtype(audio.dtype, jnp.floating):
+        raise InputError(
+            f"audio of type {audio.dtype} must be floating point: scale it to -1..1 first"
+        )
+    audio = audio.astype(np.float32, copy=False)
+    if not np.isfinite(audio).all():
+        raise InputError("audio contains NaN or infinite samples")
+    return audio
 
 
 class _BandAbove:
