@@ -1,17 +1,17 @@
-"""Does the worst to training runs of several processes, and compares them with undisturbed ones.
+"""Disturb training runs of several processes, and compare them with undisturbed ones.
 
     python benchmarks/chaos.py --kills 20
     python benchmarks/chaos.py --layouts
 
-The first disturbs a run of two processes at random moments: `kill -9`, SIGTERM or a stop without a
-word (SIGSTOP) to either process, or a disk that is full (a small tmpfs, for which it must be root).
-Each time it resumes. It exits with 1 unless every loss and the final state are those of a run that
-nothing disturbed, to the bit, and every checkpoint folder can be restored after each disturbance.
+The first disturbs a run of two processes at random moments: SIGKILL, SIGTERM or SIGSTOP to one of
+them, or a full disk (a small tmpfs, which only root can mount). Each time the run resumes. The exit
+code is 1 unless every loss and the final state equal those of an undisturbed run to the bit, and
+every checkpoint can be restored after each disturbance.
 
-The second trains ten steps as 1 x 1, 1 x 8, 2 x 4 and 4 x 2 processes and devices, and half of them
-as 2 x 4 and half as 4 x 2, and prints by how much batches and parameters differ.
+The second trains ten steps with 1 x 1, 1 x 8, 2 x 4 and 4 x 2 processes and devices, and five steps
+with 2 x 4 followed by five with 4 x 2, and prints the differences of batches and parameters.
 
-Both run on the CPU, in a temporary folder, and take minutes.
+Both run on the CPU in a temporary folder, and take minutes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # for the runs too: elsewhere sums have no fixed order
+os.environ["JAX_PLATFORMS"] = "cpu"  # also for the runs; elsewhere sums have no fixed order
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "audiosep_jax_chaos")
 )
@@ -54,21 +54,21 @@ SMALL = (
     *("--config.model.stem_channels=4", "--config.model.encoder_channels=(4,)"),
     *("--config.model.time_pools=(2,)", "--config.model.frequency_pools=(2,)"),
     *("--config.optim.ema_decay=0.9", "--config.batch_size=8", "--config.log_every_steps=1"),
-    # Else a gradient that is nothing but rounding, which depends on the layout, moves a weight by
-    # a whole step.
+    # With the default a gradient that is only rounding, which depends on the layout, moves a weight
+    # by a whole step.
     *("--config.optim.epsilon=0.01", "--config.optim.warmup=none"),
     *("--config.valid.num_mixtures=8", "--config.valid.every_steps=1000000"),
     *("--config.checkpoint.every_steps=10", "--heartbeat_seconds=10"),
 )
 FAR = 1_000_000  # steps that a run has no time to reach
 MAX_WAIT_SECONDS = 4.0
-PATIENCE_SECONDS = 120.0  # for what should end by itself
+PATIENCE_SECONDS = 120.0  # for a process that should end
 DISK_MEGABYTES = 24
 WAYS = ("kill", "terminate", "cut off", "full disk")
 
 
 class Run:
-    """train.py on a small network, in processes that write what they say into files."""
+    """train.py with a small network, in processes whose output goes to files."""
 
     def __init__(self, workdir: Path, num_steps: int, processes: int = 2, devices: int = 1) -> None:
         with socket.socket() as free:
@@ -76,7 +76,7 @@ class Run:
             address = f"--coordinator_address=localhost:{free.getsockname()[1]}"
         metrics = workdir / METRICS_FILE
         self.metrics, self._old_file = metrics, metrics.stat().st_ino if metrics.is_file() else None
-        # Quick to compile; the numbers are the same in every run that does so.
+        # Quick to compile; all runs use it, so their numbers can be compared.
         flags = (
             f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
         )
@@ -97,7 +97,7 @@ class Run:
         ]
 
     def wait_for_steps(self) -> None:
-        """Until it has logged a new step."""
+        """Wait until the run has logged a new step."""
         opened_bytes = None
         while opened_bytes is None or self.metrics.stat().st_size <= opened_bytes:
             if any(process.poll() is not None for process in self.processes):
@@ -108,7 +108,7 @@ class Run:
             time.sleep(0.01)
 
     def end(self) -> list[int]:
-        """Exit codes, when all have ended by themselves."""
+        """Wait until all processes have ended; return their exit codes."""
         deadline = time.monotonic() + PATIENCE_SECONDS * 5
         for process in self.processes:
             try:
@@ -118,24 +118,24 @@ class Run:
         return [process.returncode for process in self.processes]
 
     def fail(self, what: str) -> None:
-        """Ends this program, and the processes, with all that they said."""
+        """End the processes and this program, and print all output."""
         for process in self.processes:
             process.kill()
         sys.exit(f"the run {what}:\n" + "\n".join(map(self.output, range(len(self.files)))))
 
     def output(self, index: int) -> str:
-        """What a process has said so far."""
+        """Output of a process so far."""
         self.files[index].seek(0)
         return self.files[index].read()
 
     def error(self, index: int) -> str:
-        """The last line that begins with `error:`."""
+        """Last line that begins with `error:`, or nothing."""
         lines = [x for x in self.output(index).splitlines() if x.startswith("error: ")]
         return lines[-1] if lines else ""
 
 
 def finish(workdir: Path, num_steps: int, processes: int = 2, devices: int = 1) -> None:
-    """Trains to the end; ends this program where that fails."""
+    """Train to the end; end this program if that fails."""
     run = Run(workdir, num_steps, processes, devices)
     if any(run.end()):
         run.fail("failed")
@@ -145,13 +145,13 @@ def finish(workdir: Path, num_steps: int, processes: int = 2, devices: int = 1) 
 
 
 def disturb(run: Run, way: str, victim: int, folder: Path) -> str:
-    """What was said of it; ends this program where a process does not end as it should."""
+    """Disturb the run and return its message; end this program if it does not end as it should."""
     if way == "full disk":
         with filled(folder):
             expect(run, [1, 1])
         wanted = "No space left on device"
         if wanted not in run.error(0):
-            run.fail("said nothing of the full disk")
+            run.fail("did not name the full disk")
         return run.error(0)
     process, other = run.processes[victim], run.processes[1 - victim]
     if way == "terminate":
@@ -171,14 +171,14 @@ def disturb(run: Run, way: str, victim: int, folder: Path) -> str:
 
 
 def expect(run: Run, codes: list[int]) -> None:
-    """Ends this program where the processes do not end with these exit codes."""
+    """End this program if the processes do not end with these exit codes."""
     if run.end() != codes:
         run.fail(f"ended with {[p.returncode for p in run.processes]} instead of {codes}")
 
 
 @contextlib.contextmanager
 def filled(folder: Path) -> Iterator[None]:
-    """The disk of a folder without a byte left, whatever is deleted there meanwhile."""
+    """Keep the disk of a folder full, whatever is deleted on it."""
     path, over = folder / "filler", threading.Event()
 
     def fill() -> None:
@@ -201,7 +201,7 @@ def filled(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """A tmpfs at the folder; False where this process may not mount one."""
+    """Mount a tmpfs at the folder; False if this process may not mount one."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -216,7 +216,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """Training loss by step; a last line that a kill cut off is passed over."""
+    """Training loss by step, without a last line that a kill cut off."""
     found = {}
     for line in (workdir / METRICS_FILE).read_text(encoding="utf-8").splitlines(keepends=True):
         row: dict[str, Any] = json.loads(line) if line.endswith("\n") else {}
@@ -226,18 +226,18 @@ def losses(workdir: Path) -> dict[int, float]:
 
 
 def restore_all(workdir: Path) -> dict[int, TrainState]:
-    """Every state that is saved below `workdir`, read completely; raises where one cannot be."""
+    """Read every saved state completely; raise if one cannot be read."""
     steps = saved_steps(workdir)
     if not steps:
         return {}
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         if checkpoints.latest_step() != steps[-1]:
-            raise ValueError(f"newest of {steps} is not what {checkpoints.latest_step()} says")
+            raise ValueError(f"the newest of {steps} is not {checkpoints.latest_step()}")
         return {step: restore(checkpoints, step) for step in steps}
 
 
 def restore(checkpoints: Checkpoints, step: int) -> TrainState:
-    """The state of a step; raises where it is of another."""
+    """Read the state of a step; raise if it is of another step."""
     shapes = state_shapes(from_mapping(checkpoints.about(step)["config"]))
     state = checkpoints.restore_state(step, shapes)
     if int(state.step) != step:
@@ -246,7 +246,7 @@ def restore(checkpoints: Checkpoints, step: int) -> TrainState:
 
 
 def differences(disturbed: Path, whole: Path, step: int) -> list[str]:
-    """What is not equal to the bit between two runs that ended at `step`."""
+    """Describe what is not equal to the bit between two runs that ended at `step`."""
     a, b = losses(disturbed), losses(whole)
     found = [f"loss of step {i}: {a.get(i)} and {b.get(i)}" for i in a | b if a.get(i) != b.get(i)]
     states = restore_all(disturbed)[step], restore_all(whole)[step]
@@ -258,7 +258,7 @@ def differences(disturbed: Path, whole: Path, step: int) -> list[str]:
 
 
 def largest_difference(a: TrainState, b: TrainState) -> float:
-    """Between any two parameters of two states."""
+    """Largest difference of any parameter between two states."""
     pairs = zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
     return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in pairs)
 
@@ -267,14 +267,14 @@ def largest_difference(a: TrainState, b: TrainState) -> float:
 
 
 def chaos(kills: int, seed: int | None) -> int:
-    """Exit code."""
+    """Disturb a run `kills` times; return the exit code."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name, small_disk(Path(name) / "disk") as mounted:
         folder = Path(name)
         disturbed, whole = folder / "disk" / "run", folder / "whole"
         ways = WAYS if mounted else WAYS[:-1]
         if not mounted:
-            print("no tmpfs can be mounted here: no disturbance is a full disk")
+            print("no tmpfs can be mounted: full disks are left out")
         states: dict[int, TrainState] = {}
         for number in range(1, kills + 1):
             way = ways[(number - 1) % len(ways)]
@@ -297,7 +297,7 @@ def chaos(kills: int, seed: int | None) -> int:
 
 
 def layouts(num_steps: int = 10) -> int:
-    """Exit code."""
+    """Train with several layouts; return the exit code."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for processes, devices in ((1, 8), (1, 1), (2, 4), (4, 2)):
@@ -321,13 +321,13 @@ def layouts(num_steps: int = 10) -> int:
 
 
 def config_of(workdir: Path, step: int) -> Config:
-    """Of a checkpoint."""
+    """Config of a checkpoint."""
     with contextlib.closing(Checkpoints(workdir)) as checkpoints:
         return from_mapping(checkpoints.about(step)["config"])
 
 
 def batches(config: Config, processes: int, num_steps: int) -> np.ndarray:
-    """Mixtures `(steps, B, S)` of all processes together, in the order of the stream."""
+    """Mixtures `(steps, B, S)` of all processes, in the order of the stream."""
     source = build_source(config.data, "train", config.model.sample_rate_hz)
     captions = {caption for i in range(len(source)) for caption in source.captions(i)}
     conditions = dict.fromkeys(captions, np.zeros(1, np.float32))
@@ -349,16 +349,20 @@ def batches(config: Config, processes: int, num_steps: int) -> np.ndarray:
 
 
 def main() -> int:
-    """Exit code."""
+    """Run the experiment that the options choose; return the exit code."""
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0],
         epilog="example: python benchmarks/chaos.py --kills 20",
     )
     parser.add_argument("--kills", type=int, default=20, help="disturbances (default: 20)")
-    parser.add_argument("--seed", type=int, default=None, help="of the moments (default: random)")
-    parser.add_argument("--layouts", action="store_true", help="compare layouts instead")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="seed of the moments (default: random)"
+    )
+    parser.add_argument(
+        "--layouts", action="store_true", help="compare layouts of processes and devices"
+    )
     arguments = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)  # what Orbax tells of reading
+    logging.set_verbosity(logging.ERROR)  # hides warnings of Orbax
     return layouts() if arguments.layouts else chaos(arguments.kills, arguments.seed)
 
 

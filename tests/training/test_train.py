@@ -1,4 +1,4 @@
-"""Runs of train.py: in this process, and in others where a process is the point."""
+"""Runs of train.py in this process, and in processes of their own where they are killed."""
 
 import contextlib
 import dataclasses
@@ -49,7 +49,7 @@ CHILD_SECONDS = 600  # never needed but on a starved machine
 
 @pytest.fixture(scope="module", autouse=True)
 def _trace_once():
-    """Runs of one process share the traced steps, as they would share nothing else."""
+    """Share the traced steps among the runs in this process."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("make_train_step", "make_eval_step"):
             patch.setattr(train, name, functools.cache(vars(train)[name]))
@@ -60,7 +60,7 @@ def _trace_once():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Workdir of a run that nothing interrupted; not to be changed."""
+    """Workdir of an undisturbed run; tests must not change it."""
     workdir = tmp_path_factory.mktemp("finished")
     train.train(config(), workdir)
     return workdir
@@ -72,11 +72,11 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 def config(**changes: object) -> Config:
-    """tests/tiny.py with `room__field` or `field` changed."""
+    """Config of tests/tiny.py with `section__field` or `field` changed."""
     values = tiny.get_config()
     for name, value in changes.items():
-        room, _, field = name.rpartition("__")
-        setattr(values[room] if room else values, field, value)
+        section, _, field = name.rpartition("__")
+        setattr(values[section] if section else values, field, value)
     return from_mapping(values.to_dict())
 
 
@@ -163,7 +163,7 @@ class Pair:
         ]
 
     def wait_for_row(self, step: int) -> None:
-        """Until process 0 has opened the log, and it has come to `step`."""
+        """Wait until process 0 has logged `step`."""
         deadline = time.monotonic() + CHILD_SECONDS
         while not self._has_row(step):
             ended = any(process.poll() is not None for process in self.processes)
@@ -599,7 +599,7 @@ def test_the_config_lies_beside_the_logs(finished: Path) -> None:
 
 
 def write_manifest(folder: Path, captions: list[str], name: str = "train.json") -> Path:
-    """A manifest of noise bursts of 0.3 s at 8 kHz, one for each caption."""
+    """Write a manifest of noise bursts of 0.3 s at 8 kHz, one for each caption."""
     rng = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
     for i in range(len(captions)):
@@ -624,7 +624,7 @@ CAPTIONS = ["a bell", "a dog", "rain", "wind", "a bell", "a cat"]
 
 @pytest.fixture
 def half_bad(tmp_path: Path) -> tuple[Path, Path]:
-    """(manifest with a text file and a clip too short, whole manifest for validation)."""
+    """Manifest with a text file and a clip too short, and a whole manifest for validation."""
     valid = write_manifest(tmp_path / "valid", CAPTIONS)
     manifest = write_manifest(tmp_path / "data", CAPTIONS)
     (manifest.parent / "1.wav").write_text("no audio", encoding="utf-8")
