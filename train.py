@@ -50,7 +50,6 @@ from audiosep_jax.training.parallel import (
 from audiosep_jax.training.processes import RunFailed, StopSignals, failing_together
 from audiosep_jax.training.start import (
     load_initial_weights,
-    make_workdir,
     start_or_resume,
     state_shapes,
 )
@@ -156,7 +155,8 @@ def train(config: Config, workdir: Path) -> bool:
                 # Read before the workdir is made, since they may be refused.
                 new = config.init_from and not saved_steps(workdir)
                 given = load_initial_weights(config) if new else None
-                make_workdir(workdir)
+                files.make_folder(workdir)
+                files.check_writable(workdir / "metrics.jsonl")
                 checkpoints = Checkpoints(workdir, config.checkpoint)
                 stack.callback(checkpoints.close)
                 state = start_or_resume(config, checkpoints, about, workdir, given)

@@ -16,17 +16,6 @@ from audiosep_jax.training.optim import OptimConfig
 from audiosep_jax.training.steps import TrainState, init_state, state_from_variables
 
 
-def make_workdir(workdir: Path) -> None:
-    """Create the workdir; InputError if nothing can be written to it."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"{workdir}: cannot be written to ({error.strerror})") from error
-
-
 def start_or_resume(
     config: Config,
     checkpoints: Checkpoints,

@@ -369,7 +369,7 @@ def test_two_processes_of_which_one_is_killed_and_one_terminated_end_as_if_they_
     assert "Traceback" not in output
     killed_at = max(rows(tmp_path))
 
-    pair = Pair(tmp_path, *often)
+    pair = Pair(tmp_path, *often, "--config.parallel=shard_map")
     pair.wait_for_row(max(9, killed_at + 1))
     pair.processes[1].send_signal(signal.SIGTERM)
     (code, output), (other_code, other_output) = pair.end()
@@ -797,7 +797,10 @@ MISTAKES = {
         ],
         "no clip with another caption to mix with",
     ),
-    "workdir below a file": (["--workdir=list.json/run"], "list.json/run: cannot be written to"),
+    "workdir below a file": (
+        ["--workdir=list.json/run"],
+        "list.json/run: the folder cannot be created",
+    ),
     "a bucket": (
         ["--workdir=gs://bucket/run"],
         "workdir=gs://bucket/run: must be a local folder; mount",
