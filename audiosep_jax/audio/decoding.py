@@ -1,11 +1,11 @@
-"""Open recordings: check files before decoding, and choose a decoder for each kind.
+"""Open recordings: find what headers hide, and choose a decoder for each kind of file.
 
 libsndfile decodes. Some files reach it in another way than by name, because it believes headers:
 
 * a WAV whose writer died before it filled in the lengths, with mended lengths;
 * an MP3 without a frame that states its length, through a pipe, since libsndfile otherwise
   estimates the length and stops there;
-* videos, other formats and files of several streams, as the WAV that ffmpeg makes of them.
+* videos, other formats, and streams behind one another, as the WAV that ffmpeg makes of them.
 """
 
 import contextlib
@@ -20,7 +20,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import soundfile
 
@@ -28,12 +27,12 @@ from audiosep_jax.errors import InputError
 
 # A stream of unknown length promises 2^63 - 1 frames.
 UNKNOWN_FRAMES = 1 << 48
-# Writers that cannot seek back leave 0, all ones or "as much as fits" (sox, arecord) as the length.
-_UNKNOWN_LENGTH = 0x7FFF0000
-_WAV = (b"RIFF", b"RIFX", b"RF64")
-_OGG_BEGINS = 2  # flag of a page
-_MP3_SAME_STREAM = 0xFFFE0C00  # bits of a frame header: sync, version, layer and sample rate
 REPAIR = "ffmpeg -i FILE REPAIRED.wav keeps what is there"
+_WAV, _AIFF = (b"RIFF", b"RIFX", b"RF64"), b"FORM"
+# Writers that cannot seek back leave 0, all ones or "as much as fits" (sox, arecord) as the length.
+_UNKNOWN_LENGTHS = range(0x7FFF0000, 0x1_0000_0000)
+_OGG_BEGINS = 2  # flag of a page
+_MP3_STREAM = 0xFFFE0C00  # bits of a frame's header: sync, version, layer and sample rate
 # Containers that ffmpeg may open. Playlists and the like, which open other files, are not among
 # them, and no protocol but `file` is allowed.
 _FFMPEG_FORMATS = (
@@ -42,35 +41,13 @@ _FFMPEG_FORMATS = (
 )
 # Silence is put where sound starts late or has gaps, so that its times fit the picture.
 _KEEP_TIMES = "aresample=async=1:first_pts=0"
-# The times of several streams, one behind another, begin again with each.
+# The times of streams behind one another begin again with each.
 _COUNT_TIMES = "asetpts=N/SR/TB"
 _SEVERAL = "holds several recordings, one behind another"
 
 
 class AudioError(InputError):
     """A file that holds no usable audio. The message is one line that names the file."""
-
-
-def check_file(path: Path) -> None:
-    """Raise AudioError for files that libsndfile would block on, or play although truncated."""
-    try:
-        if not path.exists():
-            raise AudioError(f"{path}: no such file")
-        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
-            raise AudioError(f"{path}: cannot be opened (Permission denied)")
-        if not path.is_file():
-            raise AudioError(f"{path}: is not a file but a folder or device")
-        if path.stat().st_size == 0:
-            raise AudioError(f"{path}: is empty")
-        missing_bytes = _missing_bytes(path)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        if isinstance(error, AudioError):
-            raise
-        raise AudioError(f"{path}: cannot be opened ({reason(error)})") from error
-    if missing_bytes:
-        raise AudioError(
-            f"{path}: is truncated, {missing_bytes} or more of its bytes are missing; {REPAIR}"
-        )
 
 
 def open_decoder(path: Path) -> tuple[soundfile.SoundFile, bool]:
@@ -81,29 +58,25 @@ def open_decoder(path: Path) -> tuple[soundfile.SoundFile, bool]:
         and whether ffmpeg has decoded it.
 
     Raises:
-        AudioError: nothing here can decode it.
+        AudioError: the file is missing, empty or truncated, or nothing here can decode it.
     """
-    if _has_several_streams(path):
-        return _decoded_by_ffmpeg(path, _SEVERAL, _COUNT_TIMES), True
     try:
-        file = soundfile.SoundFile(_source(path))
+        if not path.exists():
+            raise AudioError(f"{path}: no such file")
+        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            raise AudioError(f"{path}: cannot be opened (Permission denied)")
+        if not path.is_file():  # opening a pipe would block
+            raise AudioError(f"{path}: is not a file but a folder or device")
+        if path.stat().st_size == 0:
+            raise AudioError(f"{path}: is empty")
+        if _has_streams_behind_it(path):
+            return _decoded_by_ffmpeg(path, _SEVERAL, _COUNT_TIMES), True
+        return _decoded_by_libsndfile(path), False
     except soundfile.SoundFileError as error:
         need = f"cannot be read as audio ({reason(error)})"
         return _decoded_by_ffmpeg(path, need, _KEEP_TIMES), True
-    if file.format == "MP3":
-        piped = soundfile.SoundFile(_pipe_from(path))
-        if piped.frames >= UNKNOWN_FRAMES:
-            file, piped = piped, file
-        piped.close()
-    if file.frames >= UNKNOWN_FRAMES:
-        # After each read soundfile seeks to where it is, which fails for pipes and at the end.
-        file.seekable = lambda: False
-    return file, False
-
-
-def native_name(path: Path) -> str | bytes:
-    """The path as libsndfile takes it; on Linux a name need not be valid text."""
-    return os.fspath(path) if os.name == "nt" else os.fsencode(path)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be opened ({reason(error)})") from error
 
 
 def reason(error: BaseException) -> str:
@@ -112,161 +85,22 @@ def reason(error: BaseException) -> str:
     return " ".join(str(text or type(error).__name__).split()).rstrip(".")
 
 
-# ---------------------------------------------------------------------- WAV and AIFF
+# ---------------------------------------------------------------------- libsndfile
 
 
-def _missing_bytes(path: Path) -> int:
-    """Number of bytes that the container states beyond the end of the file (0 if unknown)."""
-    if path.open("rb").read(4) == b"OggS":
-        return _missing_ogg_bytes(path)
-    for name, start, length in _chunks(path):
-        if name in (b"data", b"SSND"):
-            known = length < _UNKNOWN_LENGTH or length > 0xFFFFFFFF
-            return max(0, start + length - path.stat().st_size) if known else 0
-    return 0
-
-
-def _chunks(path: Path) -> list[tuple[bytes, int, int]]:
-    """Name, start and length of the chunks of a WAV or AIFF file; none for other files."""
-    found: list[tuple[bytes, int, int]] = []
-    with path.open("rb") as file:
-        kind = file.read(4)
-        if kind not in (*_WAV, b"FORM"):
-            return found
-        order = ">" if kind in (b"FORM", b"RIFX") else "<"
-        offset, data_bytes_64 = 12, 0
-        while True:
-            file.seek(offset)
-            head = file.read(8)
-            if len(head) < 8 or not _is_name(head[:4]):
-                return found
-            name, length = struct.unpack(order + "4sI", head)
-            if name == b"ds64":
-                data_bytes_64 = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
-            if name == b"data" and kind == b"RF64" and length == 0xFFFFFFFF:
-                length = data_bytes_64
-            found.append((name, offset + 8, length))
-            offset += 8 + length + length % 2
-
-
-def _is_name(name: bytes) -> bool:
-    return name.isascii() and name.decode().isprintable()
-
-
-def _source(path: Path) -> str | bytes | BinaryIO:
-    """The file's name, or a view with mended lengths if its writer has not filled them in."""
-    with path.open("rb") as file:
-        is_wav = file.read(4) in (b"RIFF", b"RIFX")
-    chunks = _chunks(path) if is_wav else []
-    if not any(name == b"data" and length == 0 for name, _, length in chunks):
-        return native_name(path)
-    # More chunks may follow an empty recording; sound follows the header of an unfinished one.
-    _, start, length = chunks[-1]
-    is_empty = path.stat().st_size - (start + length) < 8
-    return native_name(path) if is_empty else _Unfinished(path)
-
-
-class _Unfinished(io.FileIO):
-    """A WAV file with 8 as its outer length.
-
-    libsndfile reads to the end of the file if that is 8 and the length of `data` is 0.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        big = self.read(4) == b"RIFX"
-        self._length = b"\0\0\0\x08" if big else b"\x08\0\0\0"
-        self.seek(0)
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        start = self.tell()
-        count = super().readinto(buffer) or 0
-        for at in range(max(start, 4), min(start + count, 8)):
-            buffer[at - start : at - start + 1] = self._length[at - 4 : at - 3]
-        return count
-
-
-# ---------------------------------------------------------------------- Ogg and MP3
-
-
-def _ogg_pages(content: mmap.mmap) -> Iterator[tuple[int, int, int]]:
-    """Flags, start and end of each Ogg page; the end may be beyond the file's."""
-    start = content.find(b"OggS")
-    while 0 <= start <= len(content) - 27:
-        segments = content[start + 27 : start + 27 + content[start + 26]]
-        end = start + 27 + content[start + 26] + sum(segments)
-        yield content[start + 5], start, end
-        start = content.find(b"OggS", end)
-
-
-def _missing_ogg_bytes(path: Path) -> int:
-    """Number of bytes missing at the end of the last page.
-
-    A file without a last page that ends the stream is whole: recorders that died leave such files.
-    """
-    with path.open("rb") as file, _mapped(file) as content:
-        end = max((end for _, _, end in _ogg_pages(content)), default=0)
-        return max(0, end - len(content), 27 if end == 0 else 0)
-
-
-def _has_several_streams(path: Path) -> bool:
-    """Whether streams follow one another, of which libsndfile reads the first only.
-
-    Raises:
-        AudioError: they are of a format of which ffmpeg reads the first only, too.
-    """
-    with path.open("rb") as file:
-        head = file.read(8)
-        if head.startswith(b"OggS"):
-            with _mapped(file) as content:
-                flags = [bool(flags & _OGG_BEGINS) for flags, _, _ in _ogg_pages(content)]
-            # All streams that belong together begin with the first pages.
-            return any(later and not before for before, later in itertools.pairwise(flags))
-        if head.startswith(b"ID3") or (head[0] == 0xFF and head[1:2] >= b"\xe0"):
-            with _mapped(file) as content:
-                return _mp3_goes_on(content)
-        joined = any(name in (*_WAV, b"FORM") for name, _, _ in _chunks(path))
-        if head.startswith(b"fLaC"):
-            with _mapped(file) as content:
-                joined = joined or content.find(head, 8) > 0
-        if joined:
-            raise AudioError(f"{path}: {_SEVERAL}, and only the first can be read; split the file")
-    return False
-
-
-def _mp3_goes_on(content: mmap.mmap) -> bool:
-    """Whether frames follow behind the stream whose length the first frame states in bytes."""
-    start = _mp3_start(content, 0)
-    head = content[start : start + 64]
-    at = max(head.find(b"Xing"), head.find(b"Info"))
-    if at < 0 or len(head) < at + 16:
-        return False
-    flags, first, second = struct.unpack(">III", head[at + 4 : at + 16])
-    if not flags & 2:  # the number of bytes is not stated
-        return False
-    behind = _mp3_start(content, start + (second if flags & 1 else first))
-    later = content[behind : behind + 4].ljust(4, b"\0")
-    same = int.from_bytes(later) & _MP3_SAME_STREAM == int.from_bytes(head[:4]) & _MP3_SAME_STREAM
-    return bool(same and behind < len(content) - 128)
-
-
-def _mp3_start(content: mmap.mmap, start: int) -> int:
-    """Start of the frame at `start`, or behind the tag and the padding there."""
-    if content[start : start + 3] == b"ID3" and len(content) > start + 10:
-        high, *rest = content[start + 6 : start + 10]
-        length = high
-        for byte in rest:
-            length = length << 7 | byte
-        start += 10 + length
-    while content[start : start + 1] == b"\0":
-        start += 1
-    return start
-
-
-@contextlib.contextmanager
-def _mapped(file: BinaryIO) -> Iterator[mmap.mmap]:
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        yield content
+def _decoded_by_libsndfile(path: Path) -> soundfile.SoundFile:
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # by descriptor, since names may be any bytes
+    source = _Unfinished(path) if _is_unfinished(path) else os.open(path, flags)
+    file = soundfile.SoundFile(source)
+    if file.format == "MP3":
+        piped = soundfile.SoundFile(_pipe_from(path))
+        if piped.frames >= UNKNOWN_FRAMES:
+            file, piped = piped, file
+        piped.close()
+    if file.frames >= UNKNOWN_FRAMES:
+        # After each read soundfile seeks to where it is, which fails for pipes and at the end.
+        file.seekable = lambda: False
+    return file
 
 
 def _pipe_from(path: Path) -> int:
@@ -279,6 +113,138 @@ def _pipe_from(path: Path) -> int:
 
     threading.Thread(target=feed, daemon=True).start()
     return reading
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether sound follows the header of a WAV file that states a length of 0."""
+    with path.open("rb") as file:
+        chunks = _chunks(path) if file.read(4) in (b"RIFF", b"RIFX") else []
+    if not any(name == b"data" and length == 0 for name, _, length in chunks):
+        return False
+    # More chunks may follow an empty recording, to the end of the file.
+    _, start, length = chunks[-1]
+    return path.stat().st_size - (start + length) >= 8
+
+
+class _Unfinished(io.FileIO):
+    """A WAV file with 8 as its outer length.
+
+    libsndfile reads to the end of the file if that is 8 and the length of `data` is 0.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._length = struct.pack(">I" if self.read(4) == b"RIFX" else "<I", 8)
+        self.seek(0)
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        start = self.tell()
+        count = super().readinto(buffer) or 0
+        for at in range(max(start, 4), min(start + count, 8)):
+            buffer[at - start : at - start + 1] = self._length[at - 4 : at - 3]
+        return count
+
+
+# ---------------------------------------------------------------------- containers
+
+
+def _has_streams_behind_it(path: Path) -> bool:
+    """Whether streams follow the first, which libsndfile would not read.
+
+    Raises:
+        AudioError: the file is truncated, or ffmpeg would not read those streams either.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        head = content[:8]
+        if head.startswith(b"OggS"):
+            return _check_ogg(path, content)
+        if head.startswith(b"ID3") or (head[0] == 0xFF and head[1:2] >= b"\xe0"):
+            return _mp3_goes_on(content)
+        joined = head.startswith(b"fLaC") and content.find(head, 8) > 0
+    for name, start, length in _chunks(path):
+        joined = joined or name in (*_WAV, _AIFF)
+        if name in (b"data", b"SSND") and length not in _UNKNOWN_LENGTHS:
+            _check_end(path, start + length)
+    if joined:
+        raise AudioError(f"{path}: {_SEVERAL}, and only the first can be read; split the file")
+    return False
+
+
+def _check_end(path: Path, end: int) -> None:
+    missing = end - path.stat().st_size
+    if missing > 0:
+        raise AudioError(f"{path}: is truncated, {missing} or more bytes are missing; {REPAIR}")
+
+
+def _chunks(path: Path) -> list[tuple[bytes, int, int]]:
+    """Name, start and length of the chunks of a WAV or AIFF file; none for other files."""
+    found: list[tuple[bytes, int, int]] = []
+    with path.open("rb") as file:
+        kind = file.read(4)
+        order = ">" if kind in (_AIFF, b"RIFX") else "<"
+        offset, data_bytes_64 = 12, 0
+        while kind in (*_WAV, _AIFF):
+            file.seek(offset)
+            head = file.read(8)
+            # Sound instead of a chunk has other characters in its first bytes.
+            if len(head) < 8 or not (head[:4].isascii() and head[:4].decode().isprintable()):
+                break
+            name, length = struct.unpack(order + "4sI", head)
+            if name == b"ds64":
+                data_bytes_64 = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
+            if name == b"data" and kind == b"RF64" and length == 0xFFFFFFFF:
+                length = data_bytes_64
+            found.append((name, offset + 8, length))
+            offset += 8 + length + length % 2
+    return found
+
+
+def _check_ogg(path: Path, content: mmap.mmap) -> bool:
+    """Check that the last page is whole; return whether streams follow the first.
+
+    A file whose last page does not end the stream is whole: recorders that died leave such files.
+    """
+    pages = list(_ogg_pages(content))
+    _check_end(path, pages[-1][1] if pages else len(content) + 1)
+    # All streams that belong together begin with the first pages.
+    begins = [bool(flags & _OGG_BEGINS) for flags, _ in pages]
+    return any(later and not before for before, later in itertools.pairwise(begins))
+
+
+def _ogg_pages(content: mmap.mmap) -> Iterator[tuple[int, int]]:
+    """Flags and end of each page; the last end may be beyond the file's."""
+    start = content.find(b"OggS")
+    while 0 <= start <= len(content) - 27:
+        segments = content[start + 26]
+        end = start + 27 + segments + sum(content[start + 27 : start + 27 + segments])
+        yield content[start + 5], end
+        start = content.find(b"OggS", end)
+
+
+def _mp3_goes_on(content: mmap.mmap) -> bool:
+    """Whether frames follow the stream whose length in bytes the first frame states."""
+    start = _mp3_start(content, 0)
+    head = content[start : start + 64]
+    at = max(head.find(b"Xing"), head.find(b"Info"))
+    if not 0 <= at <= 48:
+        return False
+    flags, *values = struct.unpack(">III", head[at + 4 : at + 16])
+    if not flags & 2:  # the number of bytes is not stated
+        return False
+    behind = _mp3_start(content, start + values[flags & 1])
+    first, later = (int.from_bytes(content[x : x + 4]) & _MP3_STREAM for x in (start, behind))
+    return first == later and behind < len(content) - 128
+
+
+def _mp3_start(content: mmap.mmap, start: int) -> int:
+    """Start of the frame at `start`, or behind the tag and the padding there."""
+    tag = content[start : start + 10]
+    if tag.startswith(b"ID3") and len(tag) == 10:
+        high, upper, lower, low = tag[6:]
+        start += 10 + (high << 21 | upper << 14 | lower << 7 | low)
+    while content[start : start + 1] == b"\0":
+        start += 1
+    return start
 
 
 # ---------------------------------------------------------------------- ffmpeg
@@ -309,8 +275,7 @@ def _explained(messages: str, need: str) -> str:
     """Error that ffmpeg's messages mean."""
     if "matches no streams" in messages:
         return "is a film without sound"
-    lines = [line.strip() for line in messages.splitlines() if line.strip()]
     # Lines of a demuxer begin with its name in brackets. The others say only that it failed.
-    told = [line.partition("] ")[2] for line in lines if line.startswith("[")]
-    told = [line for line in told if "whitelist" not in line]
+    lines = [line.partition("] ")[2] for line in messages.splitlines() if line.startswith("[")]
+    told = [line.strip() for line in lines if line.strip() and "whitelist" not in line]
     return f"cannot be read as audio (ffmpeg: {told[0][:200]})" if told else need

@@ -13,14 +13,7 @@ import numpy as np
 import soundfile
 
 from audiosep_jax import files
-from audiosep_jax.audio.decoding import (
-    REPAIR,
-    UNKNOWN_FRAMES,
-    AudioError,
-    check_file,
-    open_decoder,
-    reason,
-)
+from audiosep_jax.audio.decoding import REPAIR, UNKNOWN_FRAMES, AudioError, open_decoder, reason
 from audiosep_jax.audio.resampling import Resampler, resample
 from audiosep_jax.errors import InputError
 
@@ -91,12 +84,11 @@ class AudioReader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        check_file(self.path)
-        self._file, self._is_decoded = self._opened()
+        self._file, is_decoded = open_decoder(self.path)
         self.sample_rate_hz, self.num_channels = self._file.samplerate, self._file.channels
         self.format, self.subtype = self._file.format, self._file.subtype
-        if self._is_decoded:
-            self.format = "WAV"  # ffmpeg writes its extensible variant, which libsndfile names so
+        if is_decoded:  # ffmpeg writes the extensible variant, which has another name
+            self.format = "WAV"
         self._num_read = 0
         try:
             if self.sample_rate_hz not in _PLAUSIBLE_RATE_HZ:
@@ -155,12 +147,6 @@ class AudioReader:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _opened(self) -> tuple[soundfile.SoundFile, bool]:
-        try:
-            return open_decoder(self.path)
-        except (soundfile.SoundFileError, OSError) as error:
-            raise self._unreadable(error) from error
-
     def _count(self) -> int:
         """Return the number of samples: as the format states it, or else by decoding them."""
         if self._file.frames < UNKNOWN_FRAMES:
@@ -172,7 +158,7 @@ class AudioReader:
             self._file.close()
         except (soundfile.SoundFileError, OSError) as error:
             raise self._unreadable(error) from error
-        self._file, _ = self._opened()
+        self._file, _ = open_decoder(self.path)
         return count
 
     def _unreadable(self, error: Exception) -> AudioError:
@@ -267,13 +253,12 @@ class AudioWriter:
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """Raise InputError if the system refused a write, which some encoders do not report."""
-        failure: BaseException | None = None
+        failure = None
         try:
             yield
         except _WRITE_ERRORS as error:
             failure = error
-        failure = self._output.error or failure
-        if failure is not None:
+        if failure := self._output.error or failure:
             raise InputError(f"{self.path}: cannot be written ({reason(failure)})") from failure
 
     def _stored(self, audio_SC: np.ndarray) -> np.ndarray:
@@ -347,10 +332,8 @@ def read_segment(
         recording.seek(first)
         audio_S = to_mono(recording.read(last + margin - first))
     audio_S = resample(audio_S[None], rate_hz, sample_rate_hz)[0, begin - periods * period :]
-    wanted_S = np.zeros(end - begin, np.float32)
-    audio_S = audio_S[: len(wanted_S)]
-    wanted_S[: len(audio_S)] = audio_S
-    return wanted_S
+    audio_S = audio_S[: end - begin]
+    return np.pad(audio_S, (0, end - begin - len(audio_S)))
 
 
 def write(
@@ -410,10 +393,9 @@ def writable_format(
     asked = (format or recording.format).upper()
     if asked not in soundfile.available_formats():
         raise InputError(f"{asked} is not a format that libsndfile writes; choose WAV or FLAC")
-    wanted = [subtype.upper()] if subtype else [recording.subtype, _default_subtype(asked)]
+    own = [recording.subtype, soundfile.default_subtype(asked) or "FLOAT", "FLOAT"]
     for name in [asked] if format else [asked, "WAV"]:
-        choices = [*wanted, "FLOAT"] if name == "WAV" and not subtype else wanted
-        for choice in choices:
+        for choice in [subtype.upper()] if subtype else own:
             if _can_be_written(name, choice, recording.sample_rate_hz, recording.num_channels):
                 return name, choice
     kind = f"{asked} {subtype}" if subtype else asked
@@ -427,13 +409,7 @@ def suffix_of(format: str, subtype: str) -> str:
     return "." + _SUFFIXES.get(subtype, _SUFFIXES.get(format, format.lower()))
 
 
-def _default_subtype(format: str) -> str:
-    return soundfile.default_subtype(format) or "FLOAT"
-
-
 def _can_be_written(format: str, subtype: str, sample_rate_hz: int, num_channels: int) -> bool:
-    if format not in soundfile.available_formats() or not soundfile.check_format(format, subtype):
-        return False
     if format in ("RAW", "SD2"):  # RAW has no header, SD2 is two files
         return False
     options = {"format": format, "subtype": subtype}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiosep_jax.audio.decoding import check_file
+from audiosep_jax.audio.decoding import open_decoder
 from audiosep_jax.errors import InputError
 from audiosep_jax.files import FinishedLog
 from audiosep_jax.separation.jobs import (
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_opened_is_told_as_a_file_would_be(tmp_path, mon
     assert places(jobs) == [("a.wav", "a"), ("shut", "shut")]
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match=r"shut: cannot be opened \(Permission denied\)"):
-        check_file(jobs[1].recording)
+        open_decoder(jobs[1].recording)
     with pytest.raises(InputError, match=r"shut: cannot be opened \(Permission denied\)"):
         plan([tmp_path / "shut"], tmp_path / "out", [RAIN])
 
