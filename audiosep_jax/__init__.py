@@ -17,5 +17,8 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         import importlib.metadata
 
-        return importlib.metadata.version("audiosep-jax")
+        try:
+            return importlib.metadata.version("audiosep-jax")
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

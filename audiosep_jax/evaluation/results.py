@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+import audiosep_jax
 from audiosep_jax import files
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import Item, list_fingerprint
@@ -176,7 +177,7 @@ def results_of(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
         "definition": SDR_DEFINITION,
         "headline": list(protocol.headline),
         **summary(rows, protocol.aggregation),
-        "version": _version(),
+        "version": f"audiosep_jax {audiosep_jax.__version__}, jax {metadata.version('jax')}",
         "command": run.command,
     }
 
@@ -225,12 +226,6 @@ def discard(folder: Path) -> None:
     """Remove the results of an earlier run."""
     for name in (JSON_NAME, CSV_NAME, MARKDOWN_NAME):
         files.remove(folder / name)
-
-
-def _version() -> str:
-    """Versions of this package and of JAX."""
-    versions = [f"{name} {metadata.version(name)}" for name in ("audiosep-jax", "jax")]
-    return ", ".join(versions)
 
 
 # ---------------------------------------------------------------------- summary
