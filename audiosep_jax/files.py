@@ -17,8 +17,6 @@ from audiosep_jax.errors import InputError
 
 CACHE_VARIABLE = "AUDIOSEP_JAX_CACHE"
 _DELIMITERS = ",;\t"
-_JSON_SPACES = (" ", "\n", "\t", "\r")
-_JSON_CHARACTERS = 1 << 20  # read at once
 
 
 def cache_folder(*names: str) -> Path:
@@ -159,10 +157,12 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise InputError(f"{path}: is not text in UTF-8; save it with that encoding") from error
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Value of a JSON file; InputError says why it cannot be read."""
+def read_json(
+    path: str | os.PathLike[str], object_hook: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:
+    """Value of a JSON file, `object_hook` of each object; InputError says why it is unreadable."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_hook=object_hook)
     except ValueError as error:
         raise InputError(f"{path}: is not JSON ({error})") from error
 
@@ -173,97 +173,6 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds a JSON {type(value).__name__}, not an object with fields")
     return value
-
-
-def read_json_rows(path: str | os.PathLike[str], field: str, form: str) -> Iterator[Any]:
-    """Yield the items of the list `field` of a JSON object, with a few megabytes in memory.
-
-    Args:
-        path: the file.
-        field: name of the list in the object.
-        form: how the file should look, for messages.
-
-    Raises:
-        InputError: the file cannot be read, is not JSON, or has no such list.
-    """
-    try:
-        with Path(path).open(encoding="utf-8-sig") as file:
-            yield from _items(_JsonScanner(file), field)
-    except (OSError, ValueError) as error:
-        content = read_json(path)  # raises the error that says what is wrong, and where
-        holds = f"fields {', '.join(content)[:80]}" if isinstance(content, dict) else "no fields"
-        raise InputError(
-            f"{path}: has {holds}, but no list {field!r}; it must be {form}"
-        ) from error
-
-
-def _items(scanner: "_JsonScanner", field: str) -> Iterator[Any]:
-    found = False
-    scanner.expect("{")
-    while True:
-        name = scanner.value()
-        scanner.expect(":")
-        if name != field:
-            scanner.value()
-        else:
-            found = True
-            scanner.expect("[")
-            if scanner.peek() == "]":
-                scanner.expect("]")
-            else:
-                yield scanner.value()
-                while scanner.expect(",]") == ",":
-                    yield scanner.value()
-        if scanner.expect(",}") == "}":
-            break
-    if scanner.peek() or not found:
-        raise ValueError
-
-
-class _JsonScanner:
-    """Reads JSON values and punctuation one after another; ValueError for anything else."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file, self._text, self._at = file, "", 0
-        self._decode = json.JSONDecoder().raw_decode
-
-    def peek(self) -> str:
-        """Next character that is no space, or nothing at the end."""
-        while True:
-            while self._text[self._at : self._at + 1] in _JSON_SPACES:
-                self._at += 1
-            if self._at < len(self._text) or not self._more():
-                return self._text[self._at : self._at + 1]
-
-    def expect(self, characters: str) -> str:
-        """Step over the next character, which must be one of these."""
-        found = self.peek()
-        if not found or found not in characters:
-            raise ValueError
-        self._at += 1
-        return found
-
-    def value(self) -> Any:
-        """Next value."""
-        self.peek()
-        while True:
-            try:
-                value, end = self._decode(self._text, self._at)
-            except ValueError:
-                if not self._more():
-                    raise
-                continue
-            # A number that ends with the text so far may go on.
-            if end < len(self._text) or not self._more():
-                self._at = end
-                return value
-
-    def _more(self) -> bool:
-        text = self._file.read(max(_JSON_CHARACTERS, len(self._text) - self._at))
-        if not text:
-            return False
-        self._text, self._at = self._text[self._at :] + text, 0
-        return True
 
 
 class Line(NamedTuple):

@@ -5,13 +5,36 @@ import multiprocessing
 import os
 import signal
 import threading
+from pathlib import Path
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def available_cores(local_processes: int = 1) -> int:
+    """Cores that this process may use: those it is bound to, within its container's quota.
+
+    `local_processes` share the cores of the machine and the quota.
+    """
+    machine = os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
+    return max(1, min(bound, int(min(machine, container_quota()) / local_processes)))
+
+
+def container_quota(
+    groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float:
+    """Cores that the control groups of this process may use, infinity for all.
+
+    `groups` is the file system of control groups, `own` the file that names those of the process.
+    """
+    quotas = [float("inf")]
+    for line in own.read_text().splitlines() if own.exists() else ():
+        _, controllers, name = line.split(":", 2)  # no controllers: version 2
+        folder = groups / controllers / name.lstrip("/")
+        for group in (folder, *folder.parents):
+            for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+                with contextlib.suppress(OSError, ValueError):  # ValueError: `max`, for no limit
+                    quota, period = " ".join((group / x).read_text() for x in names).split()
+                    quotas += [int(quota) / int(period)] if int(quota) > 0 else []
+    return min(quotas)
 
 
 def end_with_parent() -> None:

@@ -24,10 +24,10 @@ import numpy as np
 import soundfile
 
 from audiosep_jax.data.augment import AugmentConfig
-from audiosep_jax.data.cores import available_cores
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.pipeline import threads_and_workers, train_batches
 from audiosep_jax.data.sources import DataConfig, Source, build_source
+from audiosep_jax.workers import available_cores
 
 RATE_HZ = 32000
 NUM_CLASSES = 10

@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def _path_of(file: Any) -> str:
     return f"/proc/{os.getpid()}/fd/{file.fileno()}" if is_nameless else file.name
 
 
-class Strings(Sequence[str]):
+class Strings:
     """Immutable list of strings in one block of UTF-8."""
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -84,13 +84,7 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> str:
         begin, end = self._ends[index : index + 2].tolist()
         return str(self._text.data[begin:end], "utf-8", "surrogatepass")
 

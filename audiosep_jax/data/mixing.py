@@ -76,17 +76,6 @@ def decibels(gain_db: float) -> float:
     return 10.0 ** (gain_db / 20.0)
 
 
-def match_energy(
-    audio_S: np.ndarray,
-    reference_S: np.ndarray,
-    min_ratio: float = 0.02,
-    max_ratio: float = 50.0,
-) -> np.ndarray:
-    """`audio_S` times sqrt(energy_reference / energy_audio) clamped to min_ratio..max_ratio."""
-    ratio = match_ratio(energy(audio_S), energy(reference_S), min_ratio, max_ratio)
-    return audio_S * audio_S.dtype.type(ratio)
-
-
 def match_ratio(
     energy_audio: float, energy_reference: float, min_ratio: float, max_ratio: float
 ) -> float:
@@ -94,11 +83,6 @@ def match_ratio(
     energy_audio = max(energy_audio, np.finfo(np.float64).tiny)
     energy_reference = max(energy_reference, _SILENCE_ENERGY)
     return min(max(math.sqrt(energy_reference / energy_audio), min_ratio), max_ratio)
-
-
-def random_gain(audio_S: np.ndarray, config: MixingConfig, rng: np.random.Generator) -> np.ndarray:
-    """`audio_S` louder or softer by whole decibels, each equally likely, both ends included."""
-    return audio_S * audio_S.dtype.type(_draw_gain(config, rng))
 
 
 def _draw_gain(config: MixingConfig, rng: np.random.Generator) -> float:

@@ -7,7 +7,6 @@ on.
 """
 
 import contextlib
-import multiprocessing
 import os
 import queue
 import shutil
@@ -23,10 +22,10 @@ from absl import flags
 
 from audiosep_jax.data.augment import AugmentConfig
 from audiosep_jax.data.batches import BatchMaker, ClipSampler, RowMaker, check_conditions
-from audiosep_jax.data.cores import available_cores
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.sources import DataConfig, Source, WeightedSources, num_segment_samples
 from audiosep_jax.errors import InputError
+from audiosep_jax.workers import available_cores, end_with_parent
 
 Batch = dict[str, Any]
 Batches = Generator[Batch, None, None]
@@ -269,16 +268,6 @@ def _check_shared_memory(needed_bytes: int) -> None:
 
 
 def _start_worker(worker_index: int, worker_count: int) -> None:
-    """Keep a worker off the accelerator, and let nothing but its parent's end end it."""
+    """Keep a worker off the accelerator, and let only its parent end it."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    # A terminal or a scheduler signals every process; the parent wants to finish its step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="parent watch").start()
+    end_with_parent()

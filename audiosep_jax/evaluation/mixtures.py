@@ -192,10 +192,10 @@ def clips_of(place: Path, folds: Sequence[int]) -> Sequence[Clip]:
     `folds` selects folds of ESC-50; empty means all five.
     """
     if place.is_file():
-        return manifest_clips(place)
+        return list(manifest_clips(place))
     if (place / "meta" / "esc50.csv").is_file():
-        return esc50_clips(place, folds or range(1, 6))
-    return class_folder_clips(place)
+        return list(esc50_clips(place, folds or range(1, 6)))
+    return list(class_folder_clips(place))
 
 
 def _mixed(

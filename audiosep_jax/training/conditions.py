@@ -18,7 +18,6 @@ import jax
 import numpy as np
 
 from audiosep_jax.data.captions import Captions
-from audiosep_jax.data.cores import available_cores
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import TextConfig, check_dimensions
 from audiosep_jax.encoders.hashed import words_of
@@ -27,6 +26,7 @@ from audiosep_jax.training import processes
 from audiosep_jax.training.config import Config
 from audiosep_jax.training.parallel import parallel_eval_step, place_state
 from audiosep_jax.training.steps import Batch
+from audiosep_jax.workers import available_cores
 
 if TYPE_CHECKING:
     from audiosep_jax.encoders.pretrained import AudioEncoder

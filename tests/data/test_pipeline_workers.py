@@ -13,9 +13,9 @@ import pytest
 from tones import batches, tones
 
 from audiosep_jax.data import pipeline
-from audiosep_jax.data.cores import available_cores
 from audiosep_jax.data.sources import DataConfig
 from audiosep_jax.errors import InputError
+from audiosep_jax.workers import available_cores
 
 SCRIPT = """
 import dataclasses, multiprocessing, signal, sys, time
