@@ -8,7 +8,6 @@ decoder, which is slower.
 
 import array
 import bisect
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -74,23 +73,33 @@ class PreparedSource:
         info, metadata = _content(self.folder, INFO_FILE), _content(self.folder, METADATA_FILE)
         try:
             self.stored_rate_hz = int(metadata["sample_rate_hz"])
-            splits = {row["name"]: _Split.of(info["name"], row) for row in info["splits"]}
-            hashes = metadata["fingerprints"]
+            lengths = {
+                x["name"]: [int(n) for n in x.get("shardLengths", [])] for x in info["splits"]
+            }
+            sizes = {row["name"]: int(row.get("numBytes", 0)) for row in info["splits"]}
+            name, hashes = info["name"], metadata["fingerprints"]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.folder}: was not written by prepare, no {error}") from error
         self.sample_rate_hz = sample_rate_hz or self.stored_rate_hz
-        for name in split.split("+"):
-            if name not in splits:
-                known = ", ".join(sorted(splits))
-                raise InputError(f"{self.folder}: has no split {name!r}, only {known}")
-        parts = [splits[name] for name in split.split("+")]
-        self._shards = [name for part in parts for name in part.shards]
-        self._check_shards(sum(part.num_bytes for part in parts))
+        parts = split.split("+")
+        for part in parts:
+            if part not in lengths:
+                known = ", ".join(sorted(lengths))
+                raise InputError(f"{self.folder}: has no split {part!r}, only {known}")
+        self._shards = [
+            shard_name(name, part, shard, len(lengths[part]))
+            for part in parts
+            for shard in range(len(lengths[part]))
+        ]
+        self._check_shards(sum(sizes[part] for part in parts))
         # Index of each shard's first record, and at the end the number of records.
-        self._starts = [0, *itertools.accumulate(n for part in parts for n in part.lengths)]
-        self._lines = _Lines([self.folder / part.lines for part in parts], self._starts[-1])
+        shard_lengths = itertools.chain.from_iterable(lengths[part] for part in parts)
+        self._starts = [0, *itertools.accumulate(shard_lengths)]
+        self._lines = _Lines(
+            [self.folder / lines_name(name, part) for part in parts], self._starts[-1]
+        )
         self.caption_index = self._lines.captions
-        identity = json.dumps([[part.name, hashes[part.name]] for part in parts])
+        identity = json.dumps([[part, hashes[part]] for part in parts])
         self.recordings: np.ndarray | None = None
         if sample_by == "recording" and len(self._lines.recordings) <= len(self):
             self.recordings = self._lines.recordings
@@ -166,24 +175,6 @@ class PreparedSource:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._start_readers()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    """Files of a split, and how much they hold."""
-
-    name: str
-    lines: str
-    shards: list[str]
-    lengths: list[int]
-    num_bytes: int
-
-    @classmethod
-    def of(cls, data_set: str, row: dict[str, Any]) -> "_Split":
-        name, lengths = row["name"], [int(length) for length in row.get("shardLengths", [])]
-        shards = [shard_name(data_set, name, k, len(lengths)) for k in range(len(lengths))]
-        num_bytes = int(row.get("numBytes", 0))
-        return cls(name, lines_name(data_set, name), shards, lengths, num_bytes)
 
 
 class _Lines:
