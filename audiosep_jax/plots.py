@@ -30,21 +30,6 @@ _SECONDS_BEFORE_MINUTES = 600
 # colour vision. It resembles matplotlib's magma, which may not be installed.
 _COLOURS = np.array([[0, 0, 4], [60, 15, 110], [150, 40, 105], [235, 105, 50], [252, 255, 164]])
 _drawing = threading.RLock()  # matplotlib's settings belong to the process
-# Opaque, so that text is as readable on a dark page as on a light one, whatever the user's style.
-_STYLE: dict[Any, Any] = {
-    "axes.edgecolor": "black",
-    "axes.facecolor": "white",
-    "axes.labelcolor": "black",
-    "font.family": ["DejaVu Sans"],
-    "savefig.bbox": None,
-    "savefig.facecolor": "white",
-    "savefig.transparent": False,
-    "svg.hashsalt": "audiosep_jax",  # equal figures are equal files
-    "text.color": "black",
-    "text.usetex": False,
-    "xtick.color": "black",
-    "ytick.color": "black",
-}
 
 
 def spectrogram_figure(
@@ -203,12 +188,14 @@ def new_figure(path: str | os.PathLike[str], width: float, height: float) -> Ite
         InputError: matplotlib is not installed, or the file cannot be written.
     """
     check_figure(path)
-    import matplotlib
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     form = Path(path).suffix.lower()[1:]
-    metadata = {"Date": None} if form == "svg" else None  # equal figures are equal files
-    with _drawing, matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    # Equal figures are equal files, whatever style the user has set.
+    settings: list[Any] = ["default", {"svg.hashsalt": "audiosep_jax"}]
+    metadata = {"Date": None} if form == "svg" else None
+    with _drawing, style.context(settings, after_reset=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # missing ones are drawn as boxes
         figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
         yield figure
