@@ -41,7 +41,6 @@ from audiosep_jax.model.resunet import (
     EncoderBlock,
     FiLM,
     ResUNetConfig,
-    Stage,
 )
 from audiosep_jax.model.stft import istft, num_frames, stft
 from audiosep_jax.separation.separator import Separator
@@ -137,7 +136,7 @@ def _blocks(
             inputs = [_noise(*small), _noise(1, frames, bins, block.out_channels)]
             kind = DecoderBlock
         arrays = [jnp.asarray(x, config.dtype) for x in inputs]
-        apply = jax.jit(functools.partial(kind(Stage(block), dtype, None).apply, train=False))
+        apply = jax.jit(functools.partial(kind(block, dtype, None).apply, train=False))
         found[block.name] = (apply, (_of(variables, block.name), *arrays, own))
     return found
 

@@ -29,7 +29,7 @@ from roofline import BlockCost, block_costs, block_shapes, step_flop
 
 from audiosep_jax.data.pipeline import train_batches
 from audiosep_jax.data.sources import build_source
-from audiosep_jax.model.resunet import DecoderBlock, EncoderBlock, FiLM, ResUNetConfig, Stage
+from audiosep_jax.model.resunet import DecoderBlock, EncoderBlock, FiLM, ResUNetConfig
 from audiosep_jax.training.config import Config, from_mapping
 from audiosep_jax.training.devices import device_bandwidth, device_peak_flops
 from audiosep_jax.training.parallel import parallel_train_step, place_state, split_batch
@@ -163,7 +163,7 @@ def block_seconds(
         inputs = tuple(jax.random.normal(jax.random.key(0), s, config.dtype) for s in shapes)
         own = {name: x for name, x in shifts.items() if name.startswith(f"{block.name}->")}
         here = {name: tree["base"][block.name] for name, tree in variables.items()}
-        run = jax.jit(functools.partial(_gradient, kind(Stage(block), dtype, None)))
+        run = jax.jit(functools.partial(_gradient, kind(block, dtype, None)))
         times = times_in_turns({block.name: (run, (here, inputs, own))}, BLOCK_REPEATS)
         found[block.name] = statistics.median(times[block.name])
     return found

@@ -15,7 +15,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -33,7 +32,7 @@ from audiosep_jax.metrics import fitted, sdr_improvement
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import num_frames
-from audiosep_jax.model.tiles import bucket, can_stream, separate_tile, spectrum_of
+from audiosep_jax.model.tiles import bucket, can_stream, one_pass
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training.parallel import parallel_eval_step, place_state, split_batch
 
@@ -379,15 +378,7 @@ def separate_padded(
     model: ModelConfig, variables: Any, batch: Mapping[str, jax.Array]
 ) -> jax.Array:
     """Estimates `(B, S)` of padded mixtures, with half a window in front and padding behind."""
-    frames = (batch["mixture"].shape[1] - model.window_samples) // model.hop_samples + 1
-
-    def one(audio_S: jax.Array, condition_E: jax.Array, total: jax.Array) -> jax.Array:
-        spectrum_CTF = spectrum_of(model, audio_S[None], frames)
-        audio_NCS, _, _ = separate_tile(
-            model, 1, variables, {}, spectrum_CTF, condition_E[None], jnp.int32(0), total
-        )
-        return audio_NCS[0, 0]
-
+    one = functools.partial(one_pass, model, variables)
     return jax.vmap(one)(batch["mixture"], batch["condition"], batch["total"])
 
 

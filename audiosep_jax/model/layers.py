@@ -73,19 +73,6 @@ class BatchNorm(nn.Module):
         return x if self._local() else jax.lax.pmean(x, self.axis_name)
 
 
-class UnusedBatchNorm(nn.Module):
-    """Variables of a norm that the published network owns and never calls; kept for export."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self) -> None:
-        self.param("scale", nn.initializers.ones, (self.features,))
-        self.param("bias", nn.initializers.zeros, (self.features,))
-        self.variable("batch_stats", "mean", jnp.zeros, (self.features,))
-        self.variable("batch_stats", "var", jnp.ones, (self.features,))
-
-
 def _moving(old: jax.Array, new: jax.Array) -> jax.Array:
     return BATCH_NORM_MOMENTUM * old + (1 - BATCH_NORM_MOMENTUM) * new.astype(old.dtype)
 
@@ -137,7 +124,10 @@ class Upsample(nn.Module):
         x_BTFC, kernel = nn.dtypes.promote_dtype(x_BTFC, kernel, dtype=self.dtype)
         batch, frames, bins, _ = x_BTFC.shape
         time, frequency = self.stride
-        y = jnp.einsum("btfc,uvcd->btufvd", x_BTFC, kernel)
+        # As an einsum, XLA would transpose the input and, twice, the result.
+        kernel_CD = jnp.moveaxis(kernel, 2, 0).reshape(x_BTFC.shape[-1], -1)
+        y = x_BTFC.reshape(-1, x_BTFC.shape[-1]) @ kernel_CD
+        y = y.reshape(batch, frames, bins, time, frequency, self.features).swapaxes(2, 3)
         return y.reshape(batch, frames * time, bins * frequency, self.features)
 
 

@@ -7,8 +7,8 @@ is possible because a block is local in time: a frame of its result depends on `
 on either side, through two 3x3 convolutions. So every block keeps the last few frames of its input
 in the collection "stream" and puts them in front of the next tile. The frames at the end of a tile
 wait there until the next tile brings what follows them, so every block delays its result. Skip
-connections wait, too, for the deeper levels that they meet in the decoder. `stages` derives all
-delays from the table. Nothing is computed twice; tiles with a halo of the whole network's receptive
+connections wait, too, for the deeper levels that they meet in the decoder. `stream_table` derives
+all delays. Nothing is computed twice; tiles with a halo of the whole network's receptive
 field would have to repeat 640 frames each for ResUNet30.
 
 At the two ends of the recording every convolution of one pass sees the zeros that it is padded
@@ -30,7 +30,6 @@ from audiosep_jax.model.layers import (
     STATISTICS,
     BatchNorm,
     Pointwise,
-    UnusedBatchNorm,
     Upsample,
     average_pool,
     conv3x3,
@@ -85,54 +84,12 @@ class ResUNetConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Sizes of a block; `stride` is the (time, frequency) factor of its pooling or upsampling."""
+    """Sizes of a block, and its place in time.
 
-    name: str
-    kind: Literal["encoder", "middle", "decoder"]
-    in_channels: int
-    out_channels: int
-    stride: tuple[int, int]
+    stride: (time, frequency) factor of its pooling or upsampling.
+    level: STFT frames that one of its frames covers; a decoder's are those after upsampling.
 
-    def shifts(self) -> dict[str, int]:
-        """Channels of each FiLM shift of the block, by its published name."""
-        widths = {"conv_block1": (self.in_channels, self.out_channels)}
-        own = {}
-        if self.kind == "decoder":
-            widths = {"conv_block2": (2 * self.out_channels, self.out_channels)}
-            # The published decoder also owns a beta2 that nothing reads.
-            own = {"beta1": self.in_channels, "beta2": self.in_channels}
-        inner = {
-            f"{block}->beta{i}": channels
-            for block, pair in widths.items()
-            for i, channels in enumerate(pair, start=1)
-        }
-        return {f"{self.name}->{name}": channels for name, channels in (own | inner).items()}
-
-
-def block_table(config: ResUNetConfig) -> list[Block]:
-    """List the blocks in the order of the forward pass: 13 for the published sizes."""
-    outs = config.encoder_channels
-    ins = (config.stem_channels, *outs[:-1])
-    strides = list(zip(config.time_pools, config.frequency_pools, strict=True))
-    depth = len(outs)
-    encoder = [
-        Block(f"encoder_block{i + 1}", "encoder", ins[i], outs[i], strides[i]) for i in range(depth)
-    ]
-    middle = Block(f"conv_block{depth + 1}a", "middle", outs[-1], outs[-1], (1, 1))
-    decoder_ins = (outs[-1], *outs[::-1][:-1])
-    decoder = [
-        Block(f"decoder_block{i + 1}", "decoder", decoder_ins[i], outs[::-1][i], strides[::-1][i])
-        for i in range(depth)
-    ]
-    return [*encoder, middle, *decoder]
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A block and its place in time; the defaults are those outside of a stream.
-
-    All numbers but `stride` count frames of the block's level (a decoder's: after upsampling), of
-    which each covers `stride` STFT frames.
+    The rest is 0 outside of a stream, and counts the block's own frames:
 
     delay: by how much the input lags behind the recording.
     before: past frames that are kept and put in front of the input.
@@ -141,47 +98,84 @@ class Stage:
     skip: past frames of the skip connection that are kept (decoders).
     """
 
-    block: Block
-    stride: int = 1
+    name: str
+    kind: Literal["encoder", "middle", "decoder"]
+    in_channels: int
+    out_channels: int
+    stride: tuple[int, int]
+    level: int = 1
     delay: int = 0
     before: int = 0
     lag: int = 0
     behind: int = 0
     skip: int = 0
 
+    def shifts(self) -> dict[str, int]:
+        """Channels of each FiLM shift of the block, by its published name."""
+        conv, widths, own = "conv_block1", (self.in_channels, self.out_channels), {}
+        if self.kind == "decoder":
+            conv, widths = "conv_block2", (2 * self.out_channels, self.out_channels)
+            # The published decoder also owns a beta2 that nothing reads.
+            own = {"beta1": self.in_channels, "beta2": self.in_channels}
+        inner = {f"{conv}->beta{i}": channels for i, channels in enumerate(widths, start=1)}
+        return {f"{self.name}->{name}": channels for name, channels in (own | inner).items()}
+
     def inside(self, span: Span | None, count: int) -> jax.Array | None:
         """Which of the `count` frames that the block sees belong to the recording."""
         if span is None:
             return None
-        first = span.first // self.stride - self.delay - self.before
-        return Span(first, span.total // self.stride).inside(count)
+        first = span.first // self.level - self.delay - self.before
+        return Span(first, span.total // self.level).inside(count)
 
 
-def stages(config: ResUNetConfig) -> tuple[list[Stage], int]:
+def block_table(config: ResUNetConfig) -> list[Block]:
+    """List the blocks in the order of the forward pass: 13 for the published sizes."""
+    outs, depth = config.encoder_channels, len(config.encoder_channels)
+    ins = (config.stem_channels, *outs[:-1])
+    strides = list(zip(config.time_pools, config.frequency_pools, strict=True))
+    levels = [math.prod(config.time_pools[:i]) for i in range(depth + 1)]
+    encoder = [
+        Block(f"encoder_block{i + 1}", "encoder", ins[i], outs[i], strides[i], levels[i])
+        for i in range(depth)
+    ]
+    name = f"conv_block{depth + 1}a"
+    middle = Block(name, "middle", outs[-1], outs[-1], (1, 1), levels[-1])
+    ins = (*outs[1:], outs[-1])
+    decoder = [
+        Block(f"decoder_block{depth - i}", "decoder", ins[i], outs[i], strides[i], levels[i])
+        for i in reversed(range(depth))
+    ]
+    return [*encoder, middle, *decoder]
+
+
+def stream_table(config: ResUNetConfig) -> tuple[list[Block], int]:
     """The blocks in a stream, and by how many STFT frames the mask lags behind its input."""
-    rows: list[Stage] = []
+    blocks: list[Block] = []
     skip_delays: list[int] = []
-    stride, delay = 1, 0
+    delay = 0
     for block in block_table(config):
         pool = block.stride[0]
         if block.kind == "decoder":
-            stride, delay = stride // pool, delay * pool
-            before = _up_to_grid(2 * BLOCK_HALO, pool)
+            delay *= pool
+            before, lag, behind = _up_to_grid(2 * BLOCK_HALO, pool), BLOCK_HALO, 0
             # The skip connection was made earlier, with a shorter delay: it waits here.
             skip = before + delay - skip_delays.pop()
-            rows.append(Stage(block, stride, delay, before, BLOCK_HALO, skip=skip))
-            delay += BLOCK_HALO
-            continue
-        # Windows of the pooling must not be split between tiles: the first frame that the block
-        # sees, and the first that it returns, have to be multiples of `pool` in the recording.
-        lag = _up_to_grid(delay + BLOCK_HALO, pool) - delay
-        before = _up_to_grid(delay + lag + BLOCK_HALO, pool) - delay
-        rows.append(Stage(block, stride, delay, before, lag, -before % pool))
+        else:
+            # Windows of the pooling must not be split between tiles: the first frame that the
+            # block sees, and the first that it returns, are multiples of `pool` in the recording.
+            lag = _up_to_grid(delay + BLOCK_HALO, pool) - delay
+            before = _up_to_grid(delay + lag + BLOCK_HALO, pool) - delay
+            behind, skip = -before % pool, 0
+        blocks.append(
+            dataclasses.replace(
+                block, delay=delay, before=before, lag=lag, behind=behind, skip=skip
+            )
+        )
         delay += lag
         if block.kind == "encoder":
             skip_delays.append(delay)
-            stride, delay = stride * pool, delay // pool
-    return rows, delay
+            delay //= pool
+    return blocks, delay
 
 
 def _up_to_grid(frames: int, grid: int) -> int:
@@ -257,7 +251,7 @@ def _after_past(module: nn.Module, name: str, num_kept: int, x_BTFC: jax.Array) 
 class EncoderBlock(nn.Module):
     """Residual block; the skip connection is its output, pooled for the next level."""
 
-    stage: Stage
+    block: Block
     dtype: jnp.dtype | None
     axis_name: str | None
 
@@ -271,9 +265,9 @@ class EncoderBlock(nn.Module):
         span: Span | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Compute (pooled, skip), of as many frames as the input covers."""
-        stage, block, count = self.stage, self.stage.block, x_BTFC.shape[1]
-        x_BTFC = _after_past(self, "past", stage.before, x_BTFC)
-        x_BTFC = jnp.pad(x_BTFC, ((0, 0), (0, stage.behind), (0, 0), (0, 0)))
+        block, count = self.block, x_BTFC.shape[1]
+        x_BTFC = _after_past(self, "past", block.before, x_BTFC)
+        x_BTFC = jnp.pad(x_BTFC, ((0, 0), (0, block.behind), (0, 0), (0, 0)))
         beta = f"{block.name}->conv_block1->beta"
         skip_BTFC = ResidualBlock(
             block.out_channels, self.dtype, self.axis_name, name="conv_block1"
@@ -282,10 +276,10 @@ class EncoderBlock(nn.Module):
             beta1_BC=shifts[f"{beta}1"],
             beta2_BC=shifts[f"{beta}2"],
             train=train,
-            inside_T=stage.inside(span, x_BTFC.shape[1]),
+            inside_T=block.inside(span, x_BTFC.shape[1]),
         )
         pooled_BTFC = average_pool(skip_BTFC, block.stride)
-        start, pool = stage.before - stage.lag, block.stride[0]
+        start, pool = block.before - block.lag, block.stride[0]
         return (
             pooled_BTFC[:, start // pool : (start + count) // pool],
             skip_BTFC[:, start : start + count],
@@ -295,7 +289,7 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """Upsamples, concatenates the skip connection, and refines both with a residual block."""
 
-    stage: Stage
+    block: Block
     dtype: jnp.dtype | None
     axis_name: str | None
 
@@ -310,14 +304,15 @@ class DecoderBlock(nn.Module):
         span: Span | None = None,
     ) -> jax.Array:
         """Compute as many frames as the skip connection has."""
-        stage, block, count = self.stage, self.stage.block, skip_BTFC.shape[1]
+        block, count = self.block, skip_BTFC.shape[1]
         name, features = block.name, block.out_channels
-        x_BTFC = _after_past(self, "past", stage.before // block.stride[0], x_BTFC)
-        skip_BTFC = _after_past(self, "past skip", stage.skip, skip_BTFC)[:, : stage.before + count]
+        x_BTFC = _after_past(self, "past", block.before // block.stride[0], x_BTFC)
+        skip_BTFC = _after_past(self, "past skip", block.skip, skip_BTFC)[:, : block.before + count]
         bn1 = BatchNorm(self.axis_name, name="bn1")
         upsample = Upsample(features, block.stride, self.dtype, name="conv1")
         conv = ResidualBlock(features, self.dtype, self.axis_name, name="conv_block2")
-        UnusedBatchNorm(block.in_channels, name="bn2")()
+        # The published decoder also owns a norm that it does not use; here it only makes variables.
+        BatchNorm(name="bn2")(x_BTFC, train=False)
         x_BTFC = upsample(nn.leaky_relu(bn1(x_BTFC, shifts[f"{name}->beta1"], train=train), LEAK))
         beta = f"{name}->conv_block2->beta"
         y_BTFC = conv(
@@ -326,9 +321,9 @@ class DecoderBlock(nn.Module):
             beta1_BC=shifts[f"{beta}1"],
             beta2_BC=shifts[f"{beta}2"],
             train=train,
-            inside_T=stage.inside(span, x_BTFC.shape[1]),
+            inside_T=block.inside(span, x_BTFC.shape[1]),
         )
-        start = stage.before - stage.lag
+        start = block.before - block.lag
         return y_BTFC[:, start : start + count]
 
 
@@ -351,9 +346,9 @@ class UNet(nn.Module):
         """Compute `(B, T, F, C)`, zero in the last bin, which the network never sees."""
         config, frames = self.config, mag_BTF.shape[1]
         dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
-        rows, _ = stages(config)
-        if span is None or not self.is_mutable_collection("stream"):
-            rows = [Stage(row.block, row.stride) for row in rows]
+        blocks = block_table(config)
+        if span is not None and self.is_mutable_collection("stream"):
+            blocks, _ = stream_table(config)
         x_BTF = BatchNorm(self.axis_name, name="bn0")(mag_BTF, train=train)
         if span is not None:
             x_BTF = jnp.where(span.inside(frames)[:, None], x_BTF, 0)
@@ -370,15 +365,14 @@ class UNet(nn.Module):
         if train and config.remat:
             run = nn.remat(run, policy=jax.checkpoint_policies.save_only_these_names(STATISTICS))
         skips: list[jax.Array] = []
-        for row in rows:
-            name = row.block.name
-            if row.block.kind == "decoder":
-                decoder = DecoderBlock(row, dtype, self.axis_name, name=name)
+        for block in blocks:
+            if block.kind == "decoder":
+                decoder = DecoderBlock(block, dtype, self.axis_name, name=block.name)
                 x_BTFC = run(decoder, x_BTFC, skips.pop(), shifts)
                 continue
-            encoder = EncoderBlock(row, dtype, self.axis_name, name=name)
+            encoder = EncoderBlock(block, dtype, self.axis_name, name=block.name)
             x_BTFC, skip_BTFC = run(encoder, x_BTFC, shifts)
-            if row.block.kind == "encoder":
+            if block.kind == "encoder":
                 skips.append(skip_BTFC)
         mask = Pointwise(self.mask_channels, dtype, mag_BTF.dtype, name="after_conv")
         mask_BTFC = mask(x_BTFC)
@@ -392,7 +386,7 @@ class ResUNet(Network):
 
     @property
     def delay_frames(self) -> int:
-        return stages(self.config)[1]
+        return stream_table(self.config)[1]
 
     @nn.compact
     def __call__(

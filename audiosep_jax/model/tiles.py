@@ -53,7 +53,7 @@ def tail_frames(config: ModelConfig) -> int:
 def latency_samples(config: ModelConfig, tile_frames: int) -> int:
     """Most samples that have to be fed before the estimate of the first of them is ready."""
     frames = delay_frames(config, tile_frames) + tile_frames - 1
-    return frames * config.hop_samples + config.window_samples
+    return frames * config.hop_samples + config.window_samples + 1
 
 
 def tile_bytes(config: ModelConfig, tile_frames: int, *, whole: bool = False) -> int:
@@ -133,8 +133,7 @@ def separate_tile(
     state: State,
     spectrum_CTF: jax.Array,
     condition_NE: jax.Array,
-    first: jax.Array,
-    total: jax.Array,
+    span: Span,
 ) -> tuple[jax.Array, jax.Array, State]:
     """Estimates of the next tile of frames.
 
@@ -142,26 +141,43 @@ def separate_tile(
         masks: 1 for one that all channels share, made from their mean, or one for each channel.
         state: that of the tile before, at first `initial_state`; empty if the tile is the whole
             recording.
-        first: index of the tile's first frame.
-        total: frames of the recording, those behind are ignored; `UNKNOWN_FRAMES` until known.
+        span: of the tile; its total is `UNKNOWN_FRAMES` until the end of the recording is known.
 
     Returns:
-        `(N, C, S)` with their half windows, of the frames from `first - delay_frames` on (with an
-        empty state: from 0 on); the mask's gain `(N, masks, T)` in the topmost bins of these
+        `(N, C, S)` with their half windows, of the frames from `span.first - delay_frames` on (with
+        an empty state: from 0 on); the mask's gain `(N, masks, T)` in the topmost bins of these
         frames; and the next state.
     """
     queries, (channels, frames, _) = len(condition_NE), spectrum_CTF.shape
-    spectrum_CTF, masked_NCTF, state_out = _masked(
-        config, masks, variables, state, spectrum_CTF, condition_NE, Span(first, total)
+    state_out, first, tail = State(), span.first, 0
+    options: dict[str, Any] = {"span": span} if can_stream(config) else {}
+    if "network" in state:
+        variables = {**variables, "stream": state["network"]}
+        options["mutable"] = ["stream"]
+    # A network that carries no past receives the frames of the overlap once more.
+    past_CTF = state["spectrum"] if state else spectrum_CTF[:, :0]
+    both_CTF = jnp.concatenate([past_CTF, spectrum_CTF], axis=1)
+    heard_CTF = both_CTF if "faded" in state else spectrum_CTF
+    mag_MTF = magnitude(heard_CTF.mean(0, keepdims=True) if masks == 1 else heard_CTF)
+    mag_BTF = jnp.tile(mag_MTF, (queries, 1, 1))
+    condition_BE = jnp.repeat(condition_NE, masks, axis=0)
+    result: Any = make_network(config).apply(
+        variables, mag_BTF, condition_BE, train=False, **options
     )
-    gain_NMT = _top_gain(spectrum_CTF, masked_NCTF, masks)
-    tail = 0
+    if "network" in state:
+        result, updated = result
+        state_out["network"] = updated.get("stream", {})
+    mask_NMTFC = result.reshape(queries, masks, *result.shape[1:])
+    masked_NCTF = apply_mask(both_CTF[:, : mask_NMTFC.shape[2]], mask_NMTFC)
+    if "faded" in state:
+        masked_NCTF, state_out["faded"] = _cross_faded(masked_NCTF, state["faded"])
+    gain_NMT = _top_gain(both_CTF[:, :frames], masked_NCTF, masks)
     if state:
-        first = first - state["spectrum"].shape[1]
+        state_out["spectrum"] = both_CTF[:, frames:]
+        first, tail = first - past_CTF.shape[1], state["tail"].shape[2]
         masked_NCTF = jnp.concatenate([state["tail"], masked_NCTF], axis=2)
-        tail = state["tail"].shape[2]
         state_out["tail"] = masked_NCTF[:, :, frames:]
-    inside_T = Span(first - tail, total).inside(frames + tail)
+    inside_T = Span(first - tail, span.total).inside(frames + tail)
     masked_BTF = masked_NCTF.reshape(queries * channels, *masked_NCTF.shape[2:])
     # Frames outside the recording may hold NaN: zero them, so that it cannot spread.
     masked_BTF = jnp.where(inside_T[:, None], masked_BTF, 0)
@@ -170,44 +186,6 @@ def separate_tile(
     if state:
         audio_BS = audio_BS[:, tail * hop : (tail + frames) * hop]
     return audio_BS.reshape(queries, channels, -1), gain_NMT, state_out
-
-
-def _masked(
-    config: ModelConfig,
-    masks: int,
-    variables: Any,
-    state: State,
-    spectrum_CTF: jax.Array,
-    condition_NE: jax.Array,
-    span: Span,
-) -> tuple[jax.Array, jax.Array, State]:
-    """The delayed spectrum `(C, T, F)`, its estimates `(N, C, T, F)`, and the next state."""
-    network, frames, state_out = make_network(config), spectrum_CTF.shape[1], State()
-    past_CTF = state["spectrum"] if state else spectrum_CTF[:, :0]
-    both_CTF = jnp.concatenate([past_CTF, spectrum_CTF], axis=1)
-    options: dict[str, Any] = {"span": span} if can_stream(config) else {}
-    if "network" in state:
-        variables = {**variables, "stream": state["network"]}
-        options["mutable"] = ["stream"]
-    # A network that carries no past receives the frames of the overlap once more.
-    heard_CTF = both_CTF if "faded" in state else spectrum_CTF
-    mag_MTF = magnitude(heard_CTF.mean(0, keepdims=True) if masks == 1 else heard_CTF)
-    mag_BTF = jnp.tile(mag_MTF, (len(condition_NE), 1, 1))
-    condition_BE = jnp.repeat(condition_NE, masks, axis=0)
-    result: Any = network.apply(variables, mag_BTF, condition_BE, train=False, **options)
-    if "network" in state:
-        result, updated = result
-        state_out["network"] = updated.get("stream", {})
-    if state:
-        state_out["spectrum"] = both_CTF[:, frames:]
-    mask_NMTFC = result.reshape(len(condition_NE), masks, *result.shape[1:])
-    if "faded" in state:
-        masked_NCTF, state_out["faded"] = _cross_faded(
-            apply_mask(both_CTF, mask_NMTFC), state["faded"]
-        )
-    else:
-        masked_NCTF = apply_mask(both_CTF[:, :frames], mask_NMTFC)
-    return both_CTF[:, :frames], masked_NCTF, state_out
 
 
 def _cross_faded(tile_NCTF: jax.Array, faded_NCTF: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -238,37 +216,22 @@ def _top_gain(spectrum_CTF: jax.Array, masked_NCTF: jax.Array, masks: int) -> ja
     return jnp.sqrt(masked_NCT / jnp.maximum(power_CT, 1e-20))
 
 
+def one_pass(
+    config: ModelConfig,
+    variables: Any,
+    padded_S: jax.Array,
+    condition_E: jax.Array,
+    total: Any,
+) -> jax.Array:
+    """Estimate of one mixture, both with their half windows; frames behind `total` are ignored."""
+    frames = (len(padded_S) - config.window_samples) // config.hop_samples + 1
+    spectrum_CTF = spectrum_of(config, padded_S[None], frames)
+    span = Span(0, total)
+    audio_NCS, _, _ = separate_tile(config, 1, variables, {}, spectrum_CTF, condition_E[None], span)
+    return audio_NCS[0, 0]
+
+
 # ---------------------------------------------------------------------- a stream of samples
-
-
-class CentredPadding:
-    """Reflects half a window at either end of a stream, as `stft` does with a whole recording."""
-
-    def __init__(self, num_channels: int, half: int) -> None:
-        self._half = half
-        self._started = False
-        self._held_CS = np.zeros((num_channels, 0), np.float32)
-
-    def feed(self, audio_CS: np.ndarray) -> np.ndarray:
-        """Samples that are ready: none until enough have come for the reflection in front."""
-        if self._started:
-            together_CS = np.concatenate([self._held_CS, audio_CS], axis=1)
-            self._held_CS = together_CS[:, -self._half - 1 :].copy()
-            return audio_CS
-        self._held_CS = np.concatenate([self._held_CS, audio_CS], axis=1)
-        if self._held_CS.shape[1] <= self._half:
-            return audio_CS[:, :0]
-        self._started = True
-        padded_CS = np.pad(self._held_CS, ((0, 0), (self._half, 0)), mode="reflect")
-        self._held_CS = self._held_CS[:, -self._half - 1 :].copy()
-        return padded_CS
-
-    def finish(self) -> np.ndarray:
-        """The reflection at the end; the whole padded recording if it is below half a window."""
-        half = self._half
-        if not self._started:
-            return np.pad(self._held_CS, ((0, 0), (half, half)), mode="reflect")
-        return np.pad(self._held_CS, ((0, 0), (0, half)), mode="reflect")[:, half + 1 :]
 
 
 class TileStream:
@@ -299,7 +262,7 @@ class TileStream:
             condition_NE[start : start + group] for start in range(0, len(condition_NE), group)
         ]
         self._states: list[State] = []
-        self._padding = CentredPadding(channels, config.window_samples // 2)
+        self._half, self._padded = config.window_samples // 2, False
         self._held_CS = np.zeros((channels, 0), np.float32)  # from frame self._first on
         self._first = self._num_samples = 0
         self._delay = delay_frames(config, tile_frames)
@@ -307,42 +270,48 @@ class TileStream:
     def feed(self, audio_CS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Take samples; return (estimate_NCS, gain_NMT) of the next samples and frames."""
         self._num_samples += audio_CS.shape[1]
-        self._hold(self._padding.feed(audio_CS))
-        if not self._states and self._held_CS.shape[1] <= self._samples(self._whole):
-            return self._nothing()
+        self._held_CS = np.concatenate([self._held_CS, audio_CS], axis=1)
+        if not self._padded and self._num_samples > self._half:
+            self._pad(self._half, 0)
         ready = [self._nothing()]
-        while self._held_CS.shape[1] >= self._samples(self._tile):
-            ready.append(self._next_tile(UNKNOWN_FRAMES))
+        if self._states or self._held_CS.shape[1] > self._samples(self._whole):
+            # Wait for one sample more, so that enough are left for the reflection at the end.
+            while self._padded and self._held_CS.shape[1] > self._samples(self._tile):
+                ready.append(self._next_tile(UNKNOWN_FRAMES))
         return _joined(ready)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the rest of the estimates and gains."""
         if self._num_samples == 0:
             return self._nothing()
-        self._hold(self._padding.finish())
+        self._pad(0 if self._padded else self._half, self._half)
         total = num_frames(self._num_samples, self._config.hop_samples)
         if not self._states and total <= self._whole:
             return self._in_one_pass(total)
-        end = self._config.window_samples // 2 + self._num_samples
         ready = [self._nothing()]
+        end = self._half + self._num_samples
         while (self._first - self._delay) * self._config.hop_samples < end:
             ready.append(self._next_tile(total))
         return _joined(ready)
 
+    def _pad(self, before: int, behind: int) -> None:
+        """Reflect the recording at its ends, as `stft` does."""
+        self._padded = True
+        self._held_CS = np.pad(self._held_CS, ((0, 0), (before, behind)), mode="reflect")
+
     def _in_one_pass(self, total: int) -> tuple[np.ndarray, np.ndarray]:
-        start = self._config.window_samples // 2
         self._states = [{} for _ in self._conditions]
         audio_NCS, gain_NMT = self._run(bucket(self._config, total), total)
-        return audio_NCS[..., start : start + self._num_samples], gain_NMT[..., :total]
+        return audio_NCS[..., self._half :][..., : self._num_samples], gain_NMT[..., :total]
 
     def _next_tile(self, total: int) -> tuple[np.ndarray, np.ndarray]:
-        hop, half = self._config.hop_samples, self._config.window_samples // 2
+        hop = self._config.hop_samples
         if not self._states:
             sizes = self._channels, self._masks, self._tile
             self._states = [initial_state(self._config, len(x), *sizes) for x in self._conditions]
         audio_NCS, gain_NMT = self._run(self._tile, total)
         frame = self._first - self._delay
-        start, frames = frame * hop - half, slice(max(0, -frame), max(0, total - frame))
+        start, frames = frame * hop - self._half, slice(max(0, -frame), max(0, total - frame))
         end = self._num_samples - start if total < UNKNOWN_FRAMES else None
         self._first += self._tile
         self._held_CS = self._held_CS[:, self._tile * hop :]
@@ -354,7 +323,7 @@ class TileStream:
         missing = max(0, samples - self._held_CS.shape[1])
         padded_CS = np.pad(self._held_CS[:, :samples], ((0, 0), (0, missing)))
         spectrum_CTF = spectrum_of(self._config, padded_CS, frames)
-        span, results = (np.int32(self._first), np.int32(total)), []
+        span, results = Span(np.int32(self._first), np.int32(total)), []
         for i, condition_NE in enumerate(self._conditions):
             audio_NCS, gain_NMT, self._states[i] = separate_tile(
                 self._config,
@@ -363,7 +332,7 @@ class TileStream:
                 self._states[i],
                 spectrum_CTF,
                 condition_NE,
-                *span,
+                span,
             )
             # Waits for the group: memory is budgeted for one at a time.
             results.append((np.asarray(audio_NCS), np.asarray(gain_NMT)))
@@ -372,9 +341,6 @@ class TileStream:
 
     def _samples(self, frames: int) -> int:
         return (frames - 1) * self._config.hop_samples + self._config.window_samples
-
-    def _hold(self, padded_CS: np.ndarray) -> None:
-        self._held_CS = np.concatenate([self._held_CS, padded_CS], axis=1)
 
     def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
         queries = sum(len(condition_NE) for condition_NE in self._conditions)

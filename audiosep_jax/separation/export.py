@@ -118,10 +118,9 @@ def _one(
 ) -> "jax.Array":
     """One pass over the first `num_samples` samples."""
     import jax.numpy as jnp
-    import numpy as np
 
     from audiosep_jax.model.stft import num_frames
-    from audiosep_jax.model.tiles import bucket, separate_tile, spectrum_of
+    from audiosep_jax.model.tiles import bucket, one_pass
 
     model, most = separator.model, mixture_S.shape[0]
     half, hop = model.window_samples // 2, model.hop_samples
@@ -131,12 +130,9 @@ def _one(
     period = jnp.maximum(2 * (num_samples - 1), 1)
     place_U = sample_U % period
     padded_U = mixture_S[jnp.minimum(place_U, period - place_U) * (num_samples > 1)]
-    spectrum_CTF = spectrum_of(model, padded_U[None], frames)
     total = num_samples // hop + 1
-    audio_NCS, _, _ = separate_tile(
-        model, 1, separator.variables, {}, spectrum_CTF, condition_E[None], np.int32(0), total
-    )
-    audio_S = audio_NCS[0, 0, half : half + most]
+    audio_U = one_pass(model, separator.variables, padded_U, condition_E, total)
+    audio_S = audio_U[half : half + most]
     return jnp.where(jnp.arange(most) < num_samples, audio_S, 0)
 
 

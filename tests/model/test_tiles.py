@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from separator_examples import TINY, tiny_variables, unit_rows
 
 from audiosep_jax.model import make_model, tiles
-from audiosep_jax.model.resunet import ResUNetConfig, stages
+from audiosep_jax.model.resunet import ResUNetConfig, stream_table
 from audiosep_jax.model.tiles import (
-    CentredPadding,
     TileStream,
     bucket,
     initial_state,
@@ -79,7 +78,7 @@ def snr_db(actual, expected):
 def boundary_lengths():
     """Around every edge there is: half windows, hops, tiles, the delay; and primes."""
     hop, half = TINY.hop_samples, TINY.window_samples // 2
-    delay, tile = stages(TINY)[1] * hop, TILE * hop
+    delay, tile = stream_table(TINY)[1] * hop, TILE * hop
     edges = [half, tile, 2 * tile]
     around = {edge + step for edge in edges for step in (-1, 0, 1)}
     return sorted({1, 2, delay, tile + delay - half, 997, 2003, *around})
@@ -131,8 +130,8 @@ def test_a_minute_through_the_published_table():
 
 def test_the_published_table_waits_for_its_receptive_field():
     """316 frames are known of the original; two more keep the pooling on its grid."""
-    assert stages(ResUNetConfig())[1] == 318
-    assert stages(NARROW)[1] == 318
+    assert stream_table(ResUNetConfig())[1] == 318
+    assert stream_table(NARROW)[1] == 318
 
 
 def test_queries_and_masks_share_what_they_can_and_mix_nothing_up():
@@ -163,15 +162,6 @@ def test_nothing_waits_longer_than_stated():
 def test_feeding_nothing_gives_nothing():
     estimate_NCS, _ = streamed(TINY, np.zeros((2, 0), np.float32), unit_rows(8, 2))
     assert estimate_NCS.shape == (2, 2, 0)
-
-
-@given(st.integers(1, 60), st.lists(st.integers(0, 60), max_size=4), st.integers(1, 20))
-@settings(deadline=None)
-def test_the_mirror_image_is_numpys(num_samples, cuts, half):
-    audio_CS, padding = noise(2, num_samples), CentredPadding(2, half)
-    parts = [padding.feed(block_CS) for block_CS in np.split(audio_CS, sorted(cuts), axis=1)]
-    expected_CS = np.pad(audio_CS, ((0, 0), (half, half)), mode="reflect")
-    np.testing.assert_array_equal(np.concatenate([*parts, padding.finish()], 1), expected_CS)
 
 
 @given(st.integers(1, 100_000))
