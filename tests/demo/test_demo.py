@@ -348,6 +348,18 @@ def test_a_file_is_found_in_any_route_and_any_place(visitor, route, body):
     assert post(visitor, route, body) == REFUSED
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "multipart/form-data"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_file_is_found_in_any_encoding(visitor, kind, encoding):
+    own = visitor.upload("own.wav", content(seed=13))
+    body = (
+        f'{{"data": [{{"p\\u0061th": "{own}", "path": "/dev/zero", "meta": '
+        '{"_type": "gradio.FileData"}}, "rain", ""], "fn_index": 0}'
+    )
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        visitor.get("gradio_api/queue/join", body.encode(encoding), {"Content-Type": kind})
+
+
 def test_tricks_with_the_other_fields_of_a_file_open_nothing_else(visitor, tmp_path):
     private = str(recording(tmp_path / "private.wav"))
     own = visitor.upload("own.wav", content(seed=7))
