@@ -208,6 +208,7 @@ def test_a_bar_in_a_file_is_written_every_half_minute(tmp_path, capsys):
     written = capsys.readouterr().err
     log.close()
     assert written.count("step") == 1, written
+    assert log.bar.mininterval == 30
 
 
 def test_a_workdir_that_cannot_be_written_to_is_an_input_error(tmp_path):
