@@ -129,6 +129,8 @@ def _cache_hint(path: str | os.PathLike[str]) -> str:
 
 def not_the_file(path: str | os.PathLike[str]) -> str | None:
     """Say what was saved in place of a binary file: nothing, a Git LFS pointer or a web page."""
+    if not os.path.isfile(path):
+        return None
     with open(path, "rb") as file:
         head = file.read(512).lstrip().lower()
     if not head:
@@ -164,7 +166,8 @@ def read_json(
     try:
         return json.loads(read_text(path), object_hook=object_hook)
     except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error})") from error
+        reason = not_the_file(path) or f"is not JSON ({error})"
+        raise InputError(f"{path}: {reason}") from error
 
 
 def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -162,7 +162,8 @@ class AudioReader:
         return count
 
     def _unreadable(self, error: Exception) -> AudioError:
-        return AudioError(f"{self.path}: cannot be read as audio ({reason(error)})")
+        found = files.not_the_file(self.path)
+        return AudioError(f"{self.path}: cannot be read as audio ({found or reason(error)})")
 
 
 class AudioWriter:

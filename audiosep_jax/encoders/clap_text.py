@@ -22,7 +22,6 @@ from audiosep_jax.encoders.layers import (
     layer_norm,
     unit_norm,
 )
-from audiosep_jax.errors import InputError
 from audiosep_jax.settings import section
 
 
@@ -114,9 +113,7 @@ class ClapText(nn.Module):
         return unit_norm(head(jnp.tanh(pooled)))
 
     def _embed_tokens(self, input_ids_NL: jax.Array) -> jax.Array:
-        config, num_tokens = self.config, input_ids_NL.shape[1]
-        if num_tokens > config.max_tokens:
-            raise InputError(f"{num_tokens} tokens; this text tower takes {config.max_tokens}")
+        config = self.config
 
         def table(rows: int, kind: str) -> nn.Embed:
             name = f"text_model.embeddings.{kind}_embeddings"

@@ -20,7 +20,6 @@ from audiosep_jax.encoders.layers import (
     layer_norm,
     unit_norm,
 )
-from audiosep_jax.errors import InputError
 from audiosep_jax.settings import section
 
 # Configs written before transformers 4.31 hold 2, whatever the vocabulary. Their models pool at the
@@ -113,8 +112,6 @@ class ClipText(nn.Module):
     def _embed_tokens(self, input_ids_NL: jax.Array) -> jax.Array:
         config = self.config
         num_tokens, longest = input_ids_NL.shape[1], config.max_position_embeddings
-        if num_tokens > longest:
-            raise InputError(f"{num_tokens} tokens; this text tower takes {longest}")
         token_table = nn.Embed(
             config.vocab_size, config.hidden_size, name="text_model.embeddings.token_embedding"
         )

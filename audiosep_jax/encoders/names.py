@@ -12,7 +12,6 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from audiosep_jax.encoders.clap_audio import Htsat
 from audiosep_jax.encoders.clap_text import ClapText
@@ -72,8 +71,16 @@ def tower_params(tower: ClapText | ClipText | Htsat, state: State) -> Params:
     own, example = "text", [tokens, tokens]
     if isinstance(tower, Htsat):
         own, example = "audio", [jnp.zeros((1, 1, tower.config.num_mel_bins))]
+    shapes = jax.eval_shape(tower.init, jax.random.key(0), *example)["params"]
+    tensors = dict(_split_qkv(_canonical(state)))
+    flat = flax.traverse_util.flatten_dict(shapes)
+    params = {path: _take(tensors, path, wanted.shape) for path, wanted in flat.items()}
     others = rf"(?!{own})(text|audio|vision|visual)_(model|projection)\."
-    return _fill(tower, example, dict(_split_qkv(_canonical(state))), (*OTHER_HEADS, others))
+    ignored = re.compile("|".join((*BUFFERS, *OTHER_HEADS, others)))
+    for name in tensors.keys() - {hf_name(path) for path in params}:
+        if not ignored.match(name):
+            raise InputError(f"{name}: the file holds this tensor, but the model has no such part")
+    return flax.traverse_util.unflatten_dict(params)
 
 
 def hf_name(path: tuple[str, ...]) -> str:
@@ -84,18 +91,10 @@ def hf_name(path: tuple[str, ...]) -> str:
 
 def _canonical(state: State) -> dict[str, np.ndarray]:
     """Translate names to Hugging Face's, without the prefix that a container added."""
-    if any(name.startswith(AUDIOSEP_PREFIX) for name in state):
-        inner = {name: name.removeprefix(AUDIOSEP_PREFIX) for name in state}
-        inner = {name: short for name, short in inner.items() if short != name}
-    else:  # PyTorch's data parallelism adds `module.`
-        inner = {name: name.removeprefix("module.") for name in state}
-    tensors: dict[str, np.ndarray] = {}
-    for name, short in inner.items():
-        renamed = _rename(short)
-        if renamed in tensors:
-            raise InputError(f"{name}: the file holds this tensor twice, under two names")
-        tensors[renamed] = state[name]
-    return tensors
+    inside = any(name.startswith(AUDIOSEP_PREFIX) for name in state)
+    prefix = AUDIOSEP_PREFIX if inside else "module."  # which PyTorch's data parallelism adds
+    chosen = [name for name in state if name.startswith(prefix) or not inside]
+    return {_rename(name.removeprefix(prefix)): state[name] for name in chosen}
 
 
 def _rename(name: str) -> str:
@@ -110,28 +109,11 @@ def _split_qkv(tensors: State) -> Iterator[tuple[str, np.ndarray]]:
     """Split LAION's stacked query, key and value of the audio tower into three tensors."""
     for name, tensor in tensors.items():
         head, stacked, leaf = name.rpartition(".qkv.")
-        if not stacked:
-            yield name, tensor
-        elif len(tensor) % 3:
-            raise InputError(f"{name}: {len(tensor)} rows cannot be query, key and value")
-        else:
+        if stacked:
             for part, rows in zip(("query", "key", "value"), np.split(tensor, 3), strict=True):
                 yield f"{head}.{part}.{leaf}", rows
-
-
-def _fill(
-    module: nn.Module, example: list[jax.Array], tensors: State, elsewhere: tuple[str, ...]
-) -> Params:
-    """Take each parameter of `module` from the tensor with its name; InputError for leftovers."""
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *example)["params"]
-    flat = flax.traverse_util.flatten_dict(shapes)
-    params = {path: _take(tensors, path, wanted.shape) for path, wanted in flat.items()}
-    used = {hf_name(path) for path in params}
-    ignored = re.compile("|".join((*BUFFERS, *elsewhere)))
-    for name in tensors:
-        if name not in used and not ignored.match(name):
-            raise InputError(f"{name}: the file holds this tensor, but the model has no such part")
-    return flax.traverse_util.unflatten_dict(params)
+        else:
+            yield name, tensor
 
 
 def _take(tensors: State, path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:

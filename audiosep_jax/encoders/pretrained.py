@@ -167,8 +167,11 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers' own errors have no base class
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder}: its tokenizer cannot be read ({reason})") from error
+        path = folder / "tokenizer.json"
+        reason = (
+            files.not_the_file(path) or f"cannot be read ({' '.join(str(error).split())[:200]})"
+        )
+        raise InputError(f"{path}: {reason}") from error
 
 
 def tokenize(

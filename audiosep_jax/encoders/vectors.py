@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.files import not_the_file
 
 
 class VectorEncoder:
@@ -27,8 +28,9 @@ def read(path: str | os.PathLike[str]) -> list[np.ndarray]:
     try:
         vector_NE = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        reason = str(error.strerror if isinstance(error, OSError) else error) or "is not complete"
-        raise InputError(f"{path}: cannot be read as .npy ({reason})") from error
+        if isinstance(error, OSError):
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{path}: {not_the_file(path) or 'is not a whole .npy file'}") from error
     shape = np.shape(vector_NE)
     if isinstance(vector_NE, np.ndarray) and vector_NE.dtype.kind == "V":
         raise InputError(f"{path}: holds no numbers (bfloat16 is saved so); save float32")

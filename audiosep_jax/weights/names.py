@@ -167,12 +167,9 @@ def import_separator(state_dict: StateDict, template: Variables) -> dict[str, An
     """Make variables shaped as `template` from AudioSep's names, with the prefix or without.
 
     Raises:
-        InputError: a tensor is missing, left over, of another shape, or there twice.
+        InputError: a tensor is missing, left over or of another shape.
     """
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in state_dict.items()}
-    for name in tensors:
-        if name in state_dict and PREFIX + name in state_dict:
-            raise InputError(f"the state dict has {name} twice, with and without {PREFIX}")
     learnt = {name: tensor for name, tensor in tensors.items() if not is_buffer(name)}
     return _fill(template, learnt, torch_name, to_torch_layout, from_torch_layout)
 
@@ -227,13 +224,14 @@ def stft_buffers(window_samples: int) -> dict[str, np.ndarray]:
     dft_FS = roots[np.outer(n, n) % window_samples]
     analysis_FS = (dft_FS * window_S)[: window_samples // 2 + 1]
     synthesis_SF = dft_FS.conj() * (window_S / window_samples)[:, None]
-    return {
-        "base.stft.conv_real.weight": _float32(analysis_FS.real)[:, None, :],
-        "base.stft.conv_imag.weight": _float32(analysis_FS.imag)[:, None, :],
-        "base.istft.ola_window": _float32(window_S**2),
-        "base.istft.conv_real.weight": _float32(synthesis_SF.real)[:, :, None],
-        "base.istft.conv_imag.weight": _float32(synthesis_SF.imag)[:, :, None],
+    buffers = {
+        "base.stft.conv_real.weight": analysis_FS.real[:, None, :],
+        "base.stft.conv_imag.weight": analysis_FS.imag[:, None, :],
+        "base.istft.ola_window": window_S**2,
+        "base.istft.conv_real.weight": synthesis_SF.real[:, :, None],
+        "base.istft.conv_imag.weight": synthesis_SF.imag[:, :, None],
     }
+    return {name: buffer.astype(np.float32, order="C") for name, buffer in buffers.items()}
 
 
 def model_config(
@@ -285,10 +283,6 @@ def _size(shapes: Mapping[str, tuple[int, ...]], name: str, axis: int, num_axes:
     if len(shapes[name]) != num_axes:
         raise InputError(f"{name} has shape {shapes[name]}, not one of {num_axes} dimensions")
     return shapes[name][axis]
-
-
-def _float32(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array, np.float32)
 
 
 def _is_upsample(path: Path) -> bool:

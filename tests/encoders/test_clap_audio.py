@@ -89,13 +89,6 @@ def test_fold_stretches_missing_bands():
     )
 
 
-def test_features_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="mel features of 65 x 16"):
-        clap_audio.fold(TINY, jnp.zeros((1, 65, 16)))
-    with pytest.raises(InputError, match="64 frames of 16 bands"):
-        clap_audio.fold(TINY, jnp.zeros((1, 64, 15)))
-
-
 def test_windows_hold_neighbouring_patches():
     x = np.arange(2 * 4 * 4).reshape(2, 4, 4, 1)
     windows = clap_audio.to_windows(x, 2)
@@ -255,8 +248,6 @@ def test_clips_are_repeated_whole_then_padded_or_cut_in_the_middle(num_samples):
 
 
 def test_what_the_features_cannot_be_made_of():
-    with pytest.raises(InputError, match="empty"):
-        clap_audio.fit_clip(TINY_MEL, jnp.zeros((1, 0)))
     with pytest.raises(InputError, match="truncation='fusion' must be"):
         clap_audio.MelConfig.from_dict({"truncation": "fusion"})
     with pytest.raises(InputError, match="padding='pad' must be"):

@@ -116,13 +116,6 @@ def test_a_wrong_config_is_named(wrong, message):
         clap_text.ClapTextConfig.from_dict(wrong)
 
 
-def test_too_many_tokens_are_refused():
-    config = clap_text.ClapTextConfig.from_dict({**TINY_TEXT, "max_position_embeddings": 10})
-    tokens = jnp.zeros((1, 9), jnp.int32)
-    with pytest.raises(InputError, match="9 tokens; this text tower takes 8"):
-        jax.eval_shape(clap_text.ClapText(config).init, jax.random.key(0), tokens, tokens)
-
-
 def test_activations_have_their_closed_forms():
     x = jnp.array([-2.0, 0.0, 1.0])
     # x times the normal distribution function; 0.8413447 is its value at one.

@@ -54,8 +54,10 @@ def test_a_file_of_vectors_is_a_query_for_each_row(tmp_path, dtype):
         (np.zeros((1, 2, 3)), r"shape \(1, 2, 3\)"),
         (np.zeros((0, 3)), r"shape \(0, 3\)"),
         (np.array([1, np.nan]), "NaN"),
-        (b"", r"cannot be read as \.npy"),
-        (b"<html>", r"cannot be read as \.npy"),
+        (b"", "is empty"),
+        (b"<html>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "is a Git LFS pointer"),
+        (b"nothing", r"is not a whole \.npy"),
     ],
 )
 def test_a_file_of_no_vectors_is_named(tmp_path, content, message):

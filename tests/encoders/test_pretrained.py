@@ -159,7 +159,9 @@ def test_few_shapes_are_compiled(tmp_path, monkeypatch):
         ("config.json", "{", r"config\.json: is not JSON"),
         ("config.json", "[]", r"config\.json: holds a JSON list"),
         ("config.json", '{"text_config": {"hidden_size": "x"}}', "hidden_size='x' must be"),
-        ("tokenizer.json", "{}", "tokenizer cannot be read"),
+        ("tokenizer.json", "{}", r"tokenizer\.json: cannot be read"),
+        ("tokenizer.json", "<!doctype html>", r"tokenizer\.json: is a web page"),
+        ("config.json", "version https://git-lfs", r"config\.json: is a Git LFS pointer"),
         ("model.safetensors", "not one", "neither a PyTorch checkpoint"),
     ],
 )

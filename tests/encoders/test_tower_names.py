@@ -179,17 +179,3 @@ def test_a_missing_or_misshapen_tensor_is_named(tower, name):
 def test_a_tensor_without_a_place_is_named(tower, name):
     with pytest.raises(InputError, match=f"{re.escape(name)}: the file holds"):
         tower_params(TOWERS[tower], {**tiny_state(), name: np.zeros(1)})
-
-
-def test_one_tensor_under_two_names_is_refused():
-    state = {**tiny_state(), "text_branch.pooler.dense.bias": np.zeros(16)}
-    with pytest.raises(InputError, match=r"text_branch\.pooler\.dense\.bias: .* twice"):
-        tower_params(ClapText(TEXT), state)
-
-
-def test_a_stack_that_is_not_three_is_refused():
-    laion = to_laion(tiny_state())
-    name = "audio_branch.layers.0.blocks.0.attn.qkv.weight"
-    laion[name] = laion[name][:-1]
-    with pytest.raises(InputError, match="23 rows cannot be query, key and value"):
-        tower_params(Htsat(AUDIO), laion)

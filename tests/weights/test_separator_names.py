@@ -89,13 +89,6 @@ def test_extra_tensor_is_named():
         import_separator(state, variable_shapes(TINY))
 
 
-def test_tensor_under_two_names_is_refused():
-    name = "base.bn0.weight"
-    state = tiny_state() | {PREFIX + name: np.zeros_like(tiny_state()[name])}
-    with pytest.raises(InputError, match=r"base\.bn0\.weight.*twice"):
-        import_separator(state, variable_shapes(TINY))
-
-
 @pytest.mark.parametrize(
     ("name", "shape", "wanted"),
     [
