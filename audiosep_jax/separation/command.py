@@ -78,7 +78,9 @@ def _separate(arguments: argparse.Namespace) -> int:
     if failures and not many:
         raise failures[0]
     if arguments.json:
-        _write_json(arguments, records, output)
+        from audiosep_jax.separation.batch import public_record
+
+        files.write_json(arguments.json, [public_record(record, output) for record in records])
     for failure in failures:
         say("error:", str(failure))
     if failures:
@@ -207,15 +209,6 @@ def _report(record: "Record", output: Path, prefix: str) -> None:
             f"{prefix}all results are multiplied by {record['gain']:.3g} so that none clips; "
             "--subtype FLOAT keeps their level"
         )
-
-
-def _write_json(arguments: argparse.Namespace, records: "Sequence[Record]", output: Path) -> None:
-    from audiosep_jax.separation.batch import public_record
-
-    path, (index, count) = arguments.json, arguments.shard
-    if count > 1:
-        path = path.with_suffix(f".{index}-of-{count}{path.suffix}")
-    files.write_json(path, [public_record(record, output) for record in records])
 
 
 def _progress_bar(num_recordings: int) -> Any:

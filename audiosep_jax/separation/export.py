@@ -1,6 +1,7 @@
 """Export: a separator as one file of weights and program, which runs with JAX alone."""
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,15 +30,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    separator = load_separator(arguments.checkpoint)
-    path = export_separator(
-        separator,
-        arguments.file,
-        batch_size=arguments.batch_size,
-        tile_seconds=arguments.tile_seconds,
-        platforms=arguments.platforms,
-    )
-    print(path)
+    names = ("batch_size", "tile_seconds", "platforms")
+    options = {name: getattr(arguments, name) for name in names}
+    print(export_separator(load_separator(arguments.checkpoint), arguments.file, **options))
 
 
 def export_separator(
@@ -77,14 +72,7 @@ def export_separator(
             f"batch_size={batch_size} and tile_seconds={tile_seconds} must be positive"
         )
 
-    @jax.jit
-    def separate(
-        mixture_BS: jax.Array, num_samples: jax.Array, condition_BE: jax.Array
-    ) -> jax.Array:
-        return jax.vmap(
-            lambda mixture_S, condition_E: _one(separator, mixture_S, num_samples, condition_E)
-        )(mixture_BS, condition_BE)
-
+    separate = jax.jit(jax.vmap(functools.partial(_one, separator), in_axes=(0, None, 0)))
     shapes = (
         jax.ShapeDtypeStruct((batch_size, num_samples), jnp.float32),
         jax.ShapeDtypeStruct((), jnp.int32),

@@ -64,7 +64,7 @@ def plan(sources: Sequence[Path], output: Path, queries: Sequence[Query]) -> lis
         raise InputError("--text, --embedding or --audio_query is needed; --help shows an example")
     found: dict[str, tuple[Path, str, PurePosixPath]] = {}  # a recording given twice is done once
     for source in sources:
-        if len(sources) > 1 and not os.path.lexists(source):
+        if "\0" in str(source) or (len(sources) > 1 and not os.path.lexists(source)):
             raise InputError(f"{source}: no such file or folder")
         below = _below(source, output) if os.path.isdir(source) else None
         for path in below or [Path(source.name)]:
@@ -116,13 +116,14 @@ def _recordings(source: Path, output: Path) -> list[Path]:
 def _places(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
     """Paths without suffix; equal ones keep their suffix, and get a number if that is not enough.
 
-    Names are cut to what fits into the name of a result, and with a number.
+    Names are cut so that they fit into the name of a result, with a number.
     """
-    keys = [str(path.with_suffix("")).casefold() for path in paths]
-    count = Counter(keys)
-    pairs = zip(paths, keys, strict=True)
-    names = [path if count[key] > 1 else path.with_suffix("") for path, key in pairs]
-    names = [path.with_name(cut(path.name, MAX_STEM_BYTES)) for path in names]
+    count = Counter(str(path.with_suffix("")).casefold() for path in paths)
+    names = []
+    for path in paths:
+        bare = path.with_suffix("")
+        place = path if count[str(bare).casefold()] > 1 else bare
+        names.append(place.with_name(cut(place.name, MAX_STEM_BYTES)))
     count = Counter(str(path).casefold() for path in names)
     names = [
         path.with_name(cut(path.name, NUMBERED_BYTES)) if count[str(path).casefold()] > 1 else path

@@ -114,7 +114,9 @@ def _check_folder(option: str, folder: Path) -> None:
 
 
 def _check_json(arguments: argparse.Namespace) -> None:
-    path = arguments.json
+    path, (index, count) = arguments.json, arguments.shard
+    if count > 1:  # each process writes its own file
+        path = arguments.json = path.with_suffix(f".{index}-of-{count}{path.suffix}")
     _check_folder("--json", path.absolute().parent)
     if os.path.isdir(path):
         raise InputError(f"--json {path}: is a folder")
@@ -127,27 +129,15 @@ def _check_json(arguments: argparse.Namespace) -> None:
 class _AddQuery(argparse.Action):
     """Collect queries of all kinds in the order in which they are given."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        part = Part((option_string or "").removeprefix("--"), values)
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        part = Part(option.removeprefix("--"), values)
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), part])
 
 
 class _Weigh(argparse.Action):
     """Give the query before it a weight."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         if not namespace.queries or namespace.queries[-1].weight is not None:
             parser.error(f"--weight {values:g}: must come after the query that it belongs to")
         *before, last = namespace.queries

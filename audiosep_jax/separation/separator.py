@@ -178,7 +178,7 @@ class Separator:
         stereo: Stereo = "channels",
         above_nyquist: AboveNyquist = "drop",
     ) -> np.ndarray:
-        """Separate as `separate` does, for embeddings; return `(N, *audio.shape)` float32."""
+        """Separate as `separate`, for embeddings; return `(N, *audio.shape)` float32."""
         audio_CS = _checked_audio(audio)
         stream = self.stream(
             sample_rate_hz,

@@ -1,9 +1,8 @@
 """Streams: blocks of a recording of any sample rate in, estimates of the same rate out."""
 
-import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,18 +41,12 @@ class Stream(Protocol):
     def finish(self) -> np.ndarray: ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Tiling:
-    """How much of a recording the network computes at once.
+class Tiling(NamedTuple):
+    """How much of a recording the network computes at once."""
 
-    tile_frames: STFT frames of a tile.
-    whole_frames: recordings of at most as many frames are computed in one pass at their end.
-    group: number of queries in a batch.
-    """
-
-    tile_frames: int
-    whole_frames: int
-    group: int
+    tile_frames: int  # STFT frames of a tile
+    whole_frames: int  # recordings of at most as many frames are computed in one pass at their end
+    group: int  # queries in a batch
 
 
 class SeparationStream:
@@ -90,7 +83,7 @@ class SeparationStream:
             condition_NE,
             channels=num_channels,
             masks=1 if stereo == "mid" else num_channels,
-            **dataclasses.asdict(tiling),
+            **tiling._asdict(),
         )
         self._above = None
         if above_nyquist == "keep" and sample_rate_hz > model_hz:
@@ -172,8 +165,8 @@ def checked_samples(audio: np.ndarray) -> np.ndarray:
 class _BandAbove:
     """The part of a recording above the network's band, times the gain of the topmost bins.
 
-    The part is the recording minus what remains of it after conversion to the network's rate and
-    back. Gains come frame by frame and later than the samples, so both are kept until they meet.
+    The part is the recording minus its conversion to the network's rate and back. Gains come frame
+    by frame and later than the samples, so both are kept until they meet.
     """
 
     def __init__(self, config: ModelConfig, sample_rate_hz: int, num_channels: int) -> None:
