@@ -19,11 +19,7 @@ from audiosep_jax.evaluation.results import FACTS, Row
 
 EXAMPLE = """example, two checkpoints:
   audiosep compare results/clap results/clip --output results/clap-clip
-and three wordings of the queries, as the paper compares them:
-  for column in label caption reworded; do
-    audiosep evaluate --checkpoint audiosep --protocol mixtures \\
-        --metadata mine.csv --audio data --query_column $column --output results/$column
-  done
+and three wordings of the queries (audiosep evaluate --query_column label, caption, reworded):
   audiosep compare results/label results/caption results/reworded --output results/wordings
 writes comparison.json, comparison.md and comparison.png. Differences are to the first result."""
 
@@ -84,14 +80,11 @@ def read_evaluation(folder: Path, name: str = "") -> Evaluation:
     if not (folder / results.JSON_NAME).is_file():
         raise InputError(f"{folder}: holds no results; run audiosep evaluate first")
     content = files.read_json_object(folder / results.JSON_NAME)
-    rows = []
-    for line, cells in files.read_csv(folder / results.CSV_NAME, FACTS):
-        try:
-            scores = {x: float(cells[x] or "nan") for x in cells if x not in FACTS}
-        except ValueError as error:
-            raise InputError(f"{folder / results.CSV_NAME}: line {line}: {error}") from error
-        if not cells["reason"]:
-            rows.append({**cells, **scores})
+    rows = [
+        {x: cell if x in FACTS else float(cell or "nan") for x, cell in cells.items()}
+        for _, cells in files.read_csv(folder / results.CSV_NAME, FACTS)
+        if not cells["reason"]
+    ]
     return Evaluation(name or folder.name, content, rows)
 
 
