@@ -226,9 +226,10 @@ def test_the_published_weights_are_fetched_and_converted_once(tmp_path):
     expected_BS = apply(variables, mixture_S[None], condition_NE)
 
     with serving({"spaces/Audio-AGI/AudioSep": repository}) as loopback:
+        arguments = ["in.wav", "--embedding", "q.npy", "--overwrite"]
         for changes in ({}, {"HF_HUB_OFFLINE": "1"}):
             done = subprocess.run(
-                [sys.executable, ROOT / "separate.py", "in.wav", "--embedding", "q.npy"],
+                [sys.executable, ROOT / "separate.py", *arguments],
                 cwd=tmp_path,
                 env=environment(tmp_path, loopback.endpoint, **changes),
                 capture_output=True,
