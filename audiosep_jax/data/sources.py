@@ -21,7 +21,6 @@ import itertools
 import json
 import os
 import threading
-import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -47,7 +46,6 @@ _HEADER_THREADS = 16
 SYNTHETIC_SEEDS = {"train": 2023, "valid": 7_000_003}
 
 Kind = Literal["synthetic", "manifest", "esc50", "folders", "prepared"]
-KINDS: tuple[str, ...] = typing.get_args(Kind)
 SampleBy = Literal["recording", "duration"]
 Folds = Annotated[tuple[int, ...], Field(min_length=1)]
 Tasks = Annotated[int, Field(ge=-1, le=256)]
@@ -443,8 +441,9 @@ _BUILDERS: dict[Kind, Callable[[DataConfig, Split, int], Source]] = {
 
 
 def _files(config: DataConfig, clips: Clips, sample_rate_hz: int) -> Source:
-    options = config.min_seconds, config.cache_megabytes, config.sample_by
-    return FileSource(clips, sample_rate_hz, *options)
+    return FileSource(
+        clips, sample_rate_hz, config.min_seconds, config.cache_megabytes, config.sample_by
+    )
 
 
 def _own_root(config: DataConfig, split: Split) -> Path:

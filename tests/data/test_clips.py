@@ -64,7 +64,7 @@ def test_manifest_names_the_bad_row(tmp_path, row, complaint):
     ("content", "complaint"),
     [
         ("{", "is not JSON"),
-        ("", "is not JSON"),
+        ("", "is empty"),
         ("\xff", "is not JSON"),
         ('{"data": [{"wav": "a", "caption": "x"},\n{"wav"]}', "line 2"),
         ('{"data": [{"wav": "a", "caption": "x"}]', "is not JSON"),
