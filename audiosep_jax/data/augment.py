@@ -15,7 +15,7 @@ from audiosep_jax.data.mixing import between, decibels
 from audiosep_jax.settings import Share, rising, section
 
 _TRANSITION = 0.1  # width of a low-pass filter's edge, in parts of its cut-off
-_RINGING_SECONDS = 0.05  # after which such a filter of 1 kHz and more has fallen silent
+_RINGING_SECONDS = 0.05  # the response of a filter at 1 kHz or above has decayed by then
 
 Cutoffs = Annotated[tuple[Annotated[float, Field(ge=1000)], ...], Field(min_length=1)]
 
@@ -27,10 +27,10 @@ class AugmentConfig:
     gain_probability: Share = 0.0  # of the target; interferers are brought to its level
     gain_db: Annotated[tuple[float, ...], rising(-100, 100)] = (-12.0, 6.0)
     polarity_probability: Share = 0.0  # of each clip
-    # Of each clip. Telephone, wideband telephone, and codecs from low to high rates.
+    # Each clip is limited to the band of a telephone or of a codec at a low to a high rate.
     band_limit_probability: Share = 0.0
     band_limit_hz: Cutoffs = (3400.0, 4000.0, 5500.0, 7000.0, 8000.0, 11000.0, 15000.0)
-    # Of each mixture: all its clips sound in one room, each from a place of its own.
+    # All clips of a mixture are heard in one room, each from a place of its own.
     reverb_probability: Share = 0.0
     # To fall by 60 dB.
     reverb_seconds: Annotated[tuple[float, ...], rising(0.01, 10)] = (0.2, 1.0)
@@ -41,13 +41,13 @@ class AugmentConfig:
 
     @property
     def any(self) -> bool:
-        """Whether anything is ever changed."""
+        """True if any change has a probability above 0."""
         return any(value for name, value in vars(self).items() if name.endswith("_probability"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What happens to one mixture."""
+    """Changes to one mixture."""
 
     silent_interferer: bool
     absent_target: bool
@@ -86,7 +86,7 @@ def augment_clip(
     sample_rate_hz: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """What happens to each clip by itself: polarity, band limits, its place in the room."""
+    """Change one clip: polarity, band limit, and its place in the room."""
     inverted, limited = rng.random(2).tolist()
     cutoff_hz = float(rng.choice(config.band_limit_hz))
     direct_db = between(config.reverb_direct_db, rng)

@@ -11,7 +11,7 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.settings import Positive, rising, section
 
 _SILENCE_ENERGY = 1e-10  # the original's floor under the reference's energy
-_BLOCK_SAMPLES = 8192  # of which BLAS makes no threads of its own
+_BLOCK_SAMPLES = 8192  # few enough that BLAS starts no threads
 
 
 Gain = Annotated[int, Field(ge=-100, le=100)]
@@ -40,7 +40,7 @@ class MixingConfig:
 
 
 def between(ends: tuple[float, ...], rng: np.random.Generator) -> float:
-    """Any number from a low to a high end."""
+    """Draw a number between a low and a high end."""
     low, high = ends
     return rng.uniform(low, high)
 
@@ -116,7 +116,7 @@ def mix(
     ratios = config.min_match_ratio, config.max_match_ratio
 
     def level(audio_S: np.ndarray, out_S: np.ndarray | None = None) -> np.ndarray:
-        """In two steps, as in the original, whose rounding is kept."""
+        """Match, then gain: two steps round as the original does."""
         number = audio_S.dtype.type
         ratio = match_ratio(energy(audio_S), energy_target, *ratios)
         out_S = np.multiply(audio_S, number(ratio), out=out_S)
@@ -163,5 +163,5 @@ def mix_at_snr(
 
 
 def caption_key(caption: str) -> str:
-    """What two captions have in common when they differ in case and spaces only."""
+    """Form that is equal for captions that differ in case and spaces only."""
     return " ".join(caption.casefold().split())

@@ -132,7 +132,7 @@ class Source(Protocol):
         """All sentences that describe the clip; at least one."""
 
     def name(self, index: int) -> str:
-        """What to call the clip in messages: its path or id."""
+        """Name of the clip in messages: its path or id."""
 
     def load(self, index: int) -> Audio:
         """The clip at `sample_rate_hz`; AudioError if unusable, also where it is sliced."""
