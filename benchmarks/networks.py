@@ -6,7 +6,7 @@ import numpy as np
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.model import variable_shapes
 from audiosep_jax.model.network import ModelConfig
-from audiosep_jax.separation.separator import QueryEncoders, Separator
+from audiosep_jax.separation.separator import Separator
 
 
 def random_separator(model: ModelConfig) -> Separator:
@@ -20,4 +20,4 @@ def random_separator(model: ModelConfig) -> Separator:
 
     variables = jax.device_put(jax.tree.map(draw, variable_shapes(model)), jax.devices()[0])
     text = TextConfig(encoder="hashed")
-    return Separator(model, variables, text, None, 0, QueryEncoders(text, None))
+    return Separator(model, variables, text, None, 0)

@@ -21,7 +21,7 @@ from audiosep_jax.evaluation.command import main as evaluate
 from audiosep_jax.model import Kind, make_model, variable_shapes
 from audiosep_jax.model.network import ModelConfig, Network, Size
 from audiosep_jax.model.tiles import TileStream, delay_frames, tile_bytes
-from audiosep_jax.separation.separator import QueryEncoders, Separator
+from audiosep_jax.separation.separator import Separator
 from audiosep_jax.settings import section
 from audiosep_jax.training import trained
 from audiosep_jax.training.config import default_config, from_mapping
@@ -100,7 +100,7 @@ def toy_variables(config, seed=0):
 def toy_separator(**settings):
     config = ToyConfig(**SMALL | settings)
     text = TextConfig(encoder="hashed")
-    return Separator(config, toy_variables(config), text, None, 7, QueryEncoders(text, None))
+    return Separator(config, toy_variables(config), text, None, 7)
 
 
 def noise(*shape, seed=0):

@@ -56,7 +56,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     jobs = plan(arguments.input, output, wanted)
     many = len(jobs) > 1 or any(os.path.isdir(x) or is_list(x) for x in arguments.input)
     check_options(arguments, output)
-    listed = [part for job in jobs for query in job.queries for part in query.parts]
+    listed = [part for job in jobs for query in job.queries for part in query]
     values = read(dict.fromkeys([*arguments.queries, *arguments.unwanted, *listed]))
     if is_file:
         jobs = [_with_file_name(arguments, jobs, values)]

@@ -42,11 +42,7 @@ class Part:
         return f"--{self.option} {self.value}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Query:
-    """One part, or several with weights, which together are one query."""
-
-    parts: tuple[Part, ...]
+Query = tuple[Part, ...]  # one part, or several with weights, which together are one query
 
 
 def queries_of(parts: Sequence[Part]) -> list[Query]:
@@ -57,7 +53,7 @@ def queries_of(parts: Sequence[Part]) -> list[Query]:
     """
     weights = [part.weight for part in parts if part.weight is not None]
     if not weights:
-        return [Query((part,)) for part in parts]
+        return [(part,) for part in parts]
     if len(weights) < len(parts):
         missing = next(part for part in parts if part.weight is None)
         raise InputError(
@@ -65,7 +61,7 @@ def queries_of(parts: Sequence[Part]) -> list[Query]:
         )
     if not all(math.isfinite(weight) and weight for weight in weights):
         raise InputError("--weight must be a number other than 0")
-    return [Query(tuple(parts))]
+    return [tuple(parts)]
 
 
 def read(parts: Iterable[Part]) -> dict[Part, list[Any]]:
@@ -106,12 +102,13 @@ def labels_of(queries: Sequence[Query], values: Mapping[Part, Sequence[Any]]) ->
     """Name each result; a file of several embeddings is as many queries, a blend is one."""
     labels = []
     for query in queries:
-        if query.parts[0].weight is not None:
-            labels.append(" + ".join(f"{part.weight:g} {part.label}" for part in query.parts))
-            continue
-        (part,) = query.parts
-        count = len(values[part])
-        labels += [part.label] if count == 1 else [f"{part.label} {n + 1}" for n in range(count)]
+        part, count = query[0], len(values[query[0]])
+        if part.weight is not None:
+            labels.append(" + ".join(f"{part.weight:g} {part.label}" for part in query))
+        elif count == 1:
+            labels.append(part.label)
+        else:
+            labels += [f"{part.label} {n + 1}" for n in range(count)]
     return labels
 
 
@@ -123,10 +120,8 @@ def conditions(
 
     rows = [np.zeros((0, features), np.float32)]
     for query in queries:
-        if query.parts[0].weight is None:
-            rows.append(vectors[query.parts[0]])
-        else:
-            rows.append(_blend(query, vectors)[None])
+        is_blend = query[0].weight is not None
+        rows.append(_blend(query, vectors)[None] if is_blend else vectors[query[0]])
     return np.concatenate(rows).astype(np.float32)
 
 
@@ -134,14 +129,14 @@ def _blend(query: Query, vectors: Mapping[Part, "np.ndarray"]) -> "np.ndarray":
     """Weighted sum of unit vectors, scaled to length 1, as text encoders return vectors."""
     import numpy as np
 
-    total_E = np.zeros_like(vectors[query.parts[0]][0], dtype=np.float64)
-    for part in query.parts:
+    total_E = np.zeros(vectors[query[0]].shape[1])
+    for part in query:
         if len(vectors[part]) > 1:
             raise InputError(f"{part}: has {len(vectors[part])} rows; a blend takes one")
         row_E = vectors[part][0].astype(np.float64)
         assert part.weight is not None
         total_E += part.weight * row_E / max(float(np.linalg.norm(row_E)), 1e-12)
     length = float(np.linalg.norm(total_E))
-    if length < SMALLEST_BLEND * max(abs(part.weight or 0) for part in query.parts):
+    if length < SMALLEST_BLEND * max(abs(part.weight or 0) for part in query):
         raise InputError("--weight: the weighted queries cancel each other")
     return total_E / length

@@ -52,8 +52,8 @@ class Separator:
     text: TextConfig
     text_fingerprint: str | None  # of the text encoder of training; None if not known
     step: int
-    encoders: "QueryEncoders"
     words: tuple[str, ...] = ()  # of the captions, if the text encoder knows no others
+    _encoders: dict[str, Encoder[Any]] = dataclasses.field(default_factory=dict)  # by kind of query
 
     @classmethod
     def load(cls, source: str | Path = trained.PUBLISHED, *, text_model: str = "") -> "Separator":
@@ -71,14 +71,17 @@ class Separator:
         """
         found = trained.read(source)
         text = dataclasses.replace(found.text, model=text_model) if text_model else found.text
-        try:
-            encoders = QueryEncoders(text, found.text_fingerprint)
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from error
         # Restoring puts a copy on each device; one device computes.
         variables = jax.device_put(found.variables, jax.local_devices()[0])
-        fingerprint, step = found.text_fingerprint, found.step
-        return cls(found.model, variables, text, fingerprint, step, encoders, found.words)
+        separator = cls(
+            found.model, variables, text, found.text_fingerprint, found.step, found.words
+        )
+        if text.encoder == "hashed":  # it has no files, so a mismatch is reported at once
+            try:
+                separator._encoder("text")
+            except InputError as error:
+                raise InputError(f"{source}: {error}") from error
+        return separator
 
     from_pretrained = load  # its name in Hugging Face's libraries
 
@@ -115,7 +118,19 @@ class Separator:
 
     def embed(self, kind: str, queries: Sequence[Any]) -> np.ndarray:
         """Return `(N, E)` embeddings of queries, as `encoders.KINDS[kind].read` returns them."""
-        return _checked_conditions(self.encoders(kind, queries), self.model.condition_features)
+        return _checked_conditions(self._encoder(kind)(queries), self.model.condition_features)
+
+    def _encoder(self, kind: str) -> Encoder[Any]:
+        """Return the encoder of a kind of queries, which is made when it is first used."""
+        if kind not in self._encoders:
+            encoder = make_query_encoder(kind, self.text)
+            if kind == "text" and self.text_fingerprint not in (None, encoder.fingerprint):
+                raise InputError(
+                    f"the weights were trained with the text encoder {self.text_fingerprint}; "
+                    f"this {self.text.encoder} is {encoder.fingerprint}"
+                )
+            self._encoders[kind] = encoder
+        return self._encoders[kind]
 
     def is_unknown(self, sentence: str) -> bool:
         """Return whether no word of a sentence was in training, so that its result means little."""
@@ -314,36 +329,6 @@ class Separator:
         if len(every_NE) == len(wanted_NE):
             return stream
         return Without(stream, len(wanted_NE), int(sample_rate_hz))
-
-
-class QueryEncoders:
-    """The encoders of all kinds of queries, each of which is made when it is first used.
-
-    Args:
-        text: the text encoder of the weights.
-        fingerprint: of the text encoder that the weights were trained with; None if not known.
-    """
-
-    def __init__(self, text: TextConfig, fingerprint: str | None) -> None:
-        self._text, self._fingerprint = text, fingerprint
-        self._made: dict[str, Encoder[Any]] = {}
-        if text.encoder == "hashed":  # it has no files, so a mismatch is reported at once
-            self._encoder("text")
-
-    def __call__(self, kind: str, queries: Sequence[Any]) -> np.ndarray:
-        """Return `(N, E)` embeddings of queries."""
-        return self._encoder(kind)(queries)
-
-    def _encoder(self, kind: str) -> Encoder[Any]:
-        if kind not in self._made:
-            encoder = make_query_encoder(kind, self._text)
-            if kind == "text" and self._fingerprint not in (None, encoder.fingerprint):
-                raise InputError(
-                    f"the weights were trained with the text encoder {self._fingerprint}; "
-                    f"this {self._text.encoder} is {encoder.fingerprint}"
-                )
-            self._made[kind] = encoder
-        return self._made[kind]
 
 
 def _checked_audio(audio: np.ndarray) -> np.ndarray:

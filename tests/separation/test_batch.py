@@ -15,10 +15,10 @@ from audiosep_jax.audio import files as audio_files
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation import batch
 from audiosep_jax.separation.jobs import Job
-from audiosep_jax.separation.queries import Part, Query
+from audiosep_jax.separation.queries import Part
 from audiosep_jax.separation.separator import Separator
 
-RAIN = Query((Part("text", "rain"),))
+RAIN = (Part("text", "rain"),)
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from audiosep_jax.separation.jobs import (
     plan,
     state_of,
 )
-from audiosep_jax.separation.queries import Part, Query
+from audiosep_jax.separation.queries import Part
 
-RAIN, DOG = Query((Part("text", "rain"),)), Query((Part("text", "dog"),))
+RAIN, DOG = (Part("text", "rain"),), (Part("text", "dog"),)
 
 
 def tree(folder, *names):
@@ -36,7 +36,7 @@ def places(jobs):
 
 
 def values(job):
-    return [part.value for query in job.queries for part in query.parts]
+    return [part.value for query in job.queries for part in query]
 
 
 def csv_of(folder, *lines, newline="\n", encoding="utf-8"):

@@ -9,7 +9,6 @@ from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.queries import (
     Part,
-    Query,
     conditions,
     embed,
     labels_of,
@@ -38,9 +37,9 @@ class Embedder:
 
 
 def test_parts_are_queries_or_with_weights_one():
-    assert queries_of([RAIN, DOG]) == [Query((RAIN,)), Query((DOG,))]
+    assert queries_of([RAIN, DOG]) == [(RAIN,), (DOG,)]
     heavy, light = Part("text", "rain", 2.0), Part("text", "dog", 1.0)
-    assert queries_of([heavy, light]) == [Query((heavy, light))]
+    assert queries_of([heavy, light]) == [(heavy, light)]
     for parts, words in (
         ([heavy, DOG], "--text dog: has no --weight"),
         ([Part("text", "a", float("inf"))], "--weight must be"),
