@@ -133,9 +133,12 @@ def test_a_pickled_source_gives_the_same_clips_and_no_cache(tmp_path):
 # ------------------------------------------------------------------------- long recordings
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_crops_of_long_files_are_those_of_the_whole(tmp_path, suffix):
-    path = save_noise(tmp_path / f"a.{suffix}", seconds=40, rate_hz=22050, num_channels=2)
+@pytest.mark.parametrize(
+    ("suffix", "rate_hz"),
+    [("wav", 22050), ("flac", 22050), ("ogg", 22050), ("mp3", 22050), ("ogg", RATE_HZ)],
+)
+def test_crops_of_long_files_are_those_of_the_whole(tmp_path, suffix, rate_hz):
+    path = save_noise(tmp_path / f"a.{suffix}", seconds=40, rate_hz=rate_hz, num_channels=2)
     long = FileSource([Clip(path, ("noise",))], RATE_HZ)
     whole_S = np.concatenate(list(audio_files.mono_blocks(path, RATE_HZ)))
     audio_S = long.load(0)
