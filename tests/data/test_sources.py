@@ -138,7 +138,9 @@ def test_a_pickled_source_gives_the_same_clips_and_no_cache(tmp_path):
     [("wav", 22050), ("flac", 22050), ("ogg", 22050), ("mp3", 22050), ("ogg", RATE_HZ)],
 )
 def test_crops_of_long_files_are_those_of_the_whole(tmp_path, suffix, rate_hz):
-    path = save_noise(tmp_path / f"a.{suffix}", seconds=40, rate_hz=rate_hz, num_channels=2)
+    path = save_noise(
+        tmp_path / f"a.{suffix}", seconds=40, rate_hz=rate_hz, num_channels=rate_hz // 8000
+    )
     long = FileSource([Clip(path, ("noise",))], RATE_HZ)
     whole_S = np.concatenate(list(audio_files.mono_blocks(path, RATE_HZ)))
     audio_S = long.load(0)
@@ -146,6 +148,15 @@ def test_crops_of_long_files_are_those_of_the_whole(tmp_path, suffix, rate_hz):
     for begin in (0, 1, 12_345, 200_000, len(whole_S) - 8000, len(whole_S) - 10):
         crop_S = audio_S[begin : begin + 8000]
         np.testing.assert_allclose(crop_S, whole_S[begin : begin + 8000], atol=2e-6)
+
+
+def test_the_end_of_an_ogg_file_is_found(tmp_path):
+    path = save_noise(tmp_path / "a.ogg", seconds=35)
+    whole_CS, _ = audio_files.read(path)
+    for back in (10, 300, 100_000):
+        with audio_files.AudioReader(path) as recording:
+            recording.seek(recording.num_samples - back)
+            np.testing.assert_allclose(recording.read(back), whole_CS[:, -back:], atol=1e-6)
 
 
 def test_a_crop_of_a_long_file_decodes_little_more_than_it(tmp_path, monkeypatch):
