@@ -2,13 +2,14 @@
 
 import argparse
 import contextlib
+import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from audiosep_jax import files
 from audiosep_jax.errors import InputError
@@ -48,6 +49,19 @@ def local_path(text: str) -> Path:
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text} is not a local path; mount or copy it first")
     return Path(text)
+
+
+def number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Any:
+    """Type of an option: a number from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:  # nor NaN
+            raise argparse.ArgumentTypeError(f"{text} is not in {low:g}..{high:g}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it: "invalid int value"
+    return parse
 
 
 class Terminated(BaseException):

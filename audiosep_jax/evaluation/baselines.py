@@ -80,12 +80,11 @@ def random_queries(items: Sequence[Item], seed: int = 0) -> list[str]:
     Raises:
         InputError: the list has no such query for one of the items.
     """
-    captions: dict[str, set[str]] = {}
-    spelling: dict[str, str] = {}  # of each distinct query
+    captions: dict[str, set[str]] = {}  # keys of the queries for each target
     for item in items:
         for clip in item.clips[:1]:
             captions.setdefault(clip, set()).add(caption_key(item.query))
-        spelling.setdefault(caption_key(item.query), item.query)
+    spelling = {caption_key(item.query): item.query for item in reversed(items)}
     distinct = sorted(spelling)
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     drawn = []
@@ -94,8 +93,7 @@ def random_queries(items: Sequence[Item], seed: int = 0) -> list[str]:
         known = known.union(*(captions.get(clip, ()) for clip in item.clips))
         if known.issuperset(distinct):
             raise InputError(f"the list has no query for other sounds than those of {item.id}")
-        key = distinct[int(rng.integers(len(distinct)))]
-        while key in known:
-            key = distinct[int(rng.integers(len(distinct)))]
+        while (key := distinct[int(rng.integers(len(distinct)))]) in known:
+            pass
         drawn.append(spelling[key])
     return drawn

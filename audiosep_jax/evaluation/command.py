@@ -2,13 +2,12 @@
 
 import argparse
 import dataclasses
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax.cli import Parser, exit_code, local_path, shard
+from audiosep_jax.cli import Parser, exit_code, local_path, number, shard
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import MAX_SNR_DB
 from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS, Protocol
@@ -26,6 +25,8 @@ EXAMPLES = {
       --metadata esc50_eval.csv --audio evaluation/data/esc50 --output results/esc50
 writes results.json, results.csv, results.md and figures. --audio holds the rendered mixtures
 (segment-<idx>.wav, mixture-<idx>.wav), or the clips of the list, which are then mixed.
+Each mixture is also separated with a query for another sound, to score what the query changes.
+This doubles the time; --no_wrong_query leaves it out.
 The same command continues an evaluation that was interrupted.
 
 protocols:
@@ -113,12 +114,12 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     log = results.RowLog(output, run.about(items), arguments.shard)
     if arguments.overwrite:
         log.discard()
-        results.discard(output)
+        for name in (results.JSON_NAME, results.CSV_NAME, results.MARKDOWN_NAME):
+            files.remove(output / name)
     done = {n: row for n, row in log.read().items() if "reason" not in row or "silent" in row}
     mine = items[index::count]
     mixtures.check_unchanged(mine, done)
     examples = figures.Examples()
-    keep = None if arguments.no_figures else examples.keep
     with log:
         runner.score_items(
             mine,
@@ -128,7 +129,7 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
             scores,
             batch_size=arguments.batch_size,
             num_threads=arguments.num_threads,
-            on_estimate=keep,
+            on_estimate=None if arguments.no_figures else examples.keep,
         )
 
     # ------------------------------------------------------------------ results, if all is done
@@ -246,7 +247,7 @@ def _watch(words: Sequence[str]) -> None:
     _add_list(parser)
     _add_scoring(parser)
     poll = "seconds between looks for new checkpoints (default: 30)"
-    parser.add_argument("--poll_seconds", type=_number(float, 0.001, 1e9), default=30.0, help=poll)
+    parser.add_argument("--poll_seconds", type=number(float, 0.001, 1e9), default=30.0, help=poll)
     arguments = parser.parse_args(words)
     from audiosep_jax.evaluation.lists import list_fingerprint
     from audiosep_jax.evaluation.watch import watch
@@ -288,10 +289,10 @@ def _pairs(words: Sequence[str]) -> None:
     place = "manifest, folder with the layout of ESC-50, or folder of class folders"
     add("--audio", type=local_path, required=True, metavar="PLACE", help=place)
     add("--output", type=local_path, required=True, metavar="CSV", help="list to write")
-    add("--num_pairs", type=_number(int, 1), default=500, help="number of pairs (default: 500)")
+    add("--num_pairs", type=number(int, 1), default=500, help="number of pairs (default: 500)")
     add("--folds", type=int, nargs="+", default=[], help="folds of ESC-50 (default: all)")
     add("--snrs_db", type=_SNR, nargs="+", default=[0.0], help="SNRs, in turn (default: 0)")
-    add("--seed", type=_number(int, 0), default=0, help="seed of the draws (default: 0)")
+    add("--seed", type=number(int, 0), default=0, help="seed of the draws (default: 0)")
     arguments = parser.parse_args(words)
     if not arguments.audio.exists():
         raise InputError(f"--audio {arguments.audio}: no such file or folder")
@@ -326,19 +327,7 @@ def _folder(text: str) -> Path:
     return path
 
 
-def _number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Any:
-    """Type of an option: a number from `low` to `high`."""
-
-    def number(text: str) -> float:
-        value = kind(text)
-        if not low <= value <= high:  # nor NaN
-            raise argparse.ArgumentTypeError(f"{text} is not in {low:g}..{high:g}")
-        return value
-
-    return number
-
-
-_SNR = _number(float, -MAX_SNR_DB, MAX_SNR_DB)
+_SNR = number(float, -MAX_SNR_DB, MAX_SNR_DB)
 
 
 def _parser(verb: str, description: str) -> Parser:
@@ -365,9 +354,9 @@ def _add_list(parser: Parser) -> None:
     add("--query_column", default="", metavar="NAME", help="column of the queries")
     add("--query", default="", metavar="TEXT", help="one query for all mixtures")
     rate = "sample rate of scoring or rendering (default: the protocol's)"
-    add("--sample_rate_hz", type=_number(int, 100), help=rate)
+    add("--sample_rate_hz", type=number(int, 100), help=rate)
     threads = "threads that read and score (default: 4)"
-    add("--num_threads", type=_number(int, 1), default=4, help=threads)
+    add("--num_threads", type=number(int, 1), default=4, help=threads)
 
 
 def _add_scoring(parser: Parser) -> None:
@@ -377,8 +366,9 @@ def _add_scoring(parser: Parser) -> None:
     add("--text_model", default="", metavar="DIR", help=text_model)
     add("--baseline", choices=BASELINES, default="", help="score a baseline instead")
     batch = "clips at once, on all devices together (default: 1)"
-    add("--batch_size", type=_number(int, 1), default=1, help=batch)
-    add("--no_wrong_query", action="store_true", help="no score of a wrong query; half the time")
+    add("--batch_size", type=number(int, 1), default=1, help=batch)
+    wrong = "no second separation with a wrong query, the default, which doubles the time"
+    add("--no_wrong_query", action="store_true", help=wrong)
     add("--speech", action="store_true", help="also score PESQ, STOI and segmental SNR")
     add("--clap_score", action="store_true", help="also score CLAPScore, which needs no target")
     add("--clap_model", default="", metavar="DIR", help="CLAP of CLAPScore (default: published)")

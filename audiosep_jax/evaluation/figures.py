@@ -45,9 +45,9 @@ def histogram(rows: Sequence[Row], path: Path, title: str = "") -> None:
     with new_figure(path, 7, 3.6) as figure:
         axis = figure.subplots()
         axis.hist(sdri_N, bins=_edges(sdri_N), color=BLUE, edgecolor="white", linewidth=0.5)
-        for value, style, name in (
-            (float(sdri_N.mean()), "-", "mean"),
-            (float(np.median(sdri_N)), "--", "median"),
+        for name, value, style in (
+            ("mean", np.mean(sdri_N), "-"),
+            ("median", np.median(sdri_N), "--"),
         ):
             axis.axvline(value, color=ORANGE, linestyle=style, label=f"{name} {value:.2f} dB")
         _label(axis, "SDRi (dB)", "mixtures", title)
@@ -62,9 +62,8 @@ def by_class(classes: Mapping[str, Mapping[str, float]], path: Path, title: str 
     with new_figure(path, 7, 1.0 + 0.24 * len(order)) as figure:
         axis = figure.subplots()
         labels = [f"{_short(label)} ({classes[label]['count']})" for label in order]
-        places = np.arange(len(order))
-        axis.barh(places, [classes[label]["sdri"] for label in order], color=BLUE)
-        axis.set_yticks(places, labels, parse_math=False)
+        axis.barh(range(len(order)), [classes[label]["sdri"] for label in order], color=BLUE)
+        axis.set_yticks(range(len(order)), labels, parse_math=False)
         axis.invert_yaxis()
         axis.axvline(0, color="black", linewidth=0.8)
         _label(axis, "SDRi (dB)", "", title)
@@ -77,15 +76,11 @@ def by_snr(rows: Sequence[Row], path: Path, title: str = "") -> None:
     with new_figure(path, 7, 4) as figure:
         axis = figure.subplots()
         axis.plot(mixture_N, sdri_N, ".", color=GREY, alpha=0.35, markersize=3, zorder=1)
-        middles, means, low, high = [], [], [], []
-        for middle, index in _snr_bins(rows).items():
-            quartiles = np.quantile(sdri_N[index], [0.25, 0.75])
-            middles.append(middle)
-            means.append(sdri_N[index].mean())
-            low.append(quartiles[0])
-            high.append(quartiles[1])
-        axis.fill_between(middles, low, high, color=BLUE, alpha=0.2, label="middle half")
-        axis.plot(middles, means, "o-", color=BLUE, label="mean")
+        bins = _snr_bins(rows)
+        low, high = np.transpose([np.quantile(sdri_N[x], [0.25, 0.75]) for x in bins.values()])
+        axis.fill_between(list(bins), low, high, color=BLUE, alpha=0.2, label="middle half")
+        means = [sdri_N[index].mean() for index in bins.values()]
+        axis.plot(list(bins), means, "o-", color=BLUE, label="mean")
         axis.axhline(0, color="black", linewidth=0.8)
         _label(axis, "SDR of the mixture (dB)", "SDRi (dB)", title)
         axis.legend(frameon=False)
@@ -129,11 +124,7 @@ class Examples:
             self._bytes += size
 
     def draw(
-        self,
-        rows: Sequence[Row],
-        items: Sequence[Item],
-        estimator: "Estimator",
-        output: Path,
+        self, rows: Sequence[Row], items: Sequence[Item], estimator: "Estimator", output: Path
     ) -> list[str]:
         """Draw the examples; return the names of the pictures below `output`."""
         names = {
@@ -145,14 +136,17 @@ class Examples:
         again = {n: row["num_samples"] for n, (_, row) in names.items() if n not in self._kept}
         for estimate in [*kept, *_separated(items, again, estimator)]:
             name, row = names[estimate.item.row]
-            draw_example(row, estimate, estimator.scoring_hz, output / name)
+            panels = {
+                f"mixture, SDR {row['mixture_sdr']:.1f} dB": estimate.mixture.mixture_S,
+                f"target, query: {row['query']}": estimate.mixture.target_S,
+                f"estimate, SDR {row['sdr']:.1f} dB": estimate.estimate_S,
+            }
+            spectrogram_figure(panels, estimator.scoring_hz, output / name)
         return [name for name, _ in names.values()]
 
 
 def _separated(
-    items: Sequence[Item],
-    lengths: Mapping[int, int],
-    estimator: "Estimator",
+    items: Sequence[Item], lengths: Mapping[int, int], estimator: "Estimator"
 ) -> "list[Estimate]":
     """Estimates of the items whose lengths are given, except those whose files were removed."""
     from audiosep_jax.evaluation import runner
@@ -178,16 +172,6 @@ def example_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
         "median": [row for row in median if row not in best],
         "worst": [row for row in worst if row not in [*best, *median]],
     }
-
-
-def draw_example(row: Row, estimate: "Estimate", sample_rate_hz: int, path: Path) -> None:
-    """Draw the spectrograms of mixture, target and estimate."""
-    panels = {
-        f"mixture, SDR {row['mixture_sdr']:.1f} dB": estimate.mixture.mixture_S,
-        f"target, query: {row['query']}": estimate.mixture.target_S,
-        f"estimate, SDR {row['sdr']:.1f} dB": estimate.estimate_S,
-    }
-    spectrogram_figure(panels, sample_rate_hz, path)
 
 
 def _snr_bins(rows: Sequence[Row]) -> dict[float, np.ndarray]:

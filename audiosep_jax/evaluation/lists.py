@@ -62,7 +62,10 @@ def read_list(protocol: Protocol, metadata: Path | None, audio: Path) -> list[Ro
             number of cells than the header.
     """
     if metadata is None:
-        return _rows_of_folder(protocol, audio)
+        paths = sorted((audio / protocol.folder).glob("*.wav"))
+        if not paths:
+            raise InputError(f"{audio / protocol.folder}: holds no .wav file")
+        return [Row(0, {"file": path.name}) for path in paths]
     lines = files.read_csv_lines(metadata)
     if len(lines) < 2:
         raise InputError(f"{metadata}: lists no mixture")
@@ -183,15 +186,6 @@ def list_fingerprint(items: Sequence[Item]) -> str:
         digest.update(repr((item.row, item.id, item.query, item.label, names)).encode())
         digest.update(repr((item.snr_db, *times)).encode())
     return digest.hexdigest()[:16]
-
-
-def _rows_of_folder(protocol: Protocol, audio: Path) -> list[Row]:
-    if not protocol.folder:
-        raise InputError(f"metadata=None: {protocol.name} needs the CSV file that lists it")
-    names = sorted(path.name for path in (audio / protocol.folder).glob("*.wav"))
-    if not names:
-        raise InputError(f"{audio / protocol.folder}: holds no .wav file")
-    return [Row(0, {"file": name}) for name in names]
 
 
 def _columns(protocol: Protocol, header: Sequence[str]) -> list[str]:

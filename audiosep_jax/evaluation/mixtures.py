@@ -24,10 +24,6 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.metrics import POWER_FLOOR
 
-PAIR_COLUMNS = ("id", "query", "class", "target", "noise", "noise_query", "snr")
-RENDERED_COLUMNS = ("id", "query", "class", "target", "mixture", "noise_query")
-LIST_NAME = "mixtures.csv"
-
 
 class SilentError(AudioError):
     """The target or the noise of a mixture is silent, so no score of it has a meaning."""
@@ -149,8 +145,9 @@ def render(
         for _ in pool.map(write, mine):
             bar.update()
     if write_list and shard[0] == 0:
+        columns = ("id", "query", "class", "target", "mixture", "noise_query")
         rows = [[x.id, x.query, x.label, *x.rendered, x.noise_query] for x in items]
-        files.write_csv(output / LIST_NAME, RENDERED_COLUMNS, rows)
+        files.write_csv(output / "mixtures.csv", columns, rows)
 
 
 def make_pairs(
@@ -170,12 +167,13 @@ def make_pairs(
     if len({caption_key(clip.captions[0]) for clip in clips}) < 2:
         raise InputError("a mixture needs two different captions; all clips have the same one")
     rng = np.random.default_rng(np.random.SeedSequence(seed))
+    keys = [{caption_key(caption) for caption in clip.captions} for clip in clips]
     rounds = -(-num_pairs // len(clips))
     order = np.concatenate([rng.permutation(len(clips)) for _ in range(rounds)])[:num_pairs]
     lines = []
     for number, index in enumerate(order):
         target = clips[index]
-        others = [clip for clip in clips if not _share_caption(clip, target)]
+        others = [clip for clip, key in zip(clips, keys, strict=True) if not key & keys[index]]
         if not others:
             raise InputError(f"{target.path}: no clip has other captions than this one")
         noise = others[int(rng.integers(len(others)))]
@@ -183,7 +181,8 @@ def make_pairs(
         names = [Path(os.path.relpath(clip.path, root)).as_posix() for clip in (target, noise)]
         snr_db = snrs_db[number % len(snrs_db)]
         lines.append([number, query, query, *names, noise.captions[0], f"{snr_db:g}"])
-    files.write_csv(path, PAIR_COLUMNS, lines)
+    columns = ("id", "query", "class", "target", "noise", "noise_query", "snr")
+    files.write_csv(path, columns, lines)
 
 
 def clips_of(place: Path, folds: Sequence[int]) -> Sequence[Clip]:
@@ -248,8 +247,3 @@ def _rendered_paths(item: Item, output: Path) -> tuple[Path, Path]:
         if not Path(os.path.normpath(output / name)).is_relative_to(os.path.normpath(output)):
             raise InputError(f"line {item.line} of the list would be written outside {output}")
     return output / item.rendered[0], output / item.rendered[1]
-
-
-def _share_caption(first: Clip, second: Clip) -> bool:
-    keys = [{caption_key(caption) for caption in clip.captions} for clip in (first, second)]
-    return bool(keys[0] & keys[1])

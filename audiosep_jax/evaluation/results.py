@@ -44,8 +44,7 @@ HEADINGS = {
     "segmental_snr": "segmental SNR, dB",
     "clap_score": "CLAPScore",
 }
-NUM_DRAWS, DRAWS_SEED, CONFIDENCE = 1000, 2023, 0.95
-DIGITS = 6
+NUM_DRAWS, DRAWS_SEED = 1000, 2023
 
 
 # ---------------------------------------------------------------------- the run
@@ -80,19 +79,16 @@ class Run:
 # ---------------------------------------------------------------------- rows on disk
 
 
-class RowLog:
+class RowLog(files.FinishedLog):
     """Rows of an evaluation in a folder; every process that takes part appends to a file.
 
-    The first line of a file holds the settings that its rows belong to.
-
-    with RowLog(output, run.about(items), shard) as log:
-        log.add(row)
+    The first line of a file holds the settings that its rows belong to; `with` writes it.
     """
 
     def __init__(
         self, folder: Path, about: Mapping[str, Any], shard: tuple[int, int] = (0, 1)
     ) -> None:
-        self._log = files.FinishedLog(folder, LOG_NAME, shard)
+        super().__init__(folder, LOG_NAME, shard)
         self._about, self._alone = dict(about), shard[1] == 1
 
     def read(self) -> dict[int, Row]:
@@ -102,7 +98,7 @@ class RowLog:
             InputError: a file holds rows of an evaluation with other settings.
         """
         found: dict[int, Row] = {}
-        for path in self._log.paths():
+        for path in self.paths():
             about, rows = self._read(path)
             if about != self._about:
                 changed = [key for key in self._about if about.get(key) != self._about[key]]
@@ -118,22 +114,14 @@ class RowLog:
 
     def discard(self) -> None:
         """Remove the rows, except those that other processes of this evaluation may be adding."""
-        for path in self._log.paths():
-            if self._alone or path == self._log.path or self._read(path)[0] != self._about:
+        for path in self.paths():
+            if self._alone or path == self.path or self._read(path)[0] != self._about:
                 files.remove(path)
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Append a row; it is on disk when this returns."""
-        self._log.add(row)
-
     def __enter__(self) -> Self:
-        path = self._log.path
-        if not path.exists() or not any(files.read_records(path)):
-            self._log.add({"about": self._about})
+        if not self.path.exists() or not any(files.read_records(self.path)):
+            self.add({"about": self._about})
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._log.close()
 
     def _read(self, path: Path) -> tuple[dict[str, Any], list[Row]]:
         """(settings, rows) of a file; this run's settings if the file has no whole line."""
@@ -222,20 +210,13 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     files.write_csv(path, columns, lines)
 
 
-def discard(folder: Path) -> None:
-    """Remove the results of an earlier run."""
-    for name in (JSON_NAME, CSV_NAME, MARKDOWN_NAME):
-        files.remove(folder / name)
-
-
 # ---------------------------------------------------------------------- summary
 
 
 def score_names(rows: Sequence[Row]) -> list[str]:
-    """Names of the scores of all rows, in the order of `HEADINGS`."""
+    """Names of the scores of all rows, those of `HEADINGS` first and in their order."""
     names = dict.fromkeys(name for row in rows for name in row if name not in FACTS)
-    order = list(HEADINGS)
-    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+    return [x for x in HEADINGS if x in names] + [x for x in names if x not in HEADINGS]
 
 
 def summary(rows: Sequence[Row], aggregation: Aggregation) -> dict[str, Any]:
@@ -295,8 +276,7 @@ def interval_of(draws_D: np.ndarray) -> tuple[float, float]:
     """Bounds of the 95 % interval; NaN if all draws are equal, as those of a single clip are."""
     if np.ptp(draws_D) == 0:
         return float("nan"), float("nan")
-    outside = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws_D, [outside, 1 - outside])
+    low, high = np.quantile(draws_D, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -318,11 +298,9 @@ def _classes(
     classes = _by_class(rows)
     if len(classes) > len(rows) / 2:  # labels are captions, most of them of a single mixture
         return {}
-    middle = _median if aggregation == "mean of class medians" else _mean
-    once = np.ones((1, len(rows)), np.int32)
     return {
         label: {"count": len(index)}
-        | {name: _rounded(float(middle(x[index], once[:, index])[0])) for name, x in values.items()}
+        | {x: _rounded(aggregate(values[x], [index], aggregation)[0]) for x in values}
         for label, index in classes.items()
     }
 
@@ -344,4 +322,4 @@ def _rounded(value: Any) -> Any:
     """Rounded float; None for NaN and infinity, which JSON cannot hold."""
     if not isinstance(value, float):
         return value
-    return round(value, DIGITS) + 0.0 if np.isfinite(value) else None
+    return round(value, 6) + 0.0 if np.isfinite(value) else None

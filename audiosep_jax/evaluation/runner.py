@@ -139,7 +139,6 @@ def score_items(
     *,
     batch_size: int = 1,
     num_threads: int = 4,
-    progress: bool = True,
     on_estimate: Callable[[Estimate, Row], None] | None = None,
 ) -> None:
     """Add a row to the log for every item that is not done: its scores, or why it has none.
@@ -148,38 +147,34 @@ def score_items(
         batch_size: clips on all devices together, rounded up to a multiple of their number.
         on_estimate: receives every estimate with its row.
     """
+
+    def length(item: Item) -> int | Unscored:
+        try:
+            return mixtures.planned_samples(item, estimator.scoring_hz)
+        except AudioError as error:
+            return Unscored(item, str(error))
+
+    def row_of(result: Estimate | Unscored) -> Row:
+        return _row(result, estimator.scoring_hz, scores)
+
     with ThreadPoolExecutor(num_threads) as pool:
-        lengths = list(pool.map(_length(estimator.scoring_hz), items))
-        for found in lengths:
-            if isinstance(found, Unscored) and found.item.row not in done:
-                log.add(_row(found, estimator.scoring_hz, scores))
-        pairs = zip(items, lengths, strict=True)
-        known = {item.row: found for item, found in pairs if isinstance(found, int)}
-        batches = plan(items, known, batch_rows(batch_size), shapes_of(estimator))
+        lengths: dict[int, int] = {}
+        for item, found in zip(items, pool.map(length, items), strict=True):
+            if isinstance(found, int):
+                lengths[item.row] = found
+            elif item.row not in done:
+                log.add(row_of(found))
+        batches = plan(items, lengths, batch_rows(batch_size), shapes_of(estimator))
         batches = [x for x in batches if any(item.row not in done for item in x.items)]
-        total, left = len(known), sum(len(batch.items) for batch in batches)
-        bar = tqdm(total=total, initial=total - left, unit="mixture", disable=not progress)
-        with bar:
+        total, left = len(lengths), sum(len(batch.items) for batch in batches)
+        with tqdm(total=total, initial=total - left, unit="mixture") as bar:
             for results in estimate_batches(batches, estimator, batch_size, pool):
                 new = [x for x in results if x.item.row not in done]
-                rows = pool.map(lambda x: _row(x, estimator.scoring_hz, scores), new)
-                for result, row in zip(new, rows, strict=True):
+                for result, row in zip(new, pool.map(row_of, new), strict=True):
                     log.add(row)
                     if on_estimate and isinstance(result, Estimate):
                         on_estimate(result, row)
                 bar.update(len(results))
-
-
-def _length(sample_rate_hz: int) -> Callable[[Item], int | Unscored]:
-    """Function from an item to its number of samples, according to the headers of its files."""
-
-    def length(item: Item) -> int | Unscored:
-        try:
-            return mixtures.planned_samples(item, sample_rate_hz)
-        except AudioError as error:
-            return Unscored(item, str(error))
-
-    return length
 
 
 def plan(

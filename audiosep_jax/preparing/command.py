@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiosep_jax import files, workers
-from audiosep_jax.cli import Parser, local_path, shard
+from audiosep_jax.cli import Parser, exit_code, local_path, number, shard
 from audiosep_jax.errors import InputError
-from audiosep_jax.preparing.datasets import DATASETS
+from audiosep_jax.preparing.datasets import DATASETS, excluding
 
 if TYPE_CHECKING:  # imported where they are used, so that help and mistakes answer at once
     from audiosep_jax.preparing.shards import Plan, Shard
@@ -33,19 +33,14 @@ _SEARCHED = 100  # recordings whose files are searched for before the work begin
 
 
 def main(argv: Sequence[str]) -> int:
-    """Return the exit code: 0, 2 with one line on stderr, or 130 after Ctrl-C."""
-    try:
+    """Run the command; return 0, or 2 after one line on stderr."""
+
+    def run() -> None:
         options = _parser().parse_args(argv)
         _check(options)
-        lines = prepare(options)
-    except InputError as error:
-        print("error:", *str(error).split(), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command resumes", file=sys.stderr)
-        return 130
-    print(*lines, sep="\n")
-    return 0
+        print(*prepare(options), sep="\n")
+
+    return exit_code(run, "; the same command resumes")
 
 
 def prepare(options: argparse.Namespace) -> list[str]:
@@ -56,7 +51,8 @@ def prepare(options: argparse.Namespace) -> list[str]:
     folder = output.with_name(output.name + ".parts")
     settings = shards.Settings(options.source, options.sample_rate, options.min_seconds)
     with _held(folder, options.shard):
-        plan = shards.make_plan(_recordings(options), folder, settings)
+        items = excluding(DATASETS[options.source].read(options), options.exclude)
+        plan = shards.make_plan(items, folder, settings)
         if _is_finished(output, plan.fingerprint):
             files.remove(folder)
             return [f"{output} is finished already"]
@@ -71,14 +67,6 @@ def prepare(options: argparse.Namespace) -> list[str]:
     return _summary(report, output)
 
 
-def _recordings(options: argparse.Namespace) -> Iterator[Any]:
-    """Recordings of the data set without those to exclude, and rows that describe none."""
-    from audiosep_jax.preparing.datasets import excluding
-
-    items = DATASETS[options.source].read(options)
-    return excluding(items, options.exclude) if options.exclude else items
-
-
 def _write(plan: "Plan", options: argparse.Namespace, settings: Any) -> None:
     """Write the shards of this process that are missing, with a progress bar."""
     from tqdm import tqdm
@@ -89,10 +77,10 @@ def _write(plan: "Plan", options: argparse.Namespace, settings: Any) -> None:
     mine = plan.shards[index::count]
     todo = [row for row in mine if shards.read_account(plan.folder, row) is None]
     _search_files(todo, options.root)
-    total = sum(row.num_recordings for row in mine)
+    total, left = (sum(row.num_recordings for row in rows) for rows in (mine, todo))
     with tqdm(
         total=total,
-        initial=total - sum(row.num_recordings for row in todo),
+        initial=total - left,
         unit="recording",
         desc=options.source,
         mininterval=0.5 if sys.stderr.isatty() else 30,
@@ -184,19 +172,17 @@ def _parser() -> Parser:
     add("--root", type=Path, metavar="PATH", help="the downloaded folder or file")
     add("--valid_root", type=Path, metavar="PATH", help="held-out clips of manifest and folders")
     add("--valid_folds", type=_folds, default=(5,), metavar="N,N", help="of esc50 (default: 5)")
-    add("--num_clips", type=int, default=20000, metavar="N", help="of synthetic (default: 20000)")
-    add(
-        "--exclude",
-        type=Path,
-        nargs="+",
-        default=(),
-        metavar="LIST",
-        help="CSV or text files that name recordings to leave out of training, such as the lists "
-        "of the benchmarks: every cell that is the id of a recording excludes it",
-    )
-    add("--sample_rate", type=int, default=32000, metavar="HZ", help="of records (default: 32000)")
-    add("--min_seconds", type=float, default=1.0, metavar="S", help="skip shorter recordings (1)")
-    add("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
+    clips = "of synthetic (default: 20000)"
+    add("--num_clips", type=number(int, 1), default=20000, metavar="N", help=clips)
+    exclude = "CSV or text files of recordings to leave out of training, such as the benchmarks' "
+    exclude += "lists: every cell that is the id of a recording excludes it"
+    add("--exclude", type=Path, nargs="+", default=(), metavar="LIST", help=exclude)
+    rate, rate_hz = "of records (default: 32000)", number(int, 1000, 192_000)
+    add("--sample_rate", type=rate_hz, default=32000, metavar="HZ", help=rate)
+    shorter, seconds = "skip shorter recordings (default: 1)", number(float, 0, 3600)
+    add("--min_seconds", type=seconds, default=1.0, metavar="S", help=shorter)
+    processes = "processes (default: one per core)"
+    add("--workers", type=number(int, 0), default=0, metavar="N", help=processes)
     add("--shard", type=shard, default=(0, 1), metavar="I/N", help="do part I of 0 to N-1 only")
     return parser
 
@@ -218,11 +204,5 @@ def _check(options: argparse.Namespace) -> None:
     for option, place in [*places, *(("--exclude", path) for path in options.exclude)]:
         if place is not None and not place.exists():
             raise InputError(f"{option}: {place}: no such file or folder")
-    if not 1000 <= options.sample_rate <= 192_000:
-        raise InputError(f"--sample_rate={options.sample_rate} must be 1000 to 192000")
-    if not 0 <= options.min_seconds <= 3600:
-        raise InputError(f"--min_seconds={options.min_seconds:g} must be 0 to 3600")
-    if options.workers < 0 or options.num_clips < 1:
-        raise InputError("--workers must be at least 0, and --num_clips at least 1")
     if not options.output.name or os.path.isfile(options.output):
         raise InputError(f"--output: {options.output} cannot be a folder")

@@ -20,13 +20,10 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.preparing.recordings import Recording, Skipped, expected
 
 Items = Iterator[Recording | Skipped]
-ESC50_FOLDS = (1, 2, 3, 4, 5)
-FSD50K_SECONDS = 30.0
 CLOTHO_RATE_HZ = 44100
-SPEECH = "a person speaking"
-NOISY_SPEECH = "a person speaking in noise"
-# Longest clip where the annotations state no length; a clip at the end of a video is shorter.
-AUDIOCAPS_SECONDS = VGGSOUND_SECONDS = 10.0
+SPEECH, NOISY_SPEECH = "a person speaking", "a person speaking in noise"
+# Bounds where the annotations state no length; a clip at the end of a video is shorter than 10 s.
+UP_TO_10_SECONDS, UP_TO_30_SECONDS = (0.0, expected(10.0)[1]), (0.0, expected(30.0)[1])
 _ID_LENGTH = 11  # characters of the id of a video
 HINT = "docs/data.md says what belongs there"
 
@@ -49,9 +46,8 @@ def synthetic(num_clips: int) -> Items:
         seed = sources.SYNTHETIC_SEEDS[split]
         clips = SyntheticSource(count, seed, 32000)
         for index in range(count):
-            yield Recording(
-                clips.name(index), split, clips.captions(index), synthetic=(seed, index)
-            )
+            name, captions = clips.name(index), clips.captions(index)
+            yield Recording(name, split, captions, synthetic=(seed, index))
 
 
 def clip_lists(source: str, root: Path, valid_root: Path | None) -> Items:
@@ -62,18 +58,17 @@ def clip_lists(source: str, root: Path, valid_root: Path | None) -> Items:
         base = place.parent if source == "manifest" else place
         clips = listed(place)
         for clip in clips:
-            name = _text(
-                clip.path.relative_to(base) if clip.path.is_relative_to(base) else clip.path
-            )
+            inside = clip.path.is_relative_to(base)
+            name = (clip.path.relative_to(base) if inside else clip.path).as_posix()
+            name = name.encode(errors="replace").decode()  # a file name may not be UTF-8
             yield Recording(name, split, clip.captions, (str(clip.path),))
         for path in clips.left_out:
-            name = os.path.relpath(path, base)
-            yield Skipped(name, split, "is no recording in a class folder")
+            yield Skipped(os.path.relpath(path, base), split, "is no recording in a class folder")
 
 
 def esc50(root: Path, valid_folds: Sequence[int]) -> Items:
     """ESC-50; the folds that are not held out are for training."""
-    train_folds = set(ESC50_FOLDS) - set(valid_folds)
+    train_folds = set(range(1, 6)) - set(valid_folds)
     for split, folds in (("train", train_folds), ("valid", set(valid_folds))):
         if not folds:
             raise InputError(f"valid_folds={tuple(valid_folds)} leaves no fold for training")
@@ -92,12 +87,11 @@ def audioset(root: Path) -> Items:
         raise InputError(f"{root}: has no segments CSV of AudioSet; {HINT}")
     for table in segments:
         split = "test" if table.stem.startswith("eval") else "train"
-        places = [
+        folders = _existing(
             *(root / top / table.stem for top in ("audio", "audios", ".")),
             root / "audios" / "unbalanced_train_segments" / table.stem,
             root / "audio",
-        ]
-        folders = _existing(places, root / "audio")
+        )
         for line, row in files.csv_lines(table):
             if row and not row[0].startswith("#"):
                 yield _segment(f"{table.name} line {line}", row, split, names, folders)
@@ -120,20 +114,18 @@ def _segment(
     except (IndexError, ValueError):
         return Skipped(where, split, "is not: id, start, end, labels")
     if not video or not 0 <= start < end:
-        return Skipped(
-            where, split, f"is not a segment of a video: {video!r} {start:g} to {end:g} s"
-        )
+        reason = f"is not a segment of a video: {video!r} {start:g} to {end:g} s"
+        return Skipped(where, split, reason)
     if not labels:
         return Skipped(video, split, f"no label of the ontology: {row[3]}")
-    files = (f"Y{video}", f"{video}_{_ms(start)}_{_ms(end)}", *_youtube_names(video, start))
-    return Recording(
-        video, split, (", ".join(labels),), _places(folders, files), expected(end - start)
-    )
+    segment = f"{video}_{round(1000 * start)}_{round(1000 * end)}"
+    places = _places(folders, (f"Y{video}", segment, *_youtube_names(video, start)))
+    return Recording(video, split, (", ".join(labels),), places, expected(end - start))
 
 
 def vggsound(root: Path) -> Items:
     """VGGSound: `vggsound.csv`, rows of video, start, label, split."""
-    table, folders = root / "vggsound.csv", _existing([root / "audio"], root / "audio")
+    table = root / "vggsound.csv"
     for line, row in files.csv_lines(table):
         where = f"{table.name} line {line}"
         if len(row) != 4 or not row[0] or not row[1].strip().isdecimal() or not row[2].strip():
@@ -142,16 +134,16 @@ def vggsound(root: Path) -> Items:
             yield Skipped(where, "", f"split {row[3]!r} is neither train nor test")
         else:
             video, start, label, split = (field.strip() for field in row)
-            places = _places(folders, _youtube_names(video, float(start)))
-            seconds = (0.0, expected(VGGSOUND_SECONDS)[1])
-            yield Recording(f"{video}_{int(start):06d}", split, (label,), places, seconds)
+            places = _places([root / "audio"], _youtube_names(video, float(start)))
+            name = f"{video}_{int(start):06d}"
+            yield Recording(name, split, (label,), places, UP_TO_10_SECONDS)
 
 
 def audiocaps(root: Path) -> Items:
     """AudioCaps: `train.csv`, `val.csv`, `test.csv`; clips of the last two have five captions."""
     for name, split in (("train", "train"), ("val", "valid"), ("test", "test")):
         table = root / f"{name}.csv"
-        folders = _existing([root / "audio" / name, root / name, root / "audio"], root / "audio")
+        folders = _existing(root / "audio" / name, root / name, root / "audio")
         captions: dict[tuple[str, int], list[str]] = {}
         numbers: dict[tuple[str, int], str] = {}
         for line, row in _rows(table, ("audiocap_id", "youtube_id", "start_time", "caption")):
@@ -162,16 +154,10 @@ def audiocaps(root: Path) -> Items:
                 continue
             captions.setdefault((video, int(start)), []).append(caption)
             numbers.setdefault((video, int(start)), row["audiocap_id"].strip())
-        for (video, start_seconds), sentences in captions.items():
-            files = (
-                f"Y{video}",
-                *_youtube_names(video, start_seconds),
-                numbers[video, start_seconds],
-            )
-            places = _places(folders, [file for file in files if file])
-            seconds = (0.0, expected(AUDIOCAPS_SECONDS)[1])
-            name_ = f"{video}_{start_seconds}"
-            yield Recording(name_, split, tuple(dict.fromkeys(sentences)), places, seconds)
+        for (video, begin), sentences in captions.items():
+            names = (f"Y{video}", *_youtube_names(video, begin), numbers[video, begin])
+            places, distinct = _places(folders, filter(None, names)), dict.fromkeys(sentences)
+            yield Recording(f"{video}_{begin}", split, tuple(distinct), places, UP_TO_10_SECONDS)
 
 
 def music(root: Path) -> Items:
@@ -186,7 +172,7 @@ def music(root: Path) -> Items:
             raise InputError(f'{table}: has no "videos" by instrument')
         for instruments, names in videos.items():
             caption = " and ".join(instruments.split()).replace("_", " ")
-            folders = _existing([root / "audio" / instruments, root / "audio"], root / "audio")
+            folders = _existing(root / "audio" / instruments, root / "audio")
             for name in names if isinstance(names, list) else [names]:
                 if not isinstance(name, str) or not name.strip() or not caption:
                     yield Skipped(f"{table.name} {instruments}", "train", f"no video: {name!r}")
@@ -205,7 +191,7 @@ def _dicts(rows: Any, path: Path) -> list[dict[str, str]]:
 
 def _youtube_names(video: str, start_seconds: float) -> tuple[str, ...]:
     """Names that download tools give to the clip of ten seconds that starts there."""
-    whole, begin = int(start_seconds), _ms(start_seconds)
+    whole, begin = int(start_seconds), round(1000 * start_seconds)
     return (
         f"{video}_{whole:06d}",
         f"{video}_{whole}",
@@ -213,10 +199,6 @@ def _youtube_names(video: str, start_seconds: float) -> tuple[str, ...]:
         f"{video}_{begin}",
         video,
     )
-
-
-def _ms(seconds: float) -> int:
-    return round(1000 * seconds)
 
 
 # ------------------------------------------------------------------------- captioned Freesound
@@ -228,7 +210,7 @@ def clotho(root: Path) -> Items:
     for name, split in (("development", "train"), ("validation", "valid"), ("evaluation", "test")):
         table = root / f"clotho_captions_{name}.csv"
         seconds = _clotho_seconds(root / f"clotho_metadata_{name}.csv")
-        folders = _existing([root / name, root / f"clotho_audio_{name}" / name], root / name)
+        folders = _existing(root / name, root / f"clotho_audio_{name}" / name)
         for line, row in _rows(table, columns):
             file = row["file_name"].strip()
             sentences = (" ".join(row[column].split()) for column in columns[1:])
@@ -271,10 +253,8 @@ def wavcaps(root: Path) -> Items:
         if not table.is_file():
             continue
         content = files.read_json(table)
-        folders = _existing(
-            [root / top / f"{part}_flac" for top in ("waveforms", "audio", ".")] + [root / part],
-            root / "waveforms" / f"{part}_flac",
-        )
+        tops = ("waveforms", "audio", ".")
+        folders = _existing(*(root / top / f"{part}_flac" for top in tops), root / part)
         for number, row in enumerate(content["data"] if isinstance(content, dict) else content):
             yield _wavcaps_row(f"{table.name} row {number + 1}", row, part, folders, barred)
 
@@ -291,14 +271,8 @@ def _wavcaps_row(
     if f"{part.split('_')[0]}/{file}" in barred:
         return Skipped(name, "train", "on a blacklist of WavCaps: it is part of an evaluation set")
     seconds = row.get("duration")
-    known = isinstance(seconds, int | float) and seconds > 0
-    return Recording(
-        name,
-        "train",
-        (caption,),
-        _places(folders, (file,)),
-        expected(float(seconds or 0)) if known else None,
-    )
+    bounds = expected(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
+    return Recording(name, "train", (caption,), _places(folders, (file,)), bounds)
 
 
 def _wavcaps_barred(folder: Path) -> set[str]:
@@ -329,9 +303,8 @@ def fsd50k(root: Path) -> Items:
                 yield Skipped(file, split, f"no label of the vocabulary: {row['labels']!r}")
             else:
                 caption = ", ".join(labels).replace("_", " ")
-                seconds = (0.0, expected(FSD50K_SECONDS)[1])
                 places = _places([folder], (f"{file}.wav",))
-                yield Recording(file, split, (caption,), places, seconds)
+                yield Recording(file, split, (caption,), places, UP_TO_30_SECONDS)
 
 
 # -------------------------------------------------------------------------------------- speech
@@ -344,22 +317,17 @@ def voicebank_demand(root: Path) -> Items:
     transcripts exist, the transcript is a second caption.
     """
     found = False
-    for kind, split in (
-        ("trainset_28spk", "train"),
-        ("trainset_56spk", "train"),
-        ("testset", "test"),
-    ):
+    for kind in ("trainset_28spk", "trainset_56spk", "testset"):
+        split = "test" if kind == "testset" else "train"
         clean, noisy = root / f"clean_{kind}_wav", root / f"noisy_{kind}_wav"
         if not clean.is_dir():
             continue
         found = True
         for path in sorted(clean.glob("*.wav")):
             said = _transcript(root / f"{kind}_txt" / f"{path.stem}.txt")
-            twin = noisy / path.name
-            yield Recording(path.stem, split, (SPEECH, *said), (str(path),), twin=str(twin))
-            yield Recording(
-                path.stem, f"{split}_noisy", (NOISY_SPEECH,), (str(twin),), twin=str(path)
-            )
+            name, file, twin = path.stem, str(path), str(noisy / path.name)
+            yield Recording(name, split, (SPEECH, *said), (file,), twin=twin)
+            yield Recording(name, f"{split}_noisy", (NOISY_SPEECH,), (twin,), twin=file)
         for path in sorted(noisy.glob("*.wav")):
             if not (clean / path.name).is_file():
                 yield Skipped(path.stem, f"{split}_noisy", "has no clean recording")
@@ -373,11 +341,6 @@ def _transcript(path: Path) -> tuple[str, ...]:
     except (OSError, ValueError):
         return ()
     return (f"a person says: {words}",) if words else ()
-
-
-def _text(path: Path) -> str:
-    """Path with slashes; bytes that are not UTF-8 become question marks."""
-    return path.as_posix().encode(errors="replace").decode()
 
 
 # ------------------------------------------------------------------------------------- helpers
@@ -431,9 +394,9 @@ def _rows(
         yield number, dict(zip(header, padded, strict=False))
 
 
-def _existing(folders: Sequence[Path], default: Path) -> list[Path]:
-    """Folders that exist; if none does, the one that should."""
-    return list(dict.fromkeys(folder for folder in folders if folder.is_dir())) or [default]
+def _existing(*folders: Path) -> list[Path]:
+    """Folders that exist; if none does, the first, which messages then name."""
+    return list(dict.fromkeys(folder for folder in folders if folder.is_dir())) or [folders[0]]
 
 
 def _places(folders: Iterable[Path], names: Iterable[str]) -> tuple[str, ...]:

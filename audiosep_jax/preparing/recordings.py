@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,8 @@ from audiosep_jax.data.prepared import FULL_SCALE
 from audiosep_jax.data.sources import RECORD_SECONDS
 
 # Annotations are rounded, and tools that cut videos stop at the border of a frame.
-LENGTH_TOLERANCE_SECONDS = 0.5
-LENGTH_TOLERANCE_SHARE = 0.02
-UNKNOWN_SECONDS = 10.0
+LENGTH_TOLERANCE_SECONDS, LENGTH_TOLERANCE_SHARE = 0.5, 0.02
 _SPOOL_BYTES = 64 << 20  # decoded audio kept in memory; longer recordings go through a file
-_FLOAT_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,19 +50,11 @@ def expected(seconds: float) -> tuple[float, float]:
     return round(max(0.0, seconds - tolerance), 3), round(seconds + tolerance, 3)
 
 
-def nominal_seconds(seconds: Sequence[float] | None) -> float:
-    """Assumed length of a recording with these bounds, by which work is divided."""
-    return seconds[1] if seconds else UNKNOWN_SECONDS
-
-
 def find(recording: Recording) -> Path | None:
     """Return the file of a recording, or None if it does not exist."""
     for place in recording.places:
-        if place.lower().endswith(RECORDING_SUFFIXES):
-            if os.path.isfile(place):
-                return Path(place)
-            continue
-        for suffix in RECORDING_SUFFIXES:
+        whole = place.lower().endswith(RECORDING_SUFFIXES)
+        for suffix in ("",) if whole else RECORDING_SUFFIXES:
             if os.path.isfile(place + suffix):
                 return Path(place + suffix)
     return None
@@ -94,7 +83,7 @@ def records(
         spool.seek(0)
         start = 0
         for length in record_lengths(num_samples, round(RECORD_SECONDS * sample_rate_hz)):
-            audio_S = np.frombuffer(spool.read(length * _FLOAT_BYTES), "<f4")
+            audio_S = np.frombuffer(spool.read(4 * length), "<f4")
             pcm_S = np.clip(np.rint(audio_S * gain), -FULL_SCALE, FULL_SCALE - 1)
             yield start / sample_rate_hz, pcm_S.astype(np.int16)
             start += length
@@ -117,13 +106,13 @@ def _blocks(recording: Recording, sample_rate_hz: int) -> Iterator[np.ndarray]:
     path = find(recording)
     if path is None:
         raise AudioError(f"no such file: {os.path.basename(recording.places[0])}")
-    yield from _without_path(path, lambda: audio_files.mono_blocks(path, sample_rate_hz))
+    yield from _file_blocks(path, sample_rate_hz)
 
 
-def _without_path(path: Path, read: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
-    """Remove the path from errors, so that a report does not depend on where the files are."""
+def _file_blocks(path: str | Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """Yield the blocks of a file; errors omit its path, so that reports are equal everywhere."""
     try:
-        yield from read()
+        yield from audio_files.mono_blocks(path, sample_rate_hz)
     except AudioError as error:
         raise AudioError(str(error).removeprefix(f"{path}: ")) from error
 
@@ -147,10 +136,9 @@ def _check(
 def _check_twin(twin: str, num_samples: int, sample_rate_hz: int) -> None:
     name = os.path.basename(twin)
     try:
-        other = sum(len(block_S) for block_S in audio_files.mono_blocks(twin, sample_rate_hz))
+        other = sum(len(block_S) for block_S in _file_blocks(twin, sample_rate_hz))
     except AudioError as error:
-        reason = str(error).removeprefix(f"{twin}: ")
-        raise AudioError(f"its twin {name}: {reason}") from error
+        raise AudioError(f"its twin {name}: {error}") from error
     if other != num_samples:
         both = f"{num_samples / sample_rate_hz:.3f} s and {other / sample_rate_hz:.3f} s"
         raise AudioError(f"has another length than its twin {name} ({both})")

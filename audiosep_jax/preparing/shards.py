@@ -10,6 +10,7 @@ import bisect
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -18,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -42,6 +43,7 @@ VERSION = "1.0.0"
 _LEAST_SHARDS = 32
 _LEAST_SHARD_SECONDS = 100.0
 _MOST_SHARD_RECORDINGS = 4096
+_UNKNOWN_SECONDS = 10.0  # assumed length of a recording whose annotations state none
 _DESCRIPTION = "Captioned audio records of at most 15 s, int16 mono, by audiosep_jax."
 
 
@@ -97,10 +99,11 @@ def make_plan(items: Iterable[Recording | Skipped], folder: Path, settings: Sett
             if isinstance(item, Recording):
                 if item.split not in lists:
                     path = lists_folder / f"{item.split}.jsonl"
-                    lists[item.split] = stack.enter_context(_List(path))
+                    lists[item.split] = _List(path, stack.enter_context(path.open("wb")))
                 row = recordings_lib.to_json(item)
                 if lists[item.split].add(item, row):
-                    digest.update(json.dumps(_portable(row)).encode())
+                    id_, split, captions, _, seconds, _, synthetic = row
+                    digest.update(json.dumps([id_, split, captions, seconds, synthetic]).encode())
                     continue
                 item = Skipped(item.id, item.split, "listed twice")
             skipped.append(item)
@@ -126,8 +129,8 @@ def make_plan(items: Iterable[Recording | Skipped], folder: Path, settings: Sett
 class _List:
     """List of the recordings of a split: a line of JSON each, with their lengths and offsets."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._file = path, path.open("wb")
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self._file = path, file
         self._seen: set[bytes] = set()
         self.seconds, self.offsets = array.array("d"), array.array("q")
 
@@ -138,21 +141,9 @@ class _List:
             return False
         self._seen.add(key)
         self.offsets.append(self._file.tell())
-        self.seconds.append(recordings_lib.nominal_seconds(recording.seconds))
+        self.seconds.append(recording.seconds[1] if recording.seconds else _UNKNOWN_SECONDS)
         self._file.write(json.dumps(row).encode() + b"\n")
         return True
-
-    def __enter__(self) -> "_List":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-def _portable(row: list[Any]) -> list[Any]:
-    """Row of a recording without its file names, which differ between machines."""
-    id_, split, captions, _, seconds, _, synthetic = row
-    return [id_, split, captions, seconds, synthetic]
 
 
 def _cut(listed: _List, name: str, split: str, shard_seconds: float) -> list[Shard]:
@@ -200,14 +191,13 @@ def write_shard(folder: Path, shard: Shard, settings: Settings) -> None:
     try:
         with files.replacing(folder / shard.name) as partial:
             writer = array_record_module.ArrayRecordWriter(os.fspath(partial), WRITER_OPTIONS)
-            encode = Encoder()
             for recording in recordings_of(shard):
                 pieces = recordings_lib.records(
                     recording, settings.sample_rate_hz, settings.min_seconds, folder
                 )
                 try:
                     for start_seconds, pcm_S in pieces:
-                        writer.write(encode(recording, start_seconds, pcm_S))
+                        writer.write(_encoded(recording, start_seconds, pcm_S))
                         lines.append(_line(recording, start_seconds))
                         num_samples += len(pcm_S)
                 except AudioError as error:
@@ -230,22 +220,18 @@ def write_shard(folder: Path, shard: Shard, settings: Settings) -> None:
         skipped=tuple(skipped),
         lines="".join(lines),
     )
-    files.write_json(_account_path(folder, shard), dataclasses.asdict(written), indent=None)
+    files.write_json(folder / f"{shard.name}.json", dataclasses.asdict(written), indent=None)
 
 
 def read_account(folder: Path, shard: Shard) -> Written | None:
     """Account of a finished shard; None if the shard is missing, damaged or not finished."""
     try:
-        row = files.read_json_object(_account_path(folder, shard))
+        row = files.read_json_object(folder / f"{shard.name}.json")
         written = Written(**{**row, "skipped": tuple(map(tuple, row["skipped"]))})
         whole = (folder / shard.name).stat().st_size == written.num_bytes
     except (InputError, OSError, KeyError, TypeError):
         return None
     return written if whole else None
-
-
-def _account_path(folder: Path, shard: Shard) -> Path:
-    return folder / f"{shard.name}.json"
 
 
 def recordings_of(shard: Shard) -> Iterator[Recording]:
@@ -257,14 +243,12 @@ def recordings_of(shard: Shard) -> Iterator[Recording]:
 
 
 def _line(recording: Recording, start_seconds: float) -> str:
-    row = {
-        "id": recording.id,
-        "start_seconds": round(start_seconds, 6),
-        "captions": recording.captions,
-    }
+    start = round(start_seconds, 6)
+    row = {"id": recording.id, "start_seconds": start, "captions": recording.captions}
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
+@functools.cache
 def features() -> tfds.features.FeaturesDict:
     """Features of a record. TFDS would store a list of int16 as varints, four times as slow."""
     return tfds.features.FeaturesDict(
@@ -277,24 +261,22 @@ def features() -> tfds.features.FeaturesDict:
     )
 
 
-class Encoder:
-    """Serialises records as TFDS does, and equal records to equal bytes in every process."""
+@functools.cache
+def _serializer() -> example_serializer.ExampleSerializer:
+    return example_serializer.ExampleSerializer(features().get_serialized_info())
 
-    def __init__(self) -> None:
-        self._features = features()
-        info = self._features.get_serialized_info()
-        self._serializer = example_serializer.ExampleSerializer(info)
 
-    def __call__(self, recording: Recording, start_seconds: float, pcm_S: np.ndarray) -> bytes:
-        row = {
-            "audio": pcm_S,
-            "captions": list(recording.captions),
-            "id": recording.id,
-            "start_seconds": np.float32(start_seconds),
-        }
-        example = self._serializer.get_tf_example(self._features.encode_example(row))
-        # Without this, the order of the fields depends on addresses in memory.
-        return bytes(example.SerializeToString(deterministic=True))
+def _encoded(recording: Recording, start_seconds: float, pcm_S: np.ndarray) -> bytes:
+    """Serialise a record as TFDS does, and equal records to equal bytes in every process."""
+    row = {
+        "audio": pcm_S,
+        "captions": list(recording.captions),
+        "id": recording.id,
+        "start_seconds": np.float32(start_seconds),
+    }
+    example = _serializer().get_tf_example(features().encode_example(row))
+    # Without `deterministic`, the order of the fields depends on addresses in memory.
+    return bytes(example.SerializeToString(deterministic=True))
 
 
 # ----------------------------------------------------------------------------------- all shards

@@ -157,7 +157,7 @@ def test_killed_and_started_again(place, scored, tmp_path, after, monkeypatch):
         if "row" in row:
             left[0] -= 1
             if left[0] < 0:
-                with self._log.path.open("a") as file:
+                with self.path.open("a") as file:
                     file.write('{"row": 99, "sd')  # and half a line is on disk
                 raise Killed
         add(self, row)
