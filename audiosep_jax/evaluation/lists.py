@@ -62,6 +62,8 @@ def read_list(protocol: Protocol, metadata: Path | None, audio: Path) -> list[Ro
             number of cells than the header.
     """
     if metadata is None:
+        if not protocol.folder:
+            raise InputError(f"metadata=None: {protocol.name} needs the CSV file that lists it")
         paths = sorted((audio / protocol.folder).glob("*.wav"))
         if not paths:
             raise InputError(f"{audio / protocol.folder}: holds no .wav file")
