@@ -14,6 +14,7 @@ from audiosep_jax import files
 from audiosep_jax.cli import Parser, exit_code
 from audiosep_jax.demo.storage import own_folder
 from audiosep_jax.errors import InputError
+from audiosep_jax.separation.options import add_checkpoint, add_text_model, load_separator
 
 # JAX and Gradio are imported where they are used, so that help and mistakes answer at once.
 
@@ -41,8 +42,6 @@ def _serve(arguments: argparse.Namespace) -> None:
         if importlib.util.find_spec(package) is None:
             raise InputError(f"the page needs {package}: pip install 'audiosep-jax[demo]'")
     host, port = _free_address(arguments.host, arguments.port)
-    from audiosep_jax.separation.options import load_separator
-
     separator = load_separator(arguments.checkpoint, arguments.text_model)
     separator.embed_text(["a sound"])  # fetches the text encoder before the first visitor comes
 
@@ -96,48 +95,18 @@ def _free_address(host: str, port: int) -> tuple[str, int]:
 def _parser() -> Parser:
     description = "Serve a web page that separates sounds, described in sentences, from recordings."
     parser = Parser("audiosep demo", description, EXAMPLE)
+    add_checkpoint(parser)
+    add_text_model(parser)
     add = parser.add_argument
-    add(
-        "--checkpoint",
-        default="audiosep",
-        metavar="WHAT",
-        help="workdir of train.py, of which the best checkpoint is used, or a checkpoint in it; "
-        "folder, file or hub id of weights, AudioSep's too (default: the published weights)",
-    )
-    add(
-        "--text_model",
-        default="",
-        metavar="DIR",
-        help="folder or hub id of the text encoder (default: that of training)",
-    )
     add("--host", default="127.0.0.1", help="address to serve on (default: %(default)s)")
     add("--port", type=int, default=7860, help="port; 0 for any free one (default: %(default)s)")
-    add(
-        "--auth_file",
-        metavar="FILE",
-        help="text file with a line user:password for each user; the page then asks for both. "
-        "Required if other machines can reach --host",
-    )
+    users = "text file with a line user:password for each user; required if others can reach --host"
+    add("--auth_file", metavar="FILE", help=users)
     add("--no_auth", action="store_true", help="serve other machines without passwords")
-    add(
-        "--max_seconds",
-        type=float,
-        default=300.0,
-        metavar="S",
-        help="longest recording that is accepted (default: %(default)g)",
-    )
-    add(
-        "--max_megabytes",
-        type=float,
-        default=100.0,
-        metavar="MB",
-        help="largest upload that is accepted (default: %(default)g)",
-    )
-    add(
-        "--concurrency",
-        type=int,
-        default=1,
-        metavar="N",
-        help="requests that run at once; others wait in a queue (default: %(default)s)",
-    )
+    longest = "longest recording that is accepted, in seconds (default: %(default)g)"
+    add("--max_seconds", type=float, default=300.0, metavar="S", help=longest)
+    largest = "largest upload that is accepted, in megabytes (default: %(default)g)"
+    add("--max_megabytes", type=float, default=100.0, metavar="MB", help=largest)
+    at_once = "requests that run at once; others wait in a queue (default: %(default)s)"
+    add("--concurrency", type=int, default=1, metavar="N", help=at_once)
     return parser

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from audiosep_jax import plots
 from audiosep_jax.audio.files import AudioReader, AudioWriter
 from audiosep_jax.errors import InputError
+from audiosep_jax.separation.batch import Picture
 from audiosep_jax.separation.jobs import output_names
 from audiosep_jax.separation.separator import Separator
 
@@ -69,15 +69,12 @@ def separate_for_page(
     _decode(recording, paths[0], max_seconds)
     with AudioReader(paths[0]) as mixture:
         rate_hz, num_samples = mixture.sample_rate_hz, mixture.num_samples
-        panels = [plots.LogSpectrogram(rate_hz, num_samples) for _ in titles]
-        done_samples = 0
+        picture, done_samples = Picture(titles, mixture), 0
 
         def observe(mixture_CS: np.ndarray, estimate_NCS: np.ndarray) -> None:
             nonlocal done_samples
             done_samples += mixture_CS.shape[1]
-            sounds = (mixture_CS, *estimate_NCS, mixture_CS - estimate_NCS.sum(0))
-            for panel, audio_CS in zip(panels, sounds, strict=True):
-                panel.add(audio_CS)
+            picture.add(mixture_CS, estimate_NCS)
             progress(done_samples / rate_hz, num_samples / rate_hz)
 
         progress(0, num_samples / rate_hz)
@@ -92,7 +89,7 @@ def separate_for_page(
             tile_seconds=TILE_SECONDS,
             observe=observe,
         )
-    plots.draw_figure(list(zip(titles, panels, strict=True)), folder / PICTURE)
+    picture.draw(folder / PICTURE)
     return list(zip(titles, paths, strict=True))
 
 

@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +91,10 @@ def make_task(job: Job, labels: Sequence[str], settings: Settings) -> Task:
 def check_distinct(tasks: Sequence[Task]) -> None:
     """Raise InputError if two results have the same name."""
     taken = set()
-    for path in (path for task in tasks for path in task.results):
-        if str(path).casefold() in taken:
+    for path in (str(path) for task in tasks for path in task.results):
+        if path.casefold() in taken:
             raise InputError(f"{path}: two results have this name; give them others")
-        taken.add(str(path).casefold())
+        taken.add(path.casefold())
 
 
 def key_of(task: Task, settings: Settings, weights: str) -> str:
@@ -129,7 +129,8 @@ def separate_task(
     with task.reader or AudioReader(task.job.recording) as recording:
         form, paths = checked_paths(recording, task, settings)
         seconds = recording.num_samples / recording.sample_rate_hz
-        picture = _Picture(task.labels, recording) if task.plot else None
+        titles = ["mixture", *task.labels, "residual"]
+        picture = Picture(titles, recording) if task.plot else None
         done = separator.separate_file(
             recording,
             paths[: len(task.labels)],
@@ -157,7 +158,7 @@ def checked_paths(
     format, subtype = audio_files.writable_format(recording, *asked)
     suffix = settings.suffix or audio_files.suffix_of(format, subtype)
     paths = [path.with_name(path.name + suffix) for path in task.results]
-    for path in [*paths, *([task.plot] if task.plot else [])]:
+    for path in [*paths, task.plot] if task.plot else paths:
         check_inside(settings.output, path)
         if os.path.realpath(path) in settings.inputs:
             raise InputError(f"{path}: is an input; choose another output")
@@ -169,7 +170,7 @@ def checked_paths(
 
 
 def _record(task: Task, done: SeparatedFile, output: Path) -> Record:
-    written = [*done.paths, *([task.plot] if task.plot else [])]
+    written = [*done.paths, task.plot] if task.plot else done.paths
     results = [
         {
             "query": label,
@@ -201,15 +202,14 @@ def public_record(record: Record, output: Path) -> Record:
     return kept | {"results": results, "files": paths}
 
 
-class _Picture:
+class Picture:
     """Spectrograms of the mixture, the targets and the rest, collected block by block.
 
     All panels are at the level of the recording, also if the files are quieter by a factor.
     """
 
-    def __init__(self, labels: Sequence[str], recording: AudioReader) -> None:
+    def __init__(self, titles: Sequence[str], recording: AudioReader) -> None:
         size = recording.sample_rate_hz, recording.num_samples
-        titles = ["mixture", *labels, "residual"]
         self._panels = [(title, plots.LogSpectrogram(*size)) for title in titles]
 
     def add(self, mixture_CS: np.ndarray, target_NCS: np.ndarray) -> None:
@@ -266,19 +266,13 @@ def separate_all(
 
     with ThreadPoolExecutor(len(devices)) as executor:
         try:
-            yield from _as_finished(executor, work, tasks)
+            submitted = {executor.submit(work, task): task for task in tasks}
+            for future in as_completed(submitted):
+                yield submitted[future], future.result()
         except BaseException:
             stop.set()
             executor.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _as_finished(
-    executor: Executor, work: Callable[[Task], Any], tasks: Sequence[Task]
-) -> Iterator[tuple[Task, Any]]:
-    submitted = {executor.submit(work, task): task for task in tasks}
-    for future in as_completed(submitted):
-        yield submitted[future], future.result()
 
 
 def devices_to_use() -> list[jax.Device]:

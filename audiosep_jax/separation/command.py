@@ -31,7 +31,6 @@ from audiosep_jax.separation.queries import (
 )
 
 if TYPE_CHECKING:
-    from audiosep_jax.audio.files import AudioReader
     from audiosep_jax.separation.batch import Record, Settings, Task
     from audiosep_jax.separation.separator import Separator
 
@@ -61,15 +60,31 @@ def _separate(arguments: argparse.Namespace) -> int:
     if is_file:
         jobs = [_with_file_name(arguments, jobs, values)]
 
+    # ------------------------------------------------------------------ names of the results
+    from audiosep_jax.audio.files import AudioReader
+    from audiosep_jax.separation import batch
+
+    inputs = [*(str(job.recording) for job in jobs), *(part.value for part in values)]
     with contextlib.ExitStack() as stack:
         log = None
         if many or arguments.resume:
             log = stack.enter_context(files.FinishedLog(output, LOG, arguments.shard))
-        inputs = [*(str(job.recording) for job in jobs), *(part.value for part in values)]
-        settings = _settings(arguments, output, inputs, log)
-        tasks = _tasks(jobs, values, settings)[arguments.shard[0] :: arguments.shard[1]]
+        settings = batch.Settings(
+            output,
+            {name: getattr(arguments, name) for name in OPTIONS},
+            residual=arguments.residual,
+            suffix=arguments.output.suffix if is_file else None,
+            plot=arguments.plot,
+            overwrite=arguments.overwrite,
+            inputs=frozenset(os.path.realpath(path) for path in inputs),
+            own=own_files(log) if log and arguments.resume else {},
+        )
+        tasks = [batch.make_task(job, labels_of(job.queries, values), settings) for job in jobs]
+        batch.check_distinct(tasks)
+        tasks = tasks[arguments.shard[0] :: arguments.shard[1]]
         if tasks and not many:
-            tasks[0].reader = stack.enter_context(_opened(tasks[0], settings))
+            tasks[0].reader = stack.enter_context(AudioReader(tasks[0].job.recording))
+            batch.checked_paths(tasks[0].reader, tasks[0], settings)
 
         # -------------------------------------------------------------- load, separate, report
         separator = load_separator(arguments.checkpoint, arguments.text_model)
@@ -78,9 +93,8 @@ def _separate(arguments: argparse.Namespace) -> int:
     if failures and not many:
         raise failures[0]
     if arguments.json:
-        from audiosep_jax.separation.batch import public_record
-
-        files.write_json(arguments.json, [public_record(record, output) for record in records])
+        found = [batch.public_record(record, output) for record in records]
+        files.write_json(arguments.json, found)
     for failure in failures:
         say("error:", str(failure))
     if failures:
@@ -101,46 +115,6 @@ def _with_file_name(
         raise InputError(f"--output {path}: is no {arguments.output_format} file")
     arguments.output_format, arguments.subtype = format, arguments.subtype or subtype
     return dataclasses.replace(jobs[0], outputs=(PurePosixPath(path.stem),))
-
-
-def _settings(
-    arguments: argparse.Namespace,
-    output: Path,
-    inputs: Sequence[str],
-    log: files.FinishedLog | None,
-) -> "Settings":
-    from audiosep_jax.separation.batch import Settings
-
-    return Settings(
-        output,
-        {name: getattr(arguments, name) for name in OPTIONS},
-        residual=arguments.residual,
-        suffix=None if output == arguments.output else arguments.output.suffix,
-        plot=arguments.plot,
-        overwrite=arguments.overwrite,
-        inputs=frozenset(os.path.realpath(path) for path in inputs),
-        own=own_files(log) if log and arguments.resume else {},
-    )
-
-
-def _tasks(
-    jobs: Sequence[Job], values: Mapping[Part, Sequence[Any]], settings: "Settings"
-) -> "list[Task]":
-    from audiosep_jax.separation import batch
-
-    tasks = [batch.make_task(job, labels_of(job.queries, values), settings) for job in jobs]
-    batch.check_distinct(tasks)
-    return tasks
-
-
-def _opened(task: "Task", settings: "Settings") -> "AudioReader":
-    """Open the recording of the only task, and check the paths of its results."""
-    from audiosep_jax.audio.files import AudioReader
-    from audiosep_jax.separation import batch
-
-    reader = AudioReader(task.job.recording)
-    batch.checked_paths(reader, task, settings)
-    return reader
 
 
 def _set_conditions(
@@ -168,6 +142,8 @@ def _run(
     resume: bool,
 ) -> "tuple[list[Record], list[InputError]]":
     """Separate, report and log; return the records of all that is finished, and the failures."""
+    from tqdm import tqdm
+
     from audiosep_jax.separation import batch
 
     weights = separator.fingerprint if log else ""
@@ -178,7 +154,9 @@ def _run(
     if records:
         say(f"{len(records)} of {len(tasks)} recordings are done already")
     failures, devices = [], batch.devices_to_use()
-    with _progress_bar(len(left)) as bar:
+    form = "{percentage:3.0f}% |{bar}| {n:.1f} of {total} recordings, {remaining} left"
+    # The bar counts parts of recordings too. `disable=None` shows it on terminals only.
+    with tqdm(total=len(left), bar_format=form, disable=None, delay=2, leave=False) as bar:
         for task, result in batch.separate_all(separator, left, settings, devices, bar.update):
             if isinstance(result, InputError):
                 failures.append(result)
@@ -209,11 +187,3 @@ def _report(record: "Record", output: Path, prefix: str) -> None:
             f"{prefix}all results are multiplied by {record['gain']:.3g} so that none clips; "
             "--subtype FLOAT keeps their level"
         )
-
-
-def _progress_bar(num_recordings: int) -> Any:
-    """A bar on a terminal that counts recordings and parts of them."""
-    from tqdm import tqdm
-
-    form = "{percentage:3.0f}% |{bar}| {n:.1f} of {total} recordings, {remaining} left"
-    return tqdm(total=num_recordings, bar_format=form, disable=None, delay=2, leave=False)

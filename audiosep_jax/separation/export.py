@@ -1,10 +1,9 @@
 """Export: a separator as one file of weights and program, which runs with JAX alone."""
 
-import argparse
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from audiosep_jax import files
 from audiosep_jax.cli import Parser, exit_code
@@ -26,13 +25,11 @@ sample rate. docs/separating.md shows how to run it. Needs pip install 'audiosep
 
 def main(argv: Sequence[str]) -> int:
     """Export the separator that `argv` names; return the exit code."""
-    return exit_code(lambda: _export(_parser().parse_args(argv)))
+    return exit_code(lambda: _export(**vars(_parser().parse_args(argv))))
 
 
-def _export(arguments: argparse.Namespace) -> None:
-    names = ("batch_size", "tile_seconds", "platforms")
-    options = {name: getattr(arguments, name) for name in names}
-    print(export_separator(load_separator(arguments.checkpoint), arguments.file, **options))
+def _export(checkpoint: str, file: Path, **options: Any) -> None:
+    print(export_separator(load_separator(checkpoint), file, **options))
 
 
 def export_separator(
@@ -127,21 +124,12 @@ def _one(
 def _parser() -> Parser:
     description = "Store a separator as one file that needs only JAX to run."
     parser = Parser("audiosep export", description, EXAMPLE)
-    parser.add_argument("file", type=Path, metavar="FILE", help="file to write, such as dog.jax")
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="file to write, such as dog.jax")
     add_checkpoint(parser)
-    parser.add_argument(
-        "--batch_size", type=int, default=1, help="mixtures a call (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--tile_seconds",
-        type=float,
-        default=10.0,
-        help="length of the mixtures in seconds (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--platforms",
-        nargs="+",
-        choices=("cpu", "cuda", "rocm", "tpu"),
-        help="where the file shall run (default: where this process does)",
-    )
+    add("--batch_size", type=int, default=1, help="mixtures a call (default: %(default)s)")
+    seconds = "length of the mixtures in seconds (default: %(default)s)"
+    add("--tile_seconds", type=float, default=10.0, help=seconds)
+    platforms = "where the file shall run (default: where this process does)"
+    add("--platforms", nargs="+", choices=("cpu", "cuda", "rocm", "tpu"), help=platforms)
     return parser

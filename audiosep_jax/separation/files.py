@@ -96,7 +96,7 @@ def write_estimates(
     with contextlib.ExitStack() as stack:
         writers = [stack.enter_context(open_writer(path)) for path in paths]
         rescaled = paths if clip == "rescale" else ()
-        scratches = [stack.enter_context(_Scratch(path, channels)) for path in rescaled]
+        scratches = [_Scratch(path, channels, stack) for path in rescaled]
         sinks: Sequence[AudioWriter | _Scratch] = scratches or writers
         for mixture_CS, estimate_NCS in _together(recording, stream):
             meter.add(mixture_CS, estimate_NCS)
@@ -161,12 +161,12 @@ def _stored(
 class _Scratch:
     """Samples in a temporary file without a name, until the gain of `rescale` is known."""
 
-    def __init__(self, path: Path, num_channels: int) -> None:
+    def __init__(self, path: Path, num_channels: int, stack: contextlib.ExitStack) -> None:
         self.peak = 0.0
         self._path, self._channels = path, num_channels
-        # Unbuffered: a full disk is reported by `write`, and `close` has nothing left to write.
-        self._file: IO[bytes] = tempfile.TemporaryFile(  # noqa: SIM115
-            dir=path.absolute().parent, buffering=0
+        # Unbuffered: a full disk is reported by `write`, and closing has nothing left to write.
+        self._file: IO[bytes] = stack.enter_context(
+            tempfile.TemporaryFile(dir=path.absolute().parent, buffering=0)  # noqa: SIM115
         )
 
     def write(self, audio_CS: np.ndarray) -> None:
@@ -182,12 +182,6 @@ class _Scratch:
         self._file.seek(0)
         while content := self._file.read(num_samples * self._channels * 4):
             yield np.frombuffer(content, np.float32).reshape(-1, self._channels).T
-
-    def __enter__(self) -> "_Scratch":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def _copy(scratches: Sequence[_Scratch], writers: Sequence[AudioWriter]) -> float:

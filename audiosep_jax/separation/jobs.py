@@ -20,7 +20,6 @@ COLUMNS = ("file", "query", "output")
 MAX_QUERY_CHARACTERS = 60
 # A file name has at most 255 bytes; a temporary name adds some to that of the result.
 MAX_QUERY_BYTES, MAX_STEM_BYTES = 120, 90
-NUMBERED_BYTES = MAX_STEM_BYTES - len(" (9999)")
 _NOT_IN_FILE_NAMES = '<>:"/\\|?*'
 _FORBIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
@@ -66,7 +65,7 @@ def plan(sources: Sequence[Path], output: Path, queries: Sequence[Query]) -> lis
     for source in sources:
         if "\0" in str(source) or (len(sources) > 1 and not os.path.lexists(source)):
             raise InputError(f"{source}: no such file or folder")
-        below = _below(source, output) if os.path.isdir(source) else None
+        below = _recordings(source, output) if os.path.isdir(source) else None
         for path in below or [Path(source.name)]:
             recording = source / path if below else source
             name = str(path) if below and len(sources) == 1 else str(recording)
@@ -78,23 +77,17 @@ def plan(sources: Sequence[Path], output: Path, queries: Sequence[Query]) -> lis
     ]
 
 
-def _below(source: Path, output: Path) -> list[Path]:
-    """Paths of the recordings of a folder, relative to it."""
-    if source.resolve() == output.resolve():
-        raise InputError(f"--output {output}: is the input folder; choose another")
-    paths = [path.relative_to(source) for path in _recordings(source, output.resolve())]
-    if not paths:
-        raise InputError(f"{source}: holds no recordings")
-    return paths
-
-
 def _recordings(source: Path, output: Path) -> list[Path]:
-    """Files with the suffix of a recording, sorted, without hidden ones and results.
+    """Return the sorted recordings below a folder, relative to it.
 
-    A folder that cannot be opened is among them, so that it is reported like a file of that kind.
+    Hidden files and the output folder are left out. A folder that cannot be opened is included, so
+    that it is reported like a recording that cannot be opened.
     """
     from audiosep_jax.audio.files import RECORDING_SUFFIXES
 
+    results = output.resolve()
+    if source.resolve() == results:
+        raise InputError(f"--output {output}: is the input folder; choose another")
     found: list[Path] = []
 
     def closed(error: OSError) -> None:
@@ -104,32 +97,29 @@ def _recordings(source: Path, output: Path) -> list[Path]:
 
     for folder, folders, names in os.walk(source, onerror=closed):
         here = Path(folder)
-        folders[:] = [x for x in folders if x[0] != "." and (here / x).resolve() != output]
+        folders[:] = [x for x in folders if x[0] != "." and (here / x).resolve() != results]
         found += [
             here / name
             for name in names
             if name[0] != "." and Path(name).suffix.lower() in RECORDING_SUFFIXES
         ]
-    return sorted(found)
+    if not found:
+        raise InputError(f"{source}: holds no recordings")
+    return sorted(path.relative_to(source) for path in found)
 
 
 def _places(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
     """Paths without suffix; equal ones keep their suffix, and get a number if that is not enough.
 
-    Names are cut so that they fit into the name of a result, with a number.
+    Names are cut so that they fit into the name of a result together with a number.
     """
     count = Counter(str(path.with_suffix("")).casefold() for path in paths)
     names = []
     for path in paths:
         bare = path.with_suffix("")
         place = path if count[str(bare).casefold()] > 1 else bare
-        names.append(place.with_name(cut(place.name, MAX_STEM_BYTES)))
-    count = Counter(str(path).casefold() for path in names)
-    names = [
-        path.with_name(cut(path.name, NUMBERED_BYTES)) if count[str(path).casefold()] > 1 else path
-        for path in names
-    ]
-    return [PurePosixPath(name) for name in distinct([str(path) for path in names])]
+        names.append(str(place.with_name(cut(place.name, MAX_STEM_BYTES - len(" (9999)")))))
+    return [PurePosixPath(name) for name in distinct(names)]
 
 
 # ---------------------------------------------------------------------- lists

@@ -1,11 +1,13 @@
 """Options of `audiosep separate`, their help, and the checks that need nothing loaded."""
 
 import argparse
+import functools
 import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from audiosep_jax import files
 from audiosep_jax.cli import Parser, local_path, naming, shard, use_compilation_cache
 from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
@@ -54,6 +56,12 @@ def add_checkpoint(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_text_model(parser: argparse._ActionsContainer) -> None:
+    """Add --text_model, the second argument of `load_separator`."""
+    text = "folder or hub id of the text encoder's files (default: those of training)"
+    parser.add_argument("--text_model", default="", metavar="PATH", help=text)
+
+
 def load_separator(checkpoint: str, text_model: str = "") -> "Separator":
     """Load the separator that the options name; InputError names --checkpoint."""
     from audiosep_jax.separation.separator import Separator
@@ -75,8 +83,9 @@ def names_a_file(output: Path) -> bool:
     if suffix not in {*RECORDING_SUFFIXES, *FILES} or os.path.isdir(output):
         return False
     if suffix not in FILES:
-        known = ", ".join(FILES)
-        raise InputError(f"--output {output}: cannot be written as {suffix}; choose {known}")
+        raise InputError(
+            f"--output {output}: cannot be written as {suffix}; choose {', '.join(FILES)}"
+        )
     return True
 
 
@@ -84,7 +93,8 @@ def check_options(arguments: argparse.Namespace, output: Path) -> None:
     """Raise InputError for options that are wrong by themselves; `output` is the folder."""
     if arguments.tile_seconds is not None and not 0 < arguments.tile_seconds < math.inf:
         raise InputError(f"--tile_seconds {arguments.tile_seconds}: must be positive and finite")
-    _check_folder("--output", output)
+    with naming("--output", str(output)):
+        files.check_writable(output / "separated.jsonl")
     if arguments.json:
         _check_json(arguments)
     if arguments.output_format and arguments.subtype:
@@ -101,24 +111,13 @@ def check_options(arguments: argparse.Namespace, output: Path) -> None:
             plots.check_figure(f"x.{arguments.plot}")
 
 
-def _check_folder(option: str, folder: Path) -> None:
-    """Raise InputError if a folder cannot be created or written to."""
-    try:
-        there = next(x for x in (folder, *folder.absolute().parents) if x.exists())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{option} {folder}: cannot be written to ({error})") from error
-    if not there.is_dir():
-        raise InputError(f"{option} {folder}: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{option} {folder}: cannot be written to")
-
-
 def _check_json(arguments: argparse.Namespace) -> None:
     path, (index, count) = arguments.json, arguments.shard
     if count > 1:  # each process writes its own file
         path = arguments.json = path.with_suffix(f".{index}-of-{count}{path.suffix}")
-    _check_folder("--json", path.absolute().parent)
-    if os.path.isdir(path):
+    with naming("--json", str(path)):
+        files.check_writable(path)
+    if path.is_dir():
         raise InputError(f"--json {path}: is a folder")
     if path.suffix.lower() != ".json":  # so that it replaces no recording, result or list
         raise InputError(f"--json {path}: must end in .json")
@@ -146,11 +145,8 @@ class _Weigh(argparse.Action):
 
 def make_parser() -> Parser:
     """Make the parser, with options in groups as `--help` lists them."""
-    parser = Parser(
-        "audiosep separate",
-        "Separate the sounds that sentences describe from recordings of any length.",
-        EXAMPLE,
-    )
+    description = "Separate the sounds that sentences describe from recordings of any length."
+    parser = Parser("audiosep separate", description, EXAMPLE)
     parser.add_argument(
         "input",
         type=Path,
@@ -163,53 +159,32 @@ def make_parser() -> Parser:
     parser.set_defaults(queries=[], unwanted=[])
     _add_separation(parser.add_argument_group("separation"))
     _add_results(parser.add_argument_group("results"))
-    _add_many(parser.add_argument_group("many recordings"))
+    group = parser.add_argument_group("many recordings")
+    resume = "skip recordings whose results are complete, as separated.jsonl beside them records"
+    group.add_argument("--resume", action="store_true", help=resume)
+    share = "do share I (from 0) of N only, to divide the work among processes or machines"
+    group.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help=share)
     return parser
 
 
 def _add_queries(group: argparse._ArgumentGroup) -> None:
+    add = functools.partial(group.add_argument, action=_AddQuery)
     for option, kind in KINDS.items():
-        group.add_argument(
-            f"--{option}",
-            action=_AddQuery,
-            dest="queries",
-            default=[],
-            metavar=kind.metavar,
-            help=kind.help,
-        )
-    group.add_argument(
-        "--weight",
-        action=_Weigh,
-        type=float,
-        metavar="W",
-        help="weight of the query before it; all queries become one, the weighted sum of their "
-        "embeddings",
-    )
-    group.add_argument(
-        f"--{NOT}",
-        action=_AddQuery,
-        dest="unwanted",
-        default=[],
-        metavar="SENTENCE",
-        help="a sound that must not be in the results: it is separated too, and masked out of them",
-    )
+        add(f"--{option}", dest="queries", metavar=kind.metavar, help=kind.help)
+    weight = "weight of the query before it; all queries become one, the weighted sum"
+    group.add_argument("--weight", action=_Weigh, type=float, metavar="W", help=weight)
+    unwanted = "a sound that must not be in the results: it is separated too and masked out"
+    add(f"--{NOT}", dest="unwanted", metavar="SENTENCE", help=unwanted)
 
 
 def _add_separation(group: argparse._ArgumentGroup) -> None:
     add_checkpoint(group)
-    group.add_argument(
-        "--text_model",
-        default="",
-        metavar="PATH",
-        help="folder or hub id of the text encoder's files (default: those of training)",
+    add_text_model(group)
+    stereo = (
+        "mid: one mask, of the mean of the channels, which keeps the stereo image; channels: a "
+        "mask for each channel, which takes as many times as long (default: %(default)s)"
     )
-    group.add_argument(
-        "--stereo",
-        choices=get_args(Stereo),
-        default="mid",
-        help="mid: one mask, of the mean of the channels, which keeps the stereo image; channels: "
-        "a mask for each channel, which takes as many times as long (default: %(default)s)",
-    )
+    group.add_argument("--stereo", choices=get_args(Stereo), default="mid", help=stereo)
     group.add_argument(
         "--above_nyquist",
         choices=get_args(AboveNyquist),
@@ -217,16 +192,13 @@ def _add_separation(group: argparse._ArgumentGroup) -> None:
         help="frequencies above the model's band: keep them with the gain of its topmost bins, or "
         "drop them (default: %(default)s)",
     )
-    group.add_argument(
-        "--tile_seconds",
-        type=float,
-        metavar="S",
-        help="seconds of audio that are computed at once (default: what the free memory allows)",
-    )
+    tile = "seconds of audio that are computed at once (default: what the free memory allows)"
+    group.add_argument("--tile_seconds", type=float, metavar="S", help=tile)
 
 
 def _add_results(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
+    add = group.add_argument
+    add(
         "--output",
         type=local_path,
         default=Path("separated"),
@@ -234,56 +206,24 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
         help="folder for the results, created if missing; for one recording and one query also "
         "the name of the file, such as dog.wav (default: %(default)s)",
     )
-    group.add_argument(
-        "--overwrite", action="store_true", help="replace files that exist (default: refuse)"
+    add("--overwrite", action="store_true", help="replace files that exist (default: refuse)")
+    add("--output_format", choices=FORMATS, help="file format (default: that of the input)")
+    subtype = f"sample format: {', '.join(SUBTYPES)} (default: that of the input)"
+    add("--subtype", choices=SUBTYPES, metavar="TYPE", help=subtype)
+    clip = (
+        "samples beyond full scale: none writes them as they are, or refuses if the sample format "
+        "cannot hold them; rescale makes all results of the recording quieter by one factor; clamp "
+        "limits them (default: none for floating point, Vorbis, Opus and MP3, rescale for others)"
     )
-    group.add_argument(
-        "--output_format", choices=FORMATS, help="file format (default: that of the input)"
+    add("--clip", choices=get_args(Clip), help=clip)
+    add("--residual", action="store_true", help="also write the recording minus all results")
+    plot = (
+        "also draw spectrograms of the recording, the results and the residual; needs matplotlib "
+        "(pip install 'audiosep-jax[plot]')"
     )
-    group.add_argument(
-        "--subtype",
-        choices=SUBTYPES,
-        metavar="TYPE",
-        help=f"sample format: {', '.join(SUBTYPES)} (default: that of the input)",
+    add("--plot", nargs="?", const="png", choices=("png", "svg"), help=plot)
+    found = (
+        "also write how much of each query was found, and when; with --shard 0/8, found.json "
+        "becomes found.0-of-8.json"
     )
-    group.add_argument(
-        "--clip",
-        choices=get_args(Clip),
-        help="samples beyond full scale: none writes them as they are, or refuses if the sample "
-        "format cannot hold them; rescale makes all results of the recording quieter by one "
-        "factor; clamp limits them (default: none for floating point, Vorbis, Opus and MP3, "
-        "rescale for the others)",
-    )
-    group.add_argument(
-        "--residual", action="store_true", help="also write the recording minus all results"
-    )
-    group.add_argument(
-        "--plot",
-        nargs="?",
-        const="png",
-        choices=("png", "svg"),
-        help="also draw spectrograms of the recording, the results and the residual; needs "
-        "matplotlib (pip install 'audiosep-jax[plot]')",
-    )
-    group.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="also write how much of each query was found, and when; with --shard 0/8, "
-        "found.json becomes found.0-of-8.json",
-    )
-
-
-def _add_many(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--resume",
-        action="store_true",
-        help="skip recordings whose results are complete, as separated.jsonl beside them records",
-    )
-    group.add_argument(
-        "--shard",
-        type=shard,
-        default=(0, 1),
-        metavar="I/N",
-        help="do share I (from 0) of N only, to divide the work among processes or machines",
-    )
+    add("--json", type=Path, metavar="FILE", help=found)

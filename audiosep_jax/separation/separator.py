@@ -167,7 +167,7 @@ class Separator:
             audio: floating-point samples, `(S,)` or `(channels, S)`. Scale integers to -1..1 first.
             sample_rate_hz: rate of the recording and of the result.
             queries: one sentence, or a list of them.
-            stereo: as in `stream`, and so is `above_nyquist`.
+            stereo, above_nyquist: as in `stream`.
 
         Returns:
             float32 of the shape of `audio` for a sentence, `(queries, *audio.shape)` for a list.
@@ -231,7 +231,7 @@ class Separator:
             outputs: a path for each row of `condition_NE`. All files appear at the end, or none.
             unwanted_ME: embeddings of sounds that are masked out of the estimates; see `stream`.
             residual: path for the mixture minus all estimates.
-            stereo: as in `stream`, and so is `above_nyquist`.
+            stereo, above_nyquist, tile_seconds: as in `stream`.
             output_format: libsndfile's name, such as `FLAC`. The default is the input's format, or
                 WAV if that cannot be written.
             subtype: libsndfile's name, such as `PCM_16`; the default is the input's.
@@ -239,7 +239,6 @@ class Separator:
                 one factor; `none` writes them as they are, and refuses if the subtype cannot hold
                 them. The default is `none` for subtypes that can (floating point, Vorbis, Opus,
                 MP3), and `rescale` for the others.
-            tile_seconds: as in `stream`.
             progress: called after each block with its seconds of audio.
             observe: called after each block with its mixture `(C, S)` and estimates `(N, C, S)`,
                 as they are written but for the factor of `rescale`.
