@@ -54,10 +54,8 @@ def spectrogram_picture(panels_NS: Sequence[np.ndarray], sample_rate_hz: int) ->
     levels = [_spectrogram(audio_S, sample_rate_hz).levels_db() for audio_S in panels_NS]
     loudest_db = _loudest_db(levels)
     line = np.full((2, len(levels[0]), 3), 255, np.uint8)
-    parts: list[np.ndarray] = []
-    for level_XR in levels:
-        parts += [line, _colour((level_XR.T[::-1] - loudest_db) / RANGE_DB + 1)]
-    return np.concatenate(parts[1:])
+    colours = [_colour((level_XR.T[::-1] - loudest_db) / RANGE_DB + 1) for level_XR in levels]
+    return np.concatenate([part for colour in colours for part in (line, colour)][1:])
 
 
 def _spectrogram(audio: np.ndarray, sample_rate_hz: int) -> "LogSpectrogram":
@@ -243,5 +241,4 @@ def _label_frequencies(axis: Any) -> None:
 def _one_line(title: str) -> str:
     text = " ".join(title.encode(errors="replace").decode().split())
     text = "".join(letter if letter.isprintable() else "_" for letter in text)
-    long = len(text) > MAX_TITLE_CHARACTERS
-    return text[: MAX_TITLE_CHARACTERS - 1] + "…" if long else text
+    return text if len(text) <= MAX_TITLE_CHARACTERS else text[: MAX_TITLE_CHARACTERS - 1] + "…"

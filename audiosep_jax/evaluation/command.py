@@ -86,9 +86,8 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     from audiosep_jax.separation.options import load_separator
 
     use_compilation_cache()
-    checkpoint, separator = arguments.checkpoint, None
-    if checkpoint:
-        separator = load_separator(checkpoint, arguments.text_model)
+    checkpoint = arguments.checkpoint
+    separator = load_separator(checkpoint, arguments.text_model) if checkpoint else None
     items = _with_queries(items, arguments)
     run = results.Run(
         protocol,
@@ -225,8 +224,7 @@ def _print(content: Mapping[str, Any], output: Path) -> None:
     for name, score in content["scores"].items():
         between = "" if score["low"] is None else f"  ({score['low']:.2f} to {score['high']:.2f})"
         print(f"  {name:<16} {score['mean']:7.2f}{between}")
-    for name in ("results.json", "results.csv", "results.md"):
-        print(output / name)
+    print(*(output / name for name in ("results.json", "results.csv", "results.md")), sep="\n")
 
 
 def _command(words: Sequence[str]) -> str:

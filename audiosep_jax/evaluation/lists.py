@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,7 +14,6 @@ from audiosep_jax.evaluation.protocols import Protocol
 
 Layout = Literal["auto", "rendered", "pairs"]
 MAX_SNR_DB = 200.0  # far beyond it the power of the scaled noise leaves the range of float32
-NUMBERED = ("segment-{id}.wav", "mixture-{id}.wav")  # rendered files of lists without a layout
 OPTIONAL_COLUMNS = (
     *("query", "noise", "mixture", "snr", "id", "class", "noise_query"),
     *("target_start", "noise_start", "seconds"),
@@ -115,59 +115,51 @@ def items_of(
     if layout == "auto" and protocol.rendered and protocol.pair:
         mixtures = (audio / path_of(protocol.rendered[1], row.cells) for row in rows)
         is_rendered = any(path.is_file() for path in mixtures)
-    items = []
-    for number, row in enumerate(rows):
-        sentence = query or row.cells[column]
+    if snr_db is None and not protocol.own:
+        snr_db = 0.0
+
+    def item(number: int, row: Row) -> Item:
+        cells = row.cells
+        sentence = query or cells[column]
         if not sentence.strip():
             raise _mistake(row, "no query")
-        items.append(_item(protocol, number, row, sentence, audio, noise, is_rendered, snr_db))
-    return items
-
-
-def _item(
-    protocol: Protocol,
-    number: int,
-    row: Row,
-    sentence: str,
-    audio: Path,
-    noise: Path,
-    is_rendered: bool,
-    snr_db: float | None,
-) -> Item:
-    cells = row.cells
-    name = (path_of(protocol.id, cells) if protocol.id else cells.get("id", "")) or str(number)
-    rendered_files = [path_of(template, cells) for template in protocol.rendered or ()]
-    rendered_files = rendered_files or [template.format(id=name) for template in NUMBERED]
-    if protocol.own:
-        target, other, mixture = (
-            cells.get(x, "").replace("\\", "/") for x in ("target", "noise", "mixture")
+        name = (path_of(protocol.id, cells) if protocol.id else cells.get("id", "")) or str(number)
+        rendered = [path_of(template, cells) for template in protocol.rendered or ()]
+        rendered = rendered or [f"segment-{name}.wav", f"mixture-{name}.wav"]
+        if protocol.own:
+            pair, mixture = _own_files(row)
+        else:
+            pair, mixture = [path_of(template, cells) for template in protocol.pair], ""
+        target, mixture = rendered if is_rendered else (pair[0], mixture)
+        listed_snr = _number(row, protocol.snr or "snr", -MAX_SNR_DB, MAX_SNR_DB)
+        return Item(
+            row=number,
+            id=name,
+            query=sentence,
+            label=cells.get(protocol.label) or sentence,
+            target=audio / target,
+            mixture=audio / mixture if mixture else None,
+            noises=() if mixture else tuple(noise / path for path in pair[1:]),
+            snr_db=None if mixture else snr_db if listed_snr is None else listed_snr,
+            target_start_seconds=_number(row, "target_start", 0) or 0.0,
+            noise_start_seconds=_number(row, "noise_start", 0) or 0.0,
+            seconds=_number(row, "seconds", 0.001),
+            clips=tuple(cells[protocol.clips].split("+++") if protocol.clips else pair),
+            noise_query=cells.get(protocol.noise_query, ""),
+            line=row.line,
+            rendered=(rendered[0], rendered[1]),
         )
-        if not target or bool(other) == bool(mixture):
-            raise _mistake(row, "not a target and either a noise or a mixture")
-        pair = [target, other] if other else [target]
-    else:
-        pair = [path_of(template, cells) for template in protocol.pair]
-        target, mixture = rendered_files if is_rendered else (pair[0], "")
-        snr_db = snr_db or 0.0
-    listed_snr = _number(row, protocol.snr or "snr", -MAX_SNR_DB, MAX_SNR_DB)
-    clips = cells[protocol.clips].split("+++") if protocol.clips else pair
-    return Item(
-        row=number,
-        id=name,
-        query=sentence,
-        label=cells.get(protocol.label) or sentence,
-        target=audio / target,
-        mixture=audio / mixture if mixture else None,
-        noises=() if mixture else tuple(noise / path for path in pair[1:]),
-        snr_db=None if mixture else snr_db if listed_snr is None else listed_snr,
-        target_start_seconds=_number(row, "target_start", 0) or 0.0,
-        noise_start_seconds=_number(row, "noise_start", 0) or 0.0,
-        seconds=_number(row, "seconds", 0.001),
-        clips=tuple(clips),
-        noise_query=cells.get(protocol.noise_query, ""),
-        line=row.line,
-        rendered=(rendered_files[0], rendered_files[1]),
-    )
+
+    return list(itertools.starmap(item, enumerate(rows)))
+
+
+def _own_files(row: Row) -> tuple[list[str], str]:
+    """(target and noise, mixture) of a line of a user's list: either no noise or no mixture."""
+    names = (row.cells.get(x, "").replace("\\", "/") for x in ("target", "noise", "mixture"))
+    target, noise, mixture = names
+    if not target or bool(noise) == bool(mixture):
+        raise _mistake(row, "not a target and either a noise or a mixture")
+    return [target, noise] if noise else [target], mixture
 
 
 def path_of(template: str, cells: Mapping[str, str]) -> str:

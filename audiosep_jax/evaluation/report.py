@@ -7,15 +7,13 @@ from audiosep_jax.evaluation.protocols import MEANS_OF_SIX, PROTOCOLS, SIX
 from audiosep_jax.evaluation.results import HEADINGS
 
 MAX_CLASSES = 60  # if there are more, the best and the worst are shown
-_CLASS_SCORES = ("sdri", "si_sdri", "query_gap", "si_sdr", "sdr")
-_MAX_UNSCORED = 50
 
 
 def markdown(content: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     """Page of one results.json; `figures` are the names of files beside it."""
     parts = [
         f"# {content['title']}",
-        *_warnings(content),
+        *_differences(content["notes"]),
         _scores(content),
         *_published(content),
         *_classes(content),
@@ -46,20 +44,16 @@ def name_of(score: str) -> str:
     return HEADINGS.get(score, score)
 
 
-def _warnings(content: Mapping[str, Any]) -> list[str]:
-    if not content["notes"]:
-        return []
-    lines = [f"> - {note}" for note in content["notes"]]
-    return ["\n".join(["> **This differs from the published benchmark:**", ">", *lines])]
+def _differences(notes: Sequence[str]) -> list[str]:
+    lines = ["> **This differs from the published benchmark:**", ">", *(f"> - {x}" for x in notes)]
+    return ["\n".join(lines)] if notes else []
 
 
 def _scores(content: Mapping[str, Any]) -> str:
     about = f"{content['count']:,} mixtures"
     if content["aggregation"] != "mean":
         about += f", {content['aggregation']}"
-    rows = [
-        [name_of(name), score["mean"], _between(score)] for name, score in content["scores"].items()
-    ]
+    rows = [[name_of(name), x["mean"], _between(x)] for name, x in content["scores"].items()]
     return f"{about}.\n\n" + table(["score", "value", "95 % interval"], rows)
 
 
@@ -91,16 +85,14 @@ def _classes(content: Mapping[str, Any]) -> list[str]:
     classes = content["classes"]
     if not classes:
         return []
-    names = [name for name in _CLASS_SCORES if name in content["scores"]]
+    wanted = ("sdri", "si_sdri", "query_gap", "si_sdr", "sdr")
+    names = [name for name in wanted if name in content["scores"]]
     order = sorted(classes, key=lambda label: (-(classes[label].get("sdri") or 0.0), label))
     shown, which = order, "best first"
     if len(order) > MAX_CLASSES:
         half = MAX_CLASSES // 2
         shown, which = [*order[:half], *order[-half:]], f"the {half} best and the {half} worst"
-    rows = [
-        [label, classes[label]["count"], *(classes[label].get(name) for name in names)]
-        for label in shown
-    ]
+    rows = [[x, *(classes[x].get(name) for name in ("count", *names))] for x in shown]
     header = ["class", "mixtures", *map(name_of, names)]
     return [f"## By class ({which} of {len(order)})", table(header, rows)]
 
@@ -108,17 +100,16 @@ def _classes(content: Mapping[str, Any]) -> list[str]:
 def _unscored(title: str, mixtures: Sequence[Mapping[str, Any]]) -> list[str]:
     if not mixtures:
         return []
-    rows = [[x["row"], x["id"], x["reason"]] for x in mixtures[:_MAX_UNSCORED]]
+    rows = [[x["row"], x["id"], x["reason"]] for x in mixtures[:50]]
     more = len(mixtures) - len(rows)
     parts = [f"## {title}: {len(mixtures):,}", table(["row", "id", "reason"], rows)]
     return [*parts, f"and {more:,} more, in results.csv"] if more else parts
 
 
 def _how(content: Mapping[str, Any]) -> str:
-    made, checkpoint = content["checkpoint"], "none"
-    if made:
-        step = f"step {made['step']:,}"
-        checkpoint = f"{made['source']}, {step}, fingerprint {made['fingerprint']}"
+    checkpoint = "none"
+    if made := content["checkpoint"]:
+        checkpoint = f"{made['source']}, step {made['step']:,}, fingerprint {made['fingerprint']}"
     rows = [
         ["command", f"`{content['command']}`"],
         ["checkpoint", checkpoint],

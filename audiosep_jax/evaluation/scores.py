@@ -10,7 +10,7 @@ from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.encoders.pretrained import AudioEncoder
 from audiosep_jax.errors import InputError
-from audiosep_jax.metrics import clap_score, separation_scores
+from audiosep_jax.metrics import clap_score, fitted, separation_scores
 
 
 class Scored(NamedTuple):
@@ -26,8 +26,6 @@ class Scored(NamedTuple):
 ScoreFunction = Callable[[Scored], Mapping[str, float]]
 
 PESQ_RATE_HZ, LOWEST_PESQ = 16000, 1.0  # wide band
-FRAME_SECONDS, HOP_SECONDS = 0.030, 0.0075
-MIN_SEGMENT_DB, MAX_SEGMENT_DB = -10.0, 35.0
 _TINY = 1e-10
 
 
@@ -122,12 +120,12 @@ def segmental_snr(reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate_h
 
     Frames have 30 ms, a Hann window and a hop of a quarter.
     """
-    frame = max(2, round(FRAME_SECONDS * sample_rate_hz))
-    hop = max(1, round(HOP_SECONDS * sample_rate_hz))
-    padding = max(0, frame - len(reference_S))
+    frame = max(2, round(0.030 * sample_rate_hz))
+    hop = max(1, round(0.0075 * sample_rate_hz))
+    reference_S = np.asarray(reference_S, np.float64)
+    num_samples = max(frame, len(reference_S))
     reference_S, error_S = (
-        np.pad(np.asarray(x, np.float64), (0, padding))
-        for x in (reference_S, np.asarray(reference_S, np.float64) - estimate_S)
+        fitted(audio_S, num_samples) for audio_S in (reference_S, reference_S - estimate_S)
     )
     window_W = 0.5 * (1 - np.cos(2 * np.pi * np.arange(1, frame + 1) / (frame + 1)))
 
@@ -136,4 +134,4 @@ def segmental_snr(reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate_h
         return np.sum((frames_TW * window_W) ** 2, axis=1)
 
     snr_T = 10 * np.log10(energy(reference_S) / (energy(error_S) + _TINY) + _TINY)
-    return float(np.mean(np.clip(snr_T, MIN_SEGMENT_DB, MAX_SEGMENT_DB)))
+    return float(np.mean(np.clip(snr_T, -10, 35)))

@@ -38,7 +38,9 @@ def watch(
     num_scored = 0
     with SummaryWriter(str(workdir / "tensorboard" / f"evaluate-{output.name}")) as board:
         while True:
-            waiting = [name for name in _steps(workdir) if name not in seen]
+            # Orbax renames the folder of a checkpoint to its step when it is complete.
+            names = sorted(path.name for path in (workdir / FOLDER).glob("*"))
+            waiting = [name for name in names if name.isdecimal() and name not in seen]
             for name in waiting:
                 seen.add(name)
                 mark = output / name / MARK
@@ -62,30 +64,22 @@ def _score(
             raise
         return False
     content = files.read_json_object(place / JSON_NAME)
+    protocol, step = content["protocol"], int(checkpoint.name)
     for name, value in content["scores"].items():
         if value["mean"] is not None:
-            board.add_scalar(f"{content['protocol']}/{name}", value["mean"], int(checkpoint.name))
+            board.add_scalar(f"{protocol}/{name}", value["mean"], step)
     if content["notes"]:
-        notes = "; ".join(content["notes"])
-        board.add_text(f"{content['protocol']}/notes", notes, int(checkpoint.name))
+        board.add_text(f"{protocol}/notes", "; ".join(content["notes"]), step)
     board.flush()
     files.write_json(place / MARK, about)
     return True
 
 
-def _steps(workdir: Path) -> list[str]:
-    """Names of the finished checkpoints; Orbax renames a folder when it is complete."""
-    folder = workdir / FOLDER
-    return sorted(path.name for path in folder.glob("*") if path.name.isdecimal())
-
-
 def _finished(workdir: Path, seen: set[str]) -> bool:
     """Return True if the run's last step has been seen."""
-    if not seen:
-        return False
-    about = workdir / FOLDER / max(seen) / "about" / "metadata"
+    last = max(seen, default="")
+    about = workdir / FOLDER / last / "about" / "metadata"
     try:
-        num_steps = files.read_json_object(about)["config"]["num_steps"]
-    except (InputError, KeyError, TypeError):
+        return int(last) >= files.read_json_object(about)["config"]["num_steps"]
+    except (InputError, KeyError, TypeError, ValueError):
         return False
-    return int(max(seen)) >= num_steps

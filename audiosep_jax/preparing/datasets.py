@@ -98,9 +98,13 @@ def audioset(root: Path) -> Items:
 
 
 def _audioset_labels(root: Path) -> dict[str, str]:
-    if (root / "ontology.json").is_file():
-        rows = files.read_json(root / "ontology.json")
-        return {row["id"]: row["name"] for row in _dicts(rows, root / "ontology.json")}
+    ontology = root / "ontology.json"
+    if ontology.is_file():
+        try:
+            return {row["id"]: row["name"] for row in files.read_json(ontology)}
+        except (KeyError, TypeError) as error:
+            message = f'{ontology}: is not a list of labels with "id" and "name"; {HINT}'
+            raise InputError(message) from error
     table = root / "class_labels_indices.csv"
     return {row["mid"]: row["display_name"] for _, row in _rows(table, ("mid", "display_name"))}
 
@@ -166,8 +170,7 @@ def music(root: Path) -> Items:
     if not lists:
         raise InputError(f"{root}: has no MUSIC_solo_videos.json; {HINT}")
     for table in lists:
-        content = files.read_json(table)
-        videos = content.get("videos") if isinstance(content, dict) else None
+        videos = files.read_json_object(table).get("videos")
         if not isinstance(videos, dict):
             raise InputError(f'{table}: has no "videos" by instrument')
         for instruments, names in videos.items():
@@ -179,14 +182,6 @@ def music(root: Path) -> Items:
                     continue
                 places = _places(folders, (name, f"Y{name}"))
                 yield Recording(name, "train", (caption,), places)
-
-
-def _dicts(rows: Any, path: Path) -> list[dict[str, str]]:
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and {"id", "name"} <= set(row) for row in rows
-    ):
-        raise InputError(f'{path}: is not a list of labels with "id" and "name"; {HINT}')
-    return rows
 
 
 def _youtube_names(video: str, start_seconds: float) -> tuple[str, ...]:
