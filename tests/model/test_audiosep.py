@@ -53,6 +53,7 @@ def float32_result():
     return separate(INFERENCE, np.float32)
 
 
+@pytest.mark.smoke
 def test_golden_waveform_float32(float32_result):
     estimate_BS, _ = float32_result
     golden_BS = np.load(GOLDEN / f"{INFERENCE}.npz")["waveform"][:, 0]
@@ -80,6 +81,7 @@ def test_golden_waveform_odd_length_float32():
     assert relative_to_peak(estimate_BS, golden_BS) < 1e-5
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", [INFERENCE, ODD_LENGTH])
 def test_golden_waveform_float64(name):
     with jax.enable_x64(True):

@@ -26,6 +26,7 @@ np.save(folder + "/out.npy", np.stack(results))
 COUNTS = (1, 2, 20, 511, 2000)
 
 
+@pytest.mark.smoke
 def test_runs_without_the_library_with_equal_numbers(tmp_path):
     save_run(tmp_path / "run")
     separator = Separator.load(tmp_path / "run")

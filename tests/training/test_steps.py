@@ -96,6 +96,7 @@ def test_fast_gradient_convolution_is_the_convolution():
         assert_same(*results, 1e-13)
 
 
+@pytest.mark.smoke
 def test_golden_losses_float64(float64_run):
     metrics, _, _ = float64_run
     golden = np.load(GOLDEN / "resunet30_training_float64.npz")
@@ -112,6 +113,7 @@ def test_golden_gradients_float64(float64_run):
     check_gradient_norms(norms, golden, 1e-7, 1e-14)
 
 
+@pytest.mark.smoke
 def test_golden_weights_after_four_steps_float64(float64_run):
     _, _, state = float64_run
     golden = np.load(GOLDEN / "resunet30_training_float64.npz")
@@ -212,6 +214,7 @@ def trained_alone():
     return train(alone())
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("step", [parallel, shard_map_step, checked_step])
 def test_eight_devices_equal_one(step):
     # In float32 Adam blows rounding up where a gradient is zero but for it.

@@ -246,6 +246,7 @@ def test_checkpoints_tell_config_and_code(finished: Path) -> None:
     assert {"dog", "rain"} & {*about["words"]}  # with which separation knows strange queries
 
 
+@pytest.mark.smoke
 def test_training_lowers_the_loss_of_the_same_batches(finished: Path) -> None:
     losses = list(rows(finished).values())
     assert np.mean(losses[-3:]) < np.mean(losses[:2])
@@ -288,6 +289,7 @@ def test_the_command_that_is_printed_names_the_files_that_are_written(
 # ------------------------------------------------------------------ stop and go on
 
 
+@pytest.mark.smoke
 def test_a_signal_saves_its_step_and_the_resumed_run_equals_the_whole_one(
     finished: Path,
     tmp_path: Path,
