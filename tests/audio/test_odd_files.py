@@ -190,7 +190,7 @@ def assert_results(tmp_path, contents):
         with AudioReader(tmp_path / "in" / name) as original:
             shape = original.sample_rate_hz, original.num_channels, original.num_samples
             lossy = original.format in LOSSY
-        stem = os.fsencode(name).rpartition(b".")[0][:90]
+        stem = os.fsencode(name).rpartition(b".")[0][:83]
         mine = [path for path in results if os.fsencode(path.name).startswith(stem + b" - ")]
         assert len(mine) == 2, name
         for path in mine:

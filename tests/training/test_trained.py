@@ -47,8 +47,9 @@ def test_saved_and_loaded_is_the_same(separator, tmp_path):
     ]
 
 
-def test_model_card_tells_the_sizes(separator):
-    card = trained.model_card(separator._trained(), "me/mine")
+def test_model_card_tells_the_sizes(separator, tmp_path):
+    separator.save_pretrained(tmp_path / "saved", name="me/mine")
+    card = (tmp_path / "saved" / "README.md").read_text()
     count = sum(x.size for x in jax.tree.leaves(separator.variables["params"]))
     for words in (f"| {count:,} |", "8,000 Hz", "window 64, hop 16 samples (2 ms)", "20 steps"):
         assert words in card
