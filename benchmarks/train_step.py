@@ -194,8 +194,8 @@ def probe(dtype: str) -> tuple[float, float]:
 def limits(arguments: argparse.Namespace, dtype: Any) -> tuple[float, float]:
     """(peak in FLOP/s, bandwidth in bytes/s) of a device, and says where they are from."""
     kind = jax.devices()[0].device_kind
-    peak = device_peak_flops(kind, dtype, 1e12 * arguments.peak_tflops)
-    bandwidth = device_bandwidth(kind, 1e9 * arguments.bandwidth_gbs)
+    peak = 1e12 * arguments.peak_tflops or device_peak_flops(kind, dtype)
+    bandwidth = 1e9 * arguments.bandwidth_gbs or device_bandwidth(kind)
     told = "by its maker's figures, or as given"
     if peak is None or bandwidth is None:
         # The devices of a CPU are the same cores: what one matmul reaches is for all of them.

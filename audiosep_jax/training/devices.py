@@ -1,12 +1,10 @@
 """Peak speeds of known devices."""
 
-import dataclasses
 import re
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class Device:
+class Device(NamedTuple):
     """Dense peaks in TFLOP/s and bandwidth in GB/s, as stated by the maker.
 
     `float32_tflops` is the peak of what JAX's default precision does with a float32 convolution:
@@ -43,26 +41,18 @@ DEVICES = (
 )
 
 
-def device_peak_flops(
-    device_kind: str, dtype: Literal["float32", "bfloat16"], override: float = 0.0
-) -> float | None:
-    """Peak in FLOP/s of convolutions in `dtype`; None if the device is unknown.
-
-    `override`, in FLOP/s, is returned instead if it is above 0.
-    """
-    if override > 0:
-        return override
+def device_peak_flops(device_kind: str, dtype: Literal["float32", "bfloat16"]) -> float | None:
+    """Peak in FLOP/s of convolutions in `dtype`; None if the device is unknown."""
     device = _find(device_kind)
     if device is None:
         return None
     return 1e12 * (device.bfloat16_tflops if dtype == "bfloat16" else device.float32_tflops)
 
 
-def device_bandwidth(device_kind: str, override: float = 0.0) -> float | None:
-    """Bytes per second between the device and its memory, or None; as `device_peak_flops`."""
+def device_bandwidth(device_kind: str) -> float | None:
+    """Bytes per second between the device and its memory; None if the device is unknown."""
     device = _find(device_kind)
-    known = None if device is None else 1e9 * device.bandwidth_gbs
-    return override if override > 0 else known
+    return None if device is None else 1e9 * device.bandwidth_gbs
 
 
 def _find(device_kind: str) -> Device | None:

@@ -33,14 +33,13 @@ from audiosep_jax.training.processes import RunFailed, failing_together, gather
 METRICS_FILE = "metrics.jsonl"
 WARM_STEPS = 10  # steps before a trace: they compile
 PACKAGE = Path(__file__).parents[1]
-_TERMINAL_SECONDS, _FILE_SECONDS = 1.0, 30.0  # between two updates of the progress bar
 
 
 class RunLog:
     """Rows of metrics.jsonl, events of TensorBoard, and lines above a progress bar.
 
-    Rows of steps after `first_step`, which a resumed run trains again, are removed. Where a run has
-    several processes only process 0 has `write=True`; elsewhere every method does nothing.
+    Rows of steps after `first_step`, which a resumed run trains again, are removed. With
+    `write=False`, for all processes but the first, every method does nothing.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class RunLog:
             unit="step",
             disable=not write,
             dynamic_ncols=True,
-            mininterval=_TERMINAL_SECONDS if sys.stderr.isatty() else _FILE_SECONDS,
+            mininterval=1 if sys.stderr.isatty() else 30,  # seconds between two updates
             smoothing=0.05,
         )
         self._folder = workdir / "tensorboard"
@@ -77,7 +76,7 @@ class RunLog:
         Raises:
             RunFailed: the disk is full.
         """
-        if self._rows is None or self._events is None:
+        if self._rows is None:
             return
         finite = {name: float(x) if math.isfinite(x) else None for name, x in values.items()}
         try:
@@ -108,9 +107,8 @@ class RunLog:
     def close(self) -> None:
         """Close the files."""
         self.bar.close()
-        if self._rows is not None:
+        if self._rows is not None and self._events is not None:
             self._rows.close()
-        if self._events is not None:
             with contextlib.suppress(OSError):
                 self._events.close()
         self._rows = self._events = None
@@ -166,8 +164,7 @@ class Progress:
         """Wait for the newest step; FloatingPointError if too many steps were not finite."""
         if self._pending is None:
             return
-        step, metrics = self._pending
-        self._pending = None
+        (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._check(step, values)
         for name, value in values.items():
@@ -214,39 +211,32 @@ class Progress:
         means = {name: float(np.mean(xs)) if xs else math.nan for name, xs in finite.items()}
         means["learning_rate"] = self._values["learning_rate"][-1]
         self._values.clear()
+        epoch = step * self._config.batch_size / num_recordings(self.bad_clips.source)
+        used, num_bad = memory(), len(self.bad_clips.indices)
         rows = {f"train/{name}": value for name, value in means.items()}
         if steps_per_second:
             rows |= self._speeds(steps_per_second) | {"data_wait_share": wait}
-        epoch = step * self._config.batch_size / num_recordings(self.bad_clips.source)
-        rows |= {"epoch": epoch, "bad_clips": len(self.bad_clips.indices), **memory()}
-        self.log.scalars(step, rows)
+        self.log.scalars(step, rows | {"epoch": epoch, "bad_clips": num_bad, **used})
         shown = {
             "loss": f"{means['loss']:.4f}",
             "sdri": f"{means['sdri']:.1f}dB",
             "epoch": f"{epoch:.2f}",
             "clips": f"{steps_per_second * self._config.batch_size:.0f}/s",
             "data_wait": f"{wait:.0%}",
-            "memory": f"{next(iter(memory().values())):.1f}GB",
+            "memory": f"{next(iter(used.values())):.1f}GB",
         }
-        if self.bad_clips.indices:
-            shown["bad_clips"] = str(len(self.bad_clips.indices))
-        self.log.bar.set_postfix(shown, refresh=False)
+        self.log.bar.set_postfix(shown | ({"bad_clips": num_bad} if num_bad else {}), refresh=False)
 
     def _speeds(self, steps_per_second: float) -> dict[str, float]:
         """Steps and clips per second; arithmetic if it is known, and its share of the peak."""
         flops = self.step_flop * jax.device_count() * steps_per_second
-        speeds = {
-            "steps_per_second": steps_per_second,
-            "clips_per_second": steps_per_second * self._config.batch_size,
-        }
+        clips_per_second = steps_per_second * self._config.batch_size
+        speeds = {"steps_per_second": steps_per_second, "clips_per_second": clips_per_second}
         if not flops:
             return speeds
         speeds["model_tflops"] = flops / 1e12
-        peak_flops = device_peak_flops(
-            jax.devices()[0].device_kind,
-            self._config.model.dtype,
-            self._config.device_peak_tflops * 1e12,
-        )
+        known = device_peak_flops(jax.devices()[0].device_kind, self._config.model.dtype)
+        peak_flops = 1e12 * self._config.device_peak_tflops or known
         if peak_flops:
             speeds["peak_share"] = flops / (peak_flops * jax.device_count())
         return speeds
@@ -297,12 +287,12 @@ class Trace:
 
 def code_version() -> dict[str, str]:
     """Version of the package, git commit of its checkout if it is one, hash of its sources."""
-    commit = ""
-    if (PACKAGE.parent / ".git").exists():
+    commit, checkout = "", PACKAGE.parent
+    if (checkout / ".git").exists():
         command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
         with contextlib.suppress(OSError):  # no git
             done = subprocess.run(
-                command, cwd=PACKAGE.parent, capture_output=True, text=True, check=False
+                command, cwd=checkout, capture_output=True, text=True, check=False
             )
             commit = done.stdout.strip()
     version = importlib.metadata.version("audiosep-jax")

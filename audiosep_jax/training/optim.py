@@ -7,14 +7,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
-from audiosep_jax.settings import (
-    Count,
-    CountOrZero,
-    Positive,
-    PositiveOrZero,
-    section,
-    setting,
-)
+from audiosep_jax.settings import Count, CountOrZero, Positive, PositiveOrZero, section, setting
 
 STAIRCASE = (0.001, 0.01, 0.1)  # AudioSep's warm-up: a factor for each stretch of warmup_steps
 
@@ -25,10 +18,9 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class OptimConfig:
     """The paper's optimiser. `clip_norm`, `ema_decay` and `decay_steps` are off at 0.
 
-    With `accumulate_steps` above 1 each device takes its rows of a batch in that many equal parts,
-    one after another, and averages their gradients. BatchNorm sees one part at a time (on all
-    devices), and its running statistics move once for each, so this is not the same training as
-    with the whole batch at once.
+    Each device takes its rows of a batch in `accumulate_steps` equal parts, one after another, and
+    averages their gradients. BatchNorm sees one part at a time (on all devices), and updates its
+    statistics after each, so the training differs from that with the whole batch at once.
     """
 
     learning_rate: Positive = 1e-3

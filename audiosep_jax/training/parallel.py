@@ -1,13 +1,12 @@
 """Steps on all devices of all processes, by `pmap` or by `shard_map`.
 
-Both run the same body on every device, over the axis `AXIS`, and give the same numbers. They differ
-in the arrays that they take. `pmap` takes the arrays of one process: batches `(devices, rows, ...)`
-and a state on the local devices. In a run of several processes it converts each array of the state
-to a global one and back in every step, which takes tens of milliseconds of Python. `shard_map`
-takes global arrays, so that nothing is converted: batches whose rows are distributed over all
+Both run the same body on every device and give the same numbers. `pmap` takes the arrays of one
+process: batches `(devices, rows, ...)` and a state on the local devices. With several processes it
+converts each array of the state to a global one and back in every step, which takes tens of
+milliseconds of Python. `shard_map` takes global arrays: batches whose rows are distributed over all
 devices, and a state that is replicated on all of them.
 
-`how` is `config.parallel`. The state of either can be read on the host by `jax.device_get`.
+`how` is `config.parallel`. `jax.device_get` reads the state of either.
 """
 
 from collections.abc import Callable
@@ -31,10 +30,8 @@ def parallel_train_step(body: TrainStep, how: Parallel = "pmap") -> TrainStep:
     pmap does not check that the results of `body` are equal on all devices. shard_map does.
     """
     if how == "shard_map":
-        return jax.jit(_mapped(body, (_WHOLE, _WHOLE)), donate_argnums=0)
-    return jax.pmap(
-        body, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=(0,)
-    )
+        return jax.jit(_mapped(body, _WHOLE), donate_argnums=0)
+    return jax.pmap(body, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
 
 def parallel_eval_step(body: EvalStep, how: Parallel = "pmap") -> EvalStep:
@@ -60,9 +57,6 @@ def place_state(state: Any, how: Parallel = "pmap") -> Any:
 def split_batch(batch: Batch, how: Parallel = "pmap") -> Batch:
     """Distribute the rows `(B, ...)` of this process's batch over its devices, in order."""
     devices = jax.local_device_count()
-    for rows in batch.values():
-        if len(rows) % devices:
-            raise ValueError(f"{len(rows)} rows do not divide among {devices} devices")
     sharding = NamedSharding(_mesh(how), _ROWS)
 
     def place(rows: np.ndarray) -> jax.Array:

@@ -1,5 +1,6 @@
 """Pure training and evaluation steps; `parallel` runs them on all devices."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import sdr_improvement, si_sdr, si_sdr_improvement
 from audiosep_jax.model import make_model
 from audiosep_jax.model.audiosep import AudioSep
@@ -129,7 +129,7 @@ def accumulated_gradients(
         return (jax.tree.map(jnp.add, total, gradients), batch_stats), metrics
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    parts = _parts(batch, num_parts)
+    parts = jax.tree.map(lambda x: x.reshape(num_parts, -1, *x.shape[1:]), batch)
     (total, batch_stats), metrics = jax.lax.scan(add, (zeros, batch_stats), parts)
     gradients = jax.tree.map(lambda x: x / num_parts, total)
     return gradients, batch_stats, jax.tree.map(jnp.mean, metrics)
@@ -138,10 +138,9 @@ def accumulated_gradients(
 def device_varying(params: Any, axis_name: str | None) -> Any:
     """Mark parameters as different on each device, although they are equal, before a gradient.
 
-    JAX tracks which values are equal on all devices (shard_map's "varying manual axes"). The
-    gradient with respect to an equal value is itself made equal: JAX sums it over the devices in
-    the backward pass. The mean that follows would then change nothing, and the gradient would be
-    the sum, not the mean. Marked as varying, each device keeps the gradient of its own rows.
+    JAX sums the gradient with respect to a value that it knows to be equal on all devices
+    (shard_map's "varying manual axes") over them in the backward pass, so that the mean that
+    follows would change nothing. Marked as varying, each device keeps the gradient of its rows.
     """
     return jax.lax.pcast(params, axis_name, to="varying") if axis_name else params
 
@@ -156,11 +155,7 @@ def updated_state(
 ) -> tuple[TrainState, Metrics]:
     """Take one step of the optimiser, or only count the step if anything in it is not finite.
 
-    Everything is computed in either case and then chosen by `where`, because all devices must run
-    the same program; loss, gradients and statistics are equal on them, so all choose alike.
-
-    Returns:
-        The new state, and `metrics` with the norms, the learning rate and `skipped` (0 or 1).
+    Returns the new state, and `metrics` with the norms, the learning rate and `skipped` (0 or 1).
     """
     updates, opt_state = make_optimizer(optim).update(gradients, state.opt_state, state.params)
     gradient_norm = optax.tree.norm(gradients)
@@ -170,8 +165,8 @@ def updated_state(
     ema = state.ema
     if optim.ema_decay:
         ema = optax.incremental_update(params, ema, 1 - optim.ema_decay)
-    old = (state.batch_stats, state.opt_state, state.ema)
-    batch_stats, opt_state, ema = _choose(finite, (batch_stats, opt_state, ema), old)
+    new, old = (batch_stats, opt_state, ema), (state.batch_stats, state.opt_state, state.ema)
+    batch_stats, opt_state, ema = jax.tree.map(functools.partial(jnp.where, finite), new, old)
     skipped = 1 - finite.astype(jnp.int32)
     metrics = metrics | {
         "gradient_norm": gradient_norm,
@@ -185,27 +180,10 @@ def updated_state(
     return state, metrics
 
 
-def _parts(batch: Batch, num_parts: int) -> Batch:
-    """Split rows into equal parts: `(B, ...)` to `(parts, B / parts, ...)`."""
-
-    def split(x: jax.Array) -> jax.Array:
-        if x.shape[0] % num_parts:
-            raise InputError(
-                f"optim.accumulate_steps={num_parts} does not divide a device's {x.shape[0]} rows"
-            )
-        return x.reshape(num_parts, x.shape[0] // num_parts, *x.shape[1:])
-
-    return jax.tree.map(split, batch)
-
-
 def _all_finite(tree: Any) -> jax.Array:
     values = [x.ravel() for x in jax.tree.leaves(tree)]
     # Without the barrier, XLA computes it again within every kernel that uses it.
     return jax.lax.optimization_barrier(jnp.isfinite(jnp.concatenate(values)).all())
-
-
-def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)
 
 
 def make_eval_step(model: ModelConfig) -> Callable[[Any, Batch], Metrics]:

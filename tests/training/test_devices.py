@@ -32,8 +32,6 @@ def test_known_devices(kind, float32, bfloat16, gbs):
     assert device_peak_flops(kind, "float32") == pytest.approx(float32 * 1e12)
     assert device_peak_flops(kind, "bfloat16") == pytest.approx(bfloat16 * 1e12)
     assert device_bandwidth(kind) == pytest.approx(gbs * 1e9)
-    assert device_peak_flops(kind, "bfloat16", 7e12) == 7e12
-    assert device_bandwidth(kind, 3e9) == 3e9
 
 
 @pytest.mark.parametrize(
@@ -41,8 +39,6 @@ def test_known_devices(kind, float32, bfloat16, gbs):
 )
 def test_devices_that_are_like_a_known_one_are_unknown(kind):
     assert device_peak_flops(kind, "float32") is device_bandwidth(kind) is None
-    assert device_peak_flops(kind, "float32", 1e12) == 1e12
-    assert device_bandwidth(kind, 1e9) == 1e9
 
 
 def test_bfloat16_is_never_slower_and_no_device_is_listed_twice():

@@ -22,7 +22,6 @@ from separator_examples import (
 )
 
 from audiosep_jax import settings
-from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import sdr_improvement
 from audiosep_jax.model import make_model
 from audiosep_jax.model.layers import BatchNorm
@@ -472,13 +471,6 @@ def test_parts_of_a_rematerialised_batch_one_after_another_on_eight_devices():
     assert int(new.step) == 1
 
 
-def test_rows_that_do_not_divide_into_parts():
-    optim = dataclasses.replace(TINY_OPTIM, accumulate_steps=3)
-    body = steps.make_train_step(SMALLEST, optim, LOSSES, None)
-    with pytest.raises(InputError, match=r"accumulate_steps=3 does not divide a device's 4 rows"):
-        jax.eval_shape(body, tiny_state(), tiny_batch(0, 4))
-
-
 def test_every_block_is_rematerialised():
     counts = {}
     for remat in (False, True):
@@ -547,8 +539,3 @@ def test_rows_are_dealt_in_order():
     assert split["mixture"].shape == (8, 2, 2)
     np.testing.assert_array_equal(split["mixture"].reshape(16, 2), batch["mixture"])
     np.testing.assert_array_equal(split["condition"][3], [6, 7])
-
-
-def test_rows_that_cannot_be_dealt():
-    with pytest.raises(ValueError, match="12 rows do not divide among 8 devices"):
-        run.split_batch({"mixture": np.zeros((12, 5))})
