@@ -29,10 +29,10 @@ PositiveOrZero = Annotated[float, Field(ge=0)]
 
 
 def setting(*, default: T, resumable: bool = False, per_process: bool = False) -> T:
-    """Field of a section that is not like the others.
+    """Field of a section, which may differ between runs or processes that belong together.
 
     Args:
-        default: the value where none is given; a section for a section.
+        default: the value where none is given.
         resumable: a resumed run may have another value, because the weights do not depend on it.
         per_process: the processes of one run may have different values; implies `resumable`.
     """
@@ -80,11 +80,10 @@ def rising(least: float, most: float, *, optional: bool = False) -> Any:
     """Annotation of a tuple: a low and a high end in least..most, or nothing where `optional`."""
 
     def check(ends: tuple[float, ...]) -> tuple[float, ...]:
-        if not (optional and ends == ()) and (
-            len(ends) != 2 or not least <= ends[0] <= ends[1] <= most
-        ):
-            raise ValueError(f"must be two rising numbers in {least:g}..{most:g}")
-        return ends
+        rises = len(ends) == 2 and least <= ends[0] <= ends[1] <= most
+        if rises or (optional and not ends):
+            return ends
+        raise ValueError(f"must be two rising numbers in {least:g}..{most:g}")
 
     return AfterValidator(check)
 
@@ -128,20 +127,20 @@ def _read(text: str, like: Any) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = text
-    if not isinstance(like, tuple):
-        return value
-    items = text.split(",") if isinstance(value, str) else value
-    return tuple(items) if isinstance(items, list | tuple) else (items,)
+    if isinstance(like, tuple):
+        items = text.split(",") if isinstance(value, str) else value
+        return tuple(items) if isinstance(items, list | tuple) else (items,)
+    return value
 
 
 def _unknown(parents: Sequence[Any], name: str, known: list[str]) -> str:
     """One line for a field that the section below `parents`, with the fields `known`, lacks."""
     prefix = "".join(f"{parent}." for parent in parents)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-    section_name = f"section {prefix[:-1]}" if prefix else "the config"
+    inside = f"section {prefix[:-1]}" if prefix else "the config"
     return (
         f"unknown config field {prefix}{name}; did you mean {prefix}{nearest}? "
-        f"The fields of {section_name} are {', '.join(known)}"
+        f"The fields of {inside} are {', '.join(known)}"
     )
 
 
@@ -159,6 +158,5 @@ def _message(kind: Any, error: pydantic.ValidationError, inside: str = "") -> st
     if isinstance(cause, InputError):  # from `__post_init__`
         return f"{path}.{cause}" if path else str(cause)
     words = {"tuple_type": "must be a list", "dataclass_type": "must be a section with fields"}
-    accepted = words.get(first["type"], f"must{first['msg'].partition('should')[2]}")
-    accepted = str(cause) if cause else accepted
+    accepted = cause or words.get(first["type"], f"must{first['msg'].partition('should')[2]}")
     return f"{path or 'the config'}={first['input']!r} {accepted}"

@@ -150,13 +150,6 @@ def take_overrides(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return overrides, others
 
 
-def from_stored(values: Any, where: str) -> Config:
-    """Config of a checkpoint, without the fields that no longer exist and had no effect on it."""
-    kept = {**values, "checkpoint": dict(values.get("checkpoint", {}))}
-    kept["checkpoint"].pop("on_error", None)
-    return from_mapping(kept, where)
-
-
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     """{dotted field: (old value, new value)} of fields that differ and affect the weights."""
     new_values = {name: value for name, value, _ in fields_of(new)}

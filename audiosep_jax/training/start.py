@@ -9,10 +9,8 @@ from typing import Any
 import jax
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.checkpoints import Checkpoints
-from audiosep_jax.training.config import Config, differences, from_stored
-from audiosep_jax.training.optim import OptimConfig
+from audiosep_jax.training.config import Config, differences, from_mapping
 from audiosep_jax.training.steps import TrainState, init_state, state_from_variables
 
 
@@ -34,14 +32,19 @@ def start_or_resume(
 
     def resume(step: int) -> TrainState:
         there = checkpoints.about(step)
-        stored = from_stored(there["config"], str(checkpoints.folder / f"{step:08d}"))
+        there["config"].get("checkpoint", {}).pop("on_error", None)  # of older versions
+        stored = from_mapping(there["config"], str(checkpoints.folder / f"{step:08d}"))
         changes = differences(stored, config)
         for name in ("data_fingerprint", "text_fingerprint"):
             if there[name] != about[name]:
                 changes[name] = (there[name], about[name])
         if changes and (config.resume == "same" or "text_fingerprint" in changes):
+            ways = "that config, or go on with the changed one by --config.resume=changed"
+            if "text_fingerprint" in changes:
+                ways = "that text encoder"
             raise InputError(
-                f"{workdir} holds another run: {_described(changes)}; {_way_out(changes)}"
+                f"{workdir} holds another run: {_described(changes)}; choose another --workdir, or "
+                f"{ways}"
             )
         about["history"] = there.get("history", [])
         if changes:
@@ -59,14 +62,11 @@ def start_or_resume(
     return init(config.model, config.optim, jax.random.key(config.seed))
 
 
+@functools.cache
 def state_shapes(config: Config) -> TrainState:
     """Shapes and types of the state of a run."""
-    return _shapes(config.model, config.optim)
-
-
-@functools.cache
-def _shapes(model: ModelConfig, optim: OptimConfig) -> TrainState:
-    return jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
+    init = functools.partial(init_state, config.model, config.optim)
+    return jax.eval_shape(init, jax.random.key(0))
 
 
 def load_initial_weights(config: Config) -> dict[str, Any]:
@@ -85,12 +85,3 @@ def load_initial_weights(config: Config) -> dict[str, Any]:
 def _described(changes: dict[str, tuple[Any, Any]]) -> str:
     name, (old, new) = next(iter(changes.items()))
     return f"{name} is {old!r} there and {new!r} here"
-
-
-def _way_out(changes: dict[str, tuple[Any, Any]]) -> str:
-    if "text_fingerprint" in changes:
-        return "choose another --workdir, or that text encoder"
-    return (
-        "choose another --workdir, or that config, or go on with the changed one by "
-        "--config.resume=changed"
-    )

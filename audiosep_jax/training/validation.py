@@ -32,16 +32,13 @@ def validate(
 
     Args:
         eval_step: a parallel step that maps variables and a batch to `estimate` and scores.
-        variables: of the model, as `place_state` returns them.
+        variables: variables of the model, as `place_state` returns them.
         mixtures: "mixture" and "target" (N, S), and the conditions (N, E).
         batch_size: rows at once, over all devices of all processes.
         condition: key of the conditions to separate with.
-        num_estimates: estimates to return.
-        how: how `eval_step` was made parallel.
 
     Returns:
-        The scores `(N,)` by name, and the first `num_estimates` estimates `(N, S)`, in every
-        process.
+        The scores `(N,)` by name, and the first `num_estimates` estimates `(N, S)`.
     """
     total, processes = len(mixtures["mixture"]), jax.process_count()
     own = max(1, batch_size // jax.device_count()) * jax.local_device_count()
@@ -51,9 +48,9 @@ def validate(
         # The last batch is filled up with its first rows again: one shape, one compilation.
         index = np.resize(np.arange(start, min(start + rows, total)), rows)
         index = index[jax.process_index() * own :][:own]
-        batch = {key: mixtures[key][index] for key in ("mixture", "target")}
-        batch = split_batch({**batch, "condition": mixtures[condition][index]}, how)
-        for name, values in eval_step(variables, batch).items():
+        keys = {"mixture": "mixture", "target": "target", "condition": condition}
+        batch = {name: mixtures[key][index] for name, key in keys.items()}
+        for name, values in eval_step(variables, split_batch(batch, how)).items():
             if name != "estimate" or start < num_estimates:
                 results.setdefault(name, []).append(local_rows(values, how))
     scores = {name: _in_order(parts)[:total] for name, parts in results.items() if parts}
@@ -65,11 +62,9 @@ def validate_and_log(
     config: Config, eval_step: Any, state: TrainState, mixtures: Any, log: RunLog, step: int
 ) -> dict[str, np.ndarray]:
     """Score every mixture; log the means, those of wrong queries, and examples."""
-    valid, variables = config.valid, state.variables()
-    score = functools.partial(
-        validate, eval_step, variables, mixtures, valid.batch_size, how=config.parallel
-    )
-    scores, estimates_NS = score(num_estimates=valid.num_examples)
+    given = (eval_step, state.variables(), mixtures, config.valid.batch_size)
+    score = functools.partial(validate, *given, how=config.parallel)
+    scores, estimates_NS = score(num_estimates=config.valid.num_examples)
     wrong, _ = score(condition="wrong_condition")
     values = {f"valid/{name}": float(x.mean()) for name, x in scores.items()}
     values["valid/sdri_wrong_query"] = float(wrong["sdri"].mean())
@@ -77,8 +72,8 @@ def validate_and_log(
     values["valid/query_gap"] = values["valid/sdri"] - values["valid/sdri_wrong_query"]
     with failing_together():
         log.scalars(step, values)
-        told = (f"{name.removeprefix('valid/')} {value:.2f} dB" for name, value in values.items())
-        log.say(f"step {step}: {', '.join(told)}")
+        shown = (f"{name.removeprefix('valid/')} {value:.2f} dB" for name, value in values.items())
+        log.say(f"step {step}: {', '.join(shown)}")
         for i, estimate_S in enumerate(estimates_NS):
             sounds = {"mixture": mixtures["mixture"][i], "target": mixtures["target"][i]}
             name = f"{i} {mixtures['caption'][i]}"
