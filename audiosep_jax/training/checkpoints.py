@@ -1,7 +1,6 @@
 """Checkpoints of a run: written by Orbax in the background, whole or not at all."""
 
 import errno
-import json
 import math
 import os
 import traceback
@@ -15,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
+from audiosep_jax import files
 from audiosep_jax.errors import InputError
 from audiosep_jax.training import CHECKPOINT_FOLDER as FOLDER
 from audiosep_jax.training.config import CheckpointConfig
@@ -69,8 +69,8 @@ class Checkpoints:
 
         Only scores of one validation set are compared: that of the newest score.
         """
-        scores = {step: self._score(step) for step in saved_steps(self._workdir)}
-        scored = {step: score for step, score in scores.items() if score}
+        steps = saved_steps(self._workdir)
+        scored = {step: score for step in steps if (score := self._score(step))}
         if not scored:
             return self.latest_step()
         valid_set = scored[max(scored)].get(VALID_SET)
@@ -85,27 +85,19 @@ class Checkpoints:
             return None
 
     def newest_whole(
-        self,
-        read: Callable[[int], Result],
-        say: Callable[[str], None],
-        first: int | None = None,
+        self, read: Callable[[int], Result], say: Callable[[str], None], first: int | None = None
     ) -> Result | None:
         """Return `read(step)` of the newest checkpoint that is not damaged; None without any.
 
-        A line names the damaged ones. If the folder is open for writing they are renamed, so that
-        the run can save these steps again.
-
-        Args:
-            first: step to try before the others, such as that of the best checkpoint.
+        `first` is a step to try before the others. A line names the damaged ones. If the folder is
+        open for writing they are renamed, so that the run can save these steps again.
 
         Raises:
             Damaged: all of them are.
         """
-        steps = sorted(
-            saved_steps(self._workdir), key=lambda step: (step == first, step), reverse=True
-        )
+        steps = saved_steps(self._workdir)
         errors: dict[int, Damaged] = {}
-        for step in steps:
+        for step in sorted(steps, key=lambda step: (step == first, step), reverse=True):
             try:
                 if (self._step_folder(step) / "metrics").exists():
                     self._json(step, "metrics")
@@ -119,7 +111,7 @@ class Checkpoints:
                     self._set_aside(damaged)
             return result
         if errors:
-            raise errors[steps[0]]
+            raise next(iter(errors.values()))
         return None
 
     def _set_aside(self, step: int) -> None:
@@ -149,9 +141,8 @@ class Checkpoints:
             about=ocp.args.JsonSave({**about, "step": step}),
         )
         self._valid_set = about.get(VALID_SET)
-        metrics = None
-        if sdri_db is not None:
-            metrics = {BEST_METRIC: float(sdri_db), VALID_SET: self._valid_set}
+        score = {BEST_METRIC: sdri_db, VALID_SET: self._valid_set}
+        metrics = None if sdri_db is None else score
         self._attempt(lambda manager: manager.save(step, args=items, metrics=metrics, force=True))
 
     def wait(self) -> None:
@@ -162,9 +153,9 @@ class Checkpoints:
     def close(self) -> None:
         """Wait, and free Orbax's threads."""
         self.wait()
-        manager, self._manager = self._manager, None
-        if manager is not None:
-            manager.close()
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
 
     def _attempt(self, action: Callable[[_Manager], Any]) -> None:
         if self._manager is None:
@@ -187,10 +178,8 @@ class Checkpoints:
         for step in saved_steps(self._workdir):
             if self._score(step) is None and (self._step_folder(step) / "metrics").exists():
                 self._set_aside(step)
-        keep: list[Any] = [
-            policy.LatestN(config.keep_latest),
-            policy.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False),
-        ]
+        best = policy.BestN(self._rank, n=1, keep_checkpoints_without_metrics=False)
+        keep: list[Any] = [policy.LatestN(config.keep_latest), best]
         if config.keep_every_steps:
             keep.append(policy.EveryNSteps(config.keep_every_steps))
         options = ocp.CheckpointManagerOptions(
@@ -235,7 +224,7 @@ class Checkpoints:
         place = self._step_folder(step) / item
         with ocp.StandardCheckpointer(multiprocessing_options=_this_process()) as checkpointer:
             try:
-                _check_shapes(checkpointer.metadata(place).item_metadata, template, str(place))
+                _check_shapes(checkpointer.metadata(place).item_metadata, template, place)
                 restored = checkpointer.restore(place, template)
             except InputError:
                 raise
@@ -247,12 +236,10 @@ class Checkpoints:
     def _json(self, step: int, item: str) -> dict[str, Any]:
         path = self._step_folder(step) / item / ("metadata" if item == "about" else item)
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            value = None
-        if not isinstance(value, dict):
-            raise Damaged(f"{path.parent}: cannot be read (no JSON object in {path.name})")
-        return value
+            return files.read_json_object(path)
+        except InputError as error:
+            message = f"{path.parent}: cannot be read (no JSON object in {path.name})"
+            raise Damaged(message) from error
 
     def _step_folder(self, step: int) -> Path:
         return self.folder / f"{step:08d}"
@@ -281,18 +268,13 @@ def _reason(error: BaseException) -> str:
 
 def _training(state: TrainState) -> dict[str, Any]:
     """Everything of the state that `model` does not hold."""
-    rest = {
-        "step": state.step,
-        "opt_state": state.opt_state,
-        "skipped_steps": state.skipped_steps,
-    }
-    return rest if state.ema is None else {**rest, "params": state.params}
+    names = ["step", "opt_state", "skipped_steps"] + ["params"] * (state.ema is not None)
+    return {name: getattr(state, name) for name in names}
 
 
-def _check_shapes(stored: Any, template: Any, place: str) -> None:
+def _check_shapes(stored: Any, template: Any, place: Path) -> None:
     """Raise InputError for the first array that is missing, left over or of another shape."""
-    there = {_path(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(stored)}
-    wanted = {_path(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(template)}
+    there, wanted = _shapes(stored), _shapes(template)
     if not there:
         raise Damaged(f"{place}: cannot be read (its list of arrays is missing or damaged)")
     for name in sorted(there.keys() | wanted.keys()):
@@ -303,5 +285,6 @@ def _check_shapes(stored: Any, template: Any, place: str) -> None:
             )
 
 
-def _path(key_path: tuple[Any, ...]) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in key_path)
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(k, simple=True, separator="/"): x.shape for k, x in leaves}

@@ -1,7 +1,7 @@
 """The command `audiosep convert`: separators between AudioSep's PyTorch files and ours."""
 
+import argparse
 import contextlib
-import functools
 import os
 import sys
 import uuid
@@ -32,59 +32,29 @@ SUFFIXES = (".ckpt", ".pt", ".bin", ".safetensors")
 
 def main(argv: Sequence[str]) -> int:
     """Run the command: 0, or 2 with one line on stderr and nothing written."""
-    return exit_code(functools.partial(_run, argv))
+    return exit_code(lambda: _convert(_parser().parse_args(argv)))
 
 
-def _run(argv: Sequence[str]) -> None:
-    arguments = _parser().parse_args(argv)
-    sizes = {"--sample_rate_hz": arguments.sample_rate_hz, "--hop_samples": arguments.hop_samples}
-    for option, value in sizes.items():
+def _convert(options: argparse.Namespace) -> None:
+    """Read SRC and write DST, whole or not at all."""
+    source, destination = options.source, options.destination
+    sizes = {"sample_rate_hz": options.sample_rate_hz, "hop_samples": options.hop_samples}
+    for name, value in sizes.items():
         if value is not None and value < 1:
-            raise InputError(f"{option} {value}: must be at least 1")
-        if value is not None and not os.path.isfile(arguments.source):
-            raise InputError(f"{option}: applies to a file of weights; {arguments.source} is none")
-    convert(
-        arguments.source,
-        arguments.destination,
-        overwrite=arguments.overwrite,
-        sample_rate_hz=arguments.sample_rate_hz,
-        hop_samples=arguments.hop_samples,
-    )
-    sys.stdout.buffer.write(os.fsencode(arguments.destination) + b"\n")
-
-
-def convert(
-    source: str,
-    destination: Path,
-    *,
-    overwrite: bool = False,
-    sample_rate_hz: int | None = None,
-    hop_samples: int | None = None,
-) -> None:
-    """Read a separator and write it in another form, whole or not at all.
-
-    Args:
-        source: what `trained.read` takes.
-        destination: a PyTorch file if it ends in one of `SUFFIXES`, otherwise a workdir.
-        overwrite: replace an existing destination.
-        sample_rate_hz: rate of a file whose window does not determine it.
-        hop_samples: hop of such a file.
-
-    Raises:
-        InputError: the source cannot be read, or the destination exists or cannot be written.
-    """
-    _check_destination(source, destination, overwrite)
+            raise InputError(f"--{name} {value}: must be at least 1")
+        if value is not None and not os.path.isfile(source):
+            raise InputError(f"--{name}: applies to a file of weights; {source} is none")
+    _check_destination(source, destination, options.overwrite)
     from audiosep_jax.training import trained
 
-    if os.path.isfile(source):
-        found = trained.read_file(Path(source), sample_rate_hz, hop_samples)
-    else:
-        found = trained.read(source)
+    is_file = os.path.isfile(source)
+    found = trained.read_file(Path(source), **sizes) if is_file else trained.read(source)
     if destination.suffix in SUFFIXES:
         trained.write_file(destination, found)
     else:
         with _replacing_folder(destination) as partial:
             trained.write_workdir(partial, found, destination.name)
+    sys.stdout.buffer.write(os.fsencode(destination) + b"\n")
 
 
 def _check_destination(source: str, destination: Path, overwrite: bool) -> None:
@@ -103,10 +73,7 @@ def _check_destination(source: str, destination: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """Extend `files.replacing` to a folder that exists: it is moved aside, and removed at the end.
-
-    No system call replaces a folder with files in it.
-    """
+    """Extend `files.replacing` to a folder that exists, which no system call replaces."""
     old = folder.with_name(f".{uuid.uuid4().hex}.old")
     try:
         with files.replacing(folder) as partial:
@@ -124,18 +91,11 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
 def _parser() -> Parser:
     description = "Convert a separator between AudioSep's PyTorch files and ours."
     parser = Parser("audiosep convert", description, EXAMPLE)
-    parser.add_argument("source", metavar="SRC", help="what to read, see below")
-    parser.add_argument(
-        "destination", type=local_path, metavar="DST", help="what to write, see below"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
-    parser.add_argument(
-        "--sample_rate_hz",
-        type=int,
-        metavar="HZ",
-        help="sample rate of the file SRC; known for windows of 2048 (32 kHz) and 1024 (16 kHz)",
-    )
-    parser.add_argument(
-        "--hop_samples", type=int, metavar="N", help="hop of the file SRC; known for the same"
-    )
+    add = parser.add_argument
+    add("source", metavar="SRC", help="what to read, see below")
+    add("destination", type=local_path, metavar="DST", help="what to write, see below")
+    add("--overwrite", action="store_true", help="replace DST if it exists")
+    rate = "sample rate of the file SRC; known for windows of 2048 (32 kHz) and 1024 (16 kHz)"
+    add("--sample_rate_hz", type=int, metavar="HZ", help=rate)
+    add("--hop_samples", type=int, metavar="N", help="hop of the file SRC; known for the same")
     return parser

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from audiosep_jax import files
+from audiosep_jax.cli import naming
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.model import parse_config, variable_shapes
@@ -86,10 +87,9 @@ def read(source: str | Path) -> Trained:
 
 
 def read_checkpoint(path: Path) -> Trained:
-    """Read the checkpoint at `path`, or of a workdir the best one by validation SDRi.
+    """Read the checkpoint at `path`, or of a workdir the best, or without scores the newest one.
 
-    A workdir without a score has its newest one read. If the one to read is damaged, the newest
-    whole one is read instead, and a warning is logged.
+    If that is damaged, the newest whole one of the workdir is read, and a warning is logged.
     """
     from audiosep_jax.training.checkpoints import Checkpoints  # Orbax takes long to import
 
@@ -99,9 +99,9 @@ def read_checkpoint(path: Path) -> Trained:
         def read(step: int) -> Trained:
             about = checkpoints.about(step)
             place = str(workdir / CHECKPOINT_FOLDER / f"{step:08d}")
-            model, text, fingerprint = _settings(about.get("config"), about, place)
+            model, text, fingerprint, words = _settings(about.get("config"), about, place)
             variables = checkpoints.restore_variables(step, variable_shapes(model))
-            return Trained(model, text, fingerprint, variables, step, _words(about))
+            return Trained(model, text, fingerprint, variables, step, tuple(words))
 
         if step is not None:
             return read(step)
@@ -133,27 +133,23 @@ def read_file(
         sample_rate_hz: needed, with `hop_samples`, for windows that AudioSep did not publish.
     """
     state_dict = read_state_dict(path, prefixes=PREFIXES)
-    try:
+    with naming(str(path)):
         model = model_config(state_dict, sample_rate_hz, hop_samples)
         variables = stored_variables(model, state_dict)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     return Trained(model, TextConfig(encoder="clap"), None, variables, num_steps(state_dict))
 
 
 def read_folder(folder: Path) -> Trained:
     """Read what `write_folder` wrote."""
     about = files.read_json_object(folder / CONFIG)
-    model, text, fingerprint = _settings(about, about, str(folder / CONFIG))
+    model, text, fingerprint, words = _settings(about, about, str(folder / CONFIG))
     state_dict = read_state_dict(folder / WEIGHTS, prefixes=stored_prefixes(model))
-    try:
+    with naming(str(folder / WEIGHTS)):
         variables = stored_variables(model, state_dict)
-    except InputError as error:
-        raise InputError(f"{folder / WEIGHTS}: {error}") from error
-    step, stored_step = num_steps(state_dict), about.get("step")
-    if not step and isinstance(stored_step, int) and 0 <= stored_step <= MAX_STEPS:
-        step = stored_step  # only the published names include a counter
-    return Trained(model, text, fingerprint, variables, step, _words(about))
+    step = num_steps(state_dict) or about.get("step", 0)  # only AudioSep's names include a counter
+    if not isinstance(step, int) or not 0 <= step <= MAX_STEPS:
+        step = 0
+    return Trained(model, text, fingerprint, variables, step, tuple(words))
 
 
 def _is_folder_of_weights(path: Path) -> bool:
@@ -191,21 +187,17 @@ def _find(path: Path) -> tuple[Path, int | None]:
     raise InputError(f"{path}: is no training workdir (no folder {CHECKPOINT_FOLDER} in it)")
 
 
-def _settings(config: Any, about: Any, where: str) -> tuple[ModelConfig, TextConfig, str | None]:
-    """(network, text encoder, fingerprint of the encoder) as stored in JSON beside weights."""
+def _settings(
+    config: Any, about: Any, where: str
+) -> tuple[ModelConfig, TextConfig, str | None, tuple[str, ...]]:
+    """(network, text encoder, its fingerprint, its words) as stored in JSON beside weights."""
     try:
         model, text, fingerprint = config["model"], config["text"], about["text_fingerprint"]
+        words = tuple(about.get("words") or ())
     except (KeyError, TypeError) as error:
         raise InputError(f"{where}: does not hold its model, text and text_fingerprint") from error
-    try:
-        return parse_config(model), parse(TextConfig, text, inside="text"), fingerprint
-    except InputError as error:
-        raise InputError(f"{where}: was made by another version: {error}") from error
-
-
-def _words(about: Mapping[str, Any]) -> tuple[str, ...]:
-    words = about.get("words")
-    return tuple(str(word) for word in words) if isinstance(words, list) else ()
+    with naming(f"{where}: was made by another version"):
+        return parse_config(model), parse(TextConfig, text, inside="text"), fingerprint, words
 
 
 # ------------------------------------------------------------------ writing
@@ -255,16 +247,11 @@ def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
     from audiosep_jax.training.processes import RunFailed
     from audiosep_jax.training.steps import TrainState
 
-    state = TrainState(
-        step=jnp.int32(trained.step),
-        params=trained.variables["params"],
-        batch_stats=trained.variables.get("batch_stats", {}),
-        opt_state={},
-        ema=None,
-        skipped_steps=jnp.int32(0),
-    )
+    params, batch_stats = trained.variables["params"], trained.variables.get("batch_stats", {})
+    state = TrainState(jnp.int32(trained.step), params, batch_stats, {}, None, jnp.int32(0))
+    config = Config(name=name, model=trained.model, text=trained.text)
     about = {
-        "config": dataclasses.asdict(Config(name=name, model=trained.model, text=trained.text)),
+        "config": dataclasses.asdict(config),
         "text_fingerprint": trained.text_fingerprint,
         "words": trained.words,
         "data_fingerprint": None,
