@@ -28,13 +28,13 @@ from audiosep_jax.data.batches import BadClips, ClipSampler
 from audiosep_jax.data.pipeline import train_batches
 from audiosep_jax.data.sources import build_source, source_fingerprint
 from audiosep_jax.data.validation import validation_set
+from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.errors import InputError
 from audiosep_jax.training import processes
 from audiosep_jax.training.checkpoints import Checkpoints, saved_steps
 from audiosep_jax.training.conditions import (
     captions_hash,
     distinct_captions,
-    known_words,
     make_conditions,
     target_queries,
 )
@@ -48,11 +48,7 @@ from audiosep_jax.training.parallel import (
     step_flop,
 )
 from audiosep_jax.training.processes import RunFailed, StopSignals, failing_together
-from audiosep_jax.training.start import (
-    load_initial_weights,
-    start_or_resume,
-    state_shapes,
-)
+from audiosep_jax.training.start import load_initial_weights, start_or_resume, state_shapes
 from audiosep_jax.training.steps import make_eval_step, make_train_step
 from audiosep_jax.training.validation import validate, validate_and_log, write_example
 
@@ -115,23 +111,22 @@ def train(config: Config, workdir: Path) -> bool:
     valid_source = build_source(config.data, "valid", config.model.sample_rate_hz)
     train_clips, valid_clips = ClipSampler(train_source), ClipSampler(valid_source)
     captions = distinct_captions(train_clips.captions, valid_clips.captions)
-    data_fingerprint = source_fingerprint(train_source)
-    valid_fingerprint = source_fingerprint(valid_source)
-    code = code_version()
+    data, valid_data = source_fingerprint(train_source), source_fingerprint(valid_source)
+    code, valid = code_version(), config.valid
     processes.check_equal(
         shared_fields(config)
-        | {"the data": data_fingerprint, "the validation data": valid_fingerprint}
+        | {"the data": data, "the validation data": valid_data}
         | {"the captions": captions_hash(captions), "the code": code["sources"]}
     )
     conditions, text_fingerprint = make_conditions(config, captions)
-    valid = config.valid
     mixed = (valid.num_mixtures, valid.segment_seconds, valid.snr_db, valid.seed)
     about = {
         "config": dataclasses.asdict(config),
         "text_fingerprint": text_fingerprint,
-        "words": known_words(config.text, captions),
-        "data_fingerprint": data_fingerprint,
-        "valid_set": repr((valid_fingerprint, *mixed)),  # scores of equal ones are comparable
+        # Words that separation can use, where the text encoder knows no others.
+        "words": words_of(captions) if config.text.encoder == "hashed" else [],
+        "data_fingerprint": data,
+        "valid_set": repr((valid_data, *mixed)),  # scores of equal ones are comparable
         "code": code,
     }
     queries = target_queries(config)
@@ -164,8 +159,8 @@ def train(config: Config, workdir: Path) -> bool:
                     files.write_json(workdir / "config.json", about)
         state = place_state(processes.broadcast(state, state_shapes(config)), how)
         first_step = int(state.step)
-        body = make_train_step(config.model, config.optim, config.loss)
-        train_step = parallel_train_step(body, how)
+        train_step = make_train_step(config.model, config.optim, config.loss)
+        train_step = parallel_train_step(train_step, how)
         eval_step = parallel_eval_step(make_eval_step(config.model), how)
         local_processes = processes.gather(platform.node()).count(platform.node())
 
@@ -179,11 +174,7 @@ def train(config: Config, workdir: Path) -> bool:
                 return split_batch(batch, how) | {"bad_clips": skipped_clips}
 
             stream = train_batches(
-                train_clips,
-                conditions,
-                config.mixing,
-                config.data,
-                config.augment,
+                *(train_clips, conditions, config.mixing, config.data, config.augment),
                 seed=config.seed,
                 batch_size=config.batch_size,
                 first_step=step,
@@ -212,8 +203,7 @@ def train(config: Config, workdir: Path) -> bool:
         )
         bad_clips = BadClips(train_source, config.data.max_bad_share)
         progress = Progress(config, log, bad_clips, first_step, int(state.skipped_steps))
-        profiled = config.profile if main else 0
-        trace = Trace(workdir / "profile", profiled, first_step, log.say)
+        trace = Trace(workdir / "profile", config.profile * main, first_step, log.say)
         stack.enter_context(contextlib.closing(trace))
 
         # -------------------------------------------------------------- loop
@@ -248,8 +238,7 @@ def train(config: Config, workdir: Path) -> bool:
                         sdri_db = float(scores["sdri"].mean()) if scores else None
                         started = time.perf_counter()
                         checkpoints.save(step, state, about, sdri_db)
-                        waited = time.perf_counter() - started
-                        log.scalars(step, {"checkpoint_seconds": waited})
+                        log.scalars(step, {"checkpoint_seconds": time.perf_counter() - started})
                 progress.start_clock()
             if stopping:
                 break
@@ -286,10 +275,10 @@ def _lost_worker(error: RuntimeError, *, again: bool) -> str:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """flags.FLAGS(argv), with one line instead of a trace for what was mistyped."""
+    """flags.FLAGS(argv), with one line instead of a traceback for a mistyped option."""
+    _OVERRIDES.clear()
     try:
         overrides, others = take_overrides(argv)
-        _OVERRIDES.clear()
         _OVERRIDES.update(overrides)
         return flags.FLAGS(others)
     except (flags.Error, InputError) as error:

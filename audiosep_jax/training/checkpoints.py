@@ -178,7 +178,7 @@ class Checkpoints:
         for step in saved_steps(self._workdir):
             if self._score(step) is None and (self._step_folder(step) / "metrics").exists():
                 self._set_aside(step)
-        best = policy.BestN(self._rank, n=1, keep_checkpoints_without_metrics=False)
+        best = policy.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False)
         keep: list[Any] = [policy.LatestN(config.keep_latest), best]
         if config.keep_every_steps:
             keep.append(policy.EveryNSteps(config.keep_every_steps))

@@ -1,9 +1,8 @@
 """Conditions of training: embeddings of all captions, or of the targets' own sounds.
 
-In the paper's hybrid supervision the clean target itself is the query of some batches.
-`TargetQueries` makes their conditions in two parts. Resampling takes a while on a CPU and is done
-ahead of time, in the thread of the data pipeline. The audio tower runs on all devices, each of
-which embeds its own rows.
+In the paper's hybrid supervision the clean target itself is the query of some batches. Targets are
+resampled ahead of time, in the thread of the data pipeline. Then the audio tower runs on all
+devices, each of which embeds its own rows.
 """
 
 import hashlib
@@ -19,8 +18,7 @@ import numpy as np
 
 from audiosep_jax.data.captions import Captions
 from audiosep_jax.encoders import make_encoder
-from audiosep_jax.encoders.encoder import TextConfig, check_dimensions
-from audiosep_jax.encoders.hashed import words_of
+from audiosep_jax.encoders.encoder import check_dimensions
 from audiosep_jax.encoders.table import caption_table
 from audiosep_jax.training import processes
 from audiosep_jax.training.config import Config
@@ -45,20 +43,11 @@ def captions_hash(captions: list[str]) -> str:
     return hashlib.sha256("\0".join(captions).encode()).hexdigest()[:16]
 
 
-def known_words(config: TextConfig, captions: list[str]) -> list[str]:
-    """Words of the captions, if the text encoder knows no others; else none."""
-    return words_of(captions) if config.encoder == "hashed" else []
-
-
 class ConditionTable(MutableMapping[str, np.ndarray]):
-    """The `(E,)` of each caption, in a file without a name that is mapped into memory.
+    """The `(E,)` of each caption, E being `features`, in a temporary file mapped into memory.
 
     Embeddings of 300,000 captions take 600 MB, of which a batch needs a few rows. The system can
     take back the memory of a mapped file, and it counts for the process only where it is used.
-
-    Args:
-        captions: captions that the table has a row for.
-        features: E.
     """
 
     def __init__(self, captions: Sequence[str], features: int) -> None:
@@ -72,15 +61,13 @@ class ConditionTable(MutableMapping[str, np.ndarray]):
         if len(row_E) != self.rows_NE.shape[1]:
             check_dimensions({caption: row_E}, self.rows_NE.shape[1])
         number = self._numbers[caption]
-        self.rows_NE[number] = row_E
-        self._is_set[number] = True
+        self.rows_NE[number], self._is_set[number] = row_E, True
         self._num_written += 1
         if self._num_written % _ROWS_SENT == 0:
             self._release()
 
     def __getitem__(self, caption: str) -> np.ndarray:
-        row_E: np.ndarray = self.rows_NE[self._numbers[caption]]
-        return row_E
+        return np.asarray(self.rows_NE[self._numbers[caption]])
 
     def __delitem__(self, caption: str) -> None:
         self._is_set[self._numbers[caption]] = False
@@ -112,14 +99,15 @@ class ConditionTable(MutableMapping[str, np.ndarray]):
 
 
 def _mapped(num_bytes: int) -> mmap.mmap:
-    """Map a new file of zeros, or memory where there is no place for the file."""
+    """Map a new file of zeros, or memory if the disk has no space for the file."""
+    num_bytes = max(1, num_bytes)  # mmap has no empty maps
     with tempfile.TemporaryFile() as file:
         try:
             # Without blocks on the disk, a full disk would end the process with a bus error.
-            os.posix_fallocate(file.fileno(), 0, max(1, num_bytes))
-            return mmap.mmap(file.fileno(), max(1, num_bytes))
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+            return mmap.mmap(file.fileno(), num_bytes)
         except (AttributeError, OSError):
-            return mmap.mmap(-1, max(1, num_bytes))
+            return mmap.mmap(-1, num_bytes)
 
 
 def make_conditions(config: Config, captions: list[str]) -> tuple[ConditionTable, str]:
@@ -141,16 +129,11 @@ def make_conditions(config: Config, captions: list[str]) -> tuple[ConditionTable
 class TargetQueries:
     """Conditions of the batches whose queries are the targets' sounds.
 
-    The share `config.text.use_text_ratio` of the batches keeps its captions.
-
-    queries = TargetQueries(encoder, config)
-    batch = queries.prepare(step, batch)  # in any thread, before the rows are split over devices
-    batch = queries.embed(batch)  # after that; in the same steps in all processes
+    The share `config.text.use_text_ratio` of the batches keeps its captions. `prepare` is called in
+    any thread, before the rows are split over devices; `embed` after that, in all processes.
     """
 
     def __init__(self, encoder: "AudioEncoder", config: Config) -> None:
-        """Place the tower's parameters on all devices."""
-
         def embed(params: Any, batch: Batch) -> Batch:
             return {"condition": encoder.embed_waves(params, batch[_WAVE])}
 
@@ -176,7 +159,7 @@ class TargetQueries:
 
 
 def target_queries(config: Config) -> TargetQueries | None:
-    """Build `TargetQueries`; None if every query is a caption."""
+    """`TargetQueries` with the audio tower of `config.text`; None if every query is a caption."""
     if config.text.use_text_ratio == 1:
         return None
     from audiosep_jax.encoders.pretrained import AudioEncoder

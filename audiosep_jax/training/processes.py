@@ -25,7 +25,6 @@ from jax.experimental import multihost_utils
 from audiosep_jax.errors import InputError
 
 RESUME = "the same command resumes from the newest checkpoint"
-_FAREWELL_SECONDS = 5.0
 
 
 class RunFailed(RuntimeError):
@@ -45,12 +44,8 @@ def connected(
 ) -> Iterator[None]:
     """Connect to the other processes, if there are any; use it before anything touches a device.
 
-    Args:
-        coordinator_address: host:port of process 0. The first three are taken from the cluster
-            (Slurm, Open MPI, TPU, Kubernetes) where they are not given.
-        num_processes: 1 means that this process is alone, even in a cluster.
-        heartbeat_seconds: a process that is silent for longer counts as dead.
-        start_seconds: how long to wait for the other processes.
+    The first three arguments are taken from the cluster (Slurm, Open MPI, TPU, Kubernetes) unless
+    they are given. With `num_processes=1` this process is alone, even in a cluster.
 
     Raises:
         InputError: the processes cannot connect.
@@ -89,8 +84,7 @@ def connected(
 def leave(code: int) -> NoReturn:
     """End this process after an error, without waiting for processes that did not fail.
 
-    Processes that fail together leave together. If only this one fails, JAX ends the others as soon
-    as it misses this one.
+    JAX ends those as soon as it misses this one.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -99,7 +93,7 @@ def leave(code: int) -> NoReturn:
     # JAX aborts a process whose shutdown times out, so wait for it in another thread.
     farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     farewell.start()
-    farewell.join(_FAREWELL_SECONDS)
+    farewell.join(timeout=5)
     os._exit(code)
 
 
@@ -167,17 +161,15 @@ def broadcast(tree: Any, template: Any) -> Any:
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
     """Raise an error of the block in all processes, also where only process 0 does the work."""
-    failure: Exception | None = None
     try:
         yield
     except (InputError, RunFailed) as error:
-        failure = error
-    report = [type(failure).__name__, str(failure)] if failure else None
-    reports = [each for each in gather(report) if each]
-    if failure:
-        raise failure
-    for kind, message in reports:
-        raise {"RunFailed": RunFailed}.get(kind, InputError)(message)
+        gather([isinstance(error, RunFailed), str(error)])
+        raise
+    for report in gather(None):
+        if report:
+            failed, message = report
+            raise RunFailed(message) if failed else InputError(message)
 
 
 def check_equal(facts: Mapping[str, Any]) -> None:
@@ -188,11 +180,11 @@ def check_equal(facts: Mapping[str, Any]) -> None:
         everyone = gather(dict(facts))
     for index, others in enumerate(everyone):
         for name in sorted(everyone[0].keys() | others.keys()):
-            if everyone[0].get(name) != others.get(name):
+            first, other = everyone[0].get(name), others.get(name)
+            if first != other:
                 raise InputError(
                     "the processes differ, so none of them starts: "
-                    f"{name} is {everyone[0].get(name)!r} in process 0 and {others.get(name)!r} "
-                    f"in process {index}"
+                    f"{name} is {first!r} in process 0 and {other!r} in process {index}"
                 )
 
 
