@@ -59,9 +59,7 @@ _CONFIG = flags.DEFINE_string(
     "Config file of the experiment; --config.FIELD=VALUE changes a field, such as --config.seed=1.",
 )
 _OVERRIDES: dict[str, str] = {}  # of --config.FIELD=VALUE
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where checkpoints and logs go; default: runs/<config name>."
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
 flags.register_validator(
     "workdir",
     lambda path: "://" not in (path or ""),
@@ -77,9 +75,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Number of this process, fr
 _HEARTBEAT = flags.DEFINE_integer(
     "heartbeat_seconds", 60, "A process silent for longer counts as dead.", lower_bound=1
 )
-_START = flags.DEFINE_integer(
-    "start_seconds", 300, "How long to wait for the other processes at the start.", lower_bound=1
-)
+_START = flags.DEFINE_integer("start_seconds", 300, "Wait for the others so long.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
@@ -113,11 +109,9 @@ def train(config: Config, workdir: Path) -> bool:
     captions = distinct_captions(train_clips.captions, valid_clips.captions)
     data, valid_data = source_fingerprint(train_source), source_fingerprint(valid_source)
     code, valid = code_version(), config.valid
-    processes.check_equal(
-        shared_fields(config)
-        | {"the data": data, "the validation data": valid_data}
-        | {"the captions": captions_hash(captions), "the code": code["sources"]}
-    )
+    facts = {"the data": data, "the validation data": valid_data, "the code": code["sources"]}
+    facts["the captions"] = captions_hash(captions)
+    processes.check_equal(shared_fields(config) | facts)
     conditions, text_fingerprint = make_conditions(config, captions)
     mixed = (valid.num_mixtures, valid.segment_seconds, valid.snr_db, valid.seed)
     about = {

@@ -53,7 +53,7 @@ class Checkpoints:
         if config is None and not self.folder.is_dir():
             raise InputError(f"{workdir}: holds no checkpoint (no folder {FOLDER} in it)")
         if config is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self.folder)
         self._config = config
         self._manager: _Manager | None = None
         self._valid_set: str | None = None

@@ -187,13 +187,13 @@ class Progress:
         """Count a step that was skipped, and stop when there are too many."""
         names = ("loss", "gradient_norm", "parameter_norm")
         bad = next((name for name in names if not np.isfinite(values[name])), None)
+        what = f"{bad} is {values[bad]}" if bad else "a running statistic is not finite"
         if not values["skipped"]:
-            if bad:  # though the gradients are finite
-                raise FloatingPointError(f"{bad} is {values[bad]} at step {step}: training stopped")
+            if bad:  # although the gradients are finite
+                raise FloatingPointError(f"{what} at step {step}: training stopped")
             return
         self._skipped += 1
         most = self._config.optim.max_skipped_steps
-        what = f"{bad} is {values[bad]}" if bad else "a running statistic is not finite"
         if self._skipped > most:
             raise FloatingPointError(
                 f"{what} at step {step}: training stopped after {self._skipped} skipped steps; "
@@ -229,16 +229,15 @@ class Progress:
 
     def _speeds(self, steps_per_second: float) -> dict[str, float]:
         """Steps and clips per second; arithmetic if it is known, and its share of the peak."""
-        flops = self.step_flop * jax.device_count() * steps_per_second
         clips_per_second = steps_per_second * self._config.batch_size
         speeds = {"steps_per_second": steps_per_second, "clips_per_second": clips_per_second}
-        if not flops:
-            return speeds
-        speeds["model_tflops"] = flops / 1e12
+        flops = self.step_flop * steps_per_second  # of one device
         known = device_peak_flops(jax.devices()[0].device_kind, self._config.model.dtype)
         peak_flops = 1e12 * self._config.device_peak_tflops or known
-        if peak_flops:
-            speeds["peak_share"] = flops / (peak_flops * jax.device_count())
+        if flops:
+            speeds["model_tflops"] = flops * jax.device_count() / 1e12
+        if flops and peak_flops:
+            speeds["peak_share"] = flops / peak_flops
         return speeds
 
 
@@ -269,12 +268,12 @@ class Trace:
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
         """Mark a step and its wait for data; the first and the last one start and end the trace."""
-        if self._steps and step == self._steps[0]:
+        if step in self._steps[:1]:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
             yield
-        if self._steps and step == self._steps[-1]:
+        if step in self._steps[-1:]:
             self.close()
 
     def close(self) -> None:

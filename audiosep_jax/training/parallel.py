@@ -44,14 +44,11 @@ def parallel_eval_step(body: EvalStep, how: Parallel = "pmap") -> EvalStep:
 def place_state(state: Any, how: Parallel = "pmap") -> Any:
     """Copy a state, equal in all processes, to every device of the mesh, as a step returns it."""
     sharding = NamedSharding(_mesh(how), _WHOLE)
-    host = jax.device_get(state)
-    if how == "pmap":
-        return jax.device_put(host, sharding)
 
-    def replicated(x: np.ndarray) -> jax.Array:  # without device_put's comparison of processes
-        return jax.make_array_from_callback(np.shape(x), sharding, lambda _: x)
+    def place(x: np.ndarray) -> jax.Array:  # without device_put's comparison of processes
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda _: np.asarray(x))
 
-    return jax.tree.map(replicated, host)
+    return jax.tree.map(place, jax.device_get(state))
 
 
 def split_batch(batch: Batch, how: Parallel = "pmap") -> Batch:
@@ -79,8 +76,7 @@ def local_rows(result: jax.Array, how: Parallel = "pmap") -> np.ndarray:
 def step_flop(step: Any, state: TrainState, batch: Batch, accumulate_steps: int) -> float:
     """Floating-point operations of a parallel step on one device, as XLA counts them; 0 if unknown.
 
-    XLA counts the program that is traced for `step`'s first call, so nothing is compiled for it. It
-    counts the body of a loop once: the parts of an accumulated batch are multiplied here.
+    Nothing is compiled for it. XLA counts the body of the loop over the parts of a batch once.
     """
     costs = step.lower(state, batch).cost_analysis() or {}
     return accumulate_steps * float(costs.get("flops", 0))

@@ -115,8 +115,8 @@ def accumulated_gradients(
 ) -> tuple[Any, Any, Metrics]:
     """Compute (gradients, new batch statistics, metrics) of a batch, in parts one after another.
 
-    Gradients and metrics are the means over the parts. The statistics of a part continue those of
-    the part before, while `params` stay, so `num_parts` parts are not the same as one batch.
+    Gradients and metrics are the means over the parts. Each part updates the statistics of the part
+    before, so `num_parts` parts are not the same as one batch.
     """
     gradient = jax.grad(loss_of, has_aux=True)
     if num_parts == 1:

@@ -101,7 +101,7 @@ def read_checkpoint(path: Path) -> Trained:
             place = str(workdir / CHECKPOINT_FOLDER / f"{step:08d}")
             model, text, fingerprint, words = _settings(about.get("config"), about, place)
             variables = checkpoints.restore_variables(step, variable_shapes(model))
-            return Trained(model, text, fingerprint, variables, step, tuple(words))
+            return Trained(model, text, fingerprint, variables, step, words)
 
         if step is not None:
             return read(step)
@@ -149,7 +149,7 @@ def read_folder(folder: Path) -> Trained:
     step = num_steps(state_dict) or about.get("step", 0)  # only AudioSep's names include a counter
     if not isinstance(step, int) or not 0 <= step <= MAX_STEPS:
         step = 0
-    return Trained(model, text, fingerprint, variables, step, tuple(words))
+    return Trained(model, text, fingerprint, variables, step, words)
 
 
 def _is_folder_of_weights(path: Path) -> bool:
@@ -169,10 +169,9 @@ def _read_weights(folder: Path, *, convert: bool = False) -> Trained:
         return read_file(found)
     from audiosep_jax.weights import hub
 
-    def write_converted(source: Path, destination: Path) -> None:
-        write_folder(destination, read_file(source))
-
-    return read_folder(hub.converted(found, CONVERSION, write_converted))
+    return read_folder(
+        hub.converted(found, CONVERSION, lambda old, new: write_folder(new, read_file(old)))
+    )
 
 
 def _find(path: Path) -> tuple[Path, int | None]:
@@ -205,20 +204,11 @@ def _settings(
 
 def write_folder(folder: Path, trained: Trained, name: str = "") -> None:
     """Write weights and config, and with a `name` a model card; each file replaces an older one."""
-    config = OURS | {
-        "model": dataclasses.asdict(trained.model),
-        "text": dataclasses.asdict(trained.text),
-        "text_fingerprint": trained.text_fingerprint,
-        "words": trained.words,
-        "step": trained.step,
-    }
-    files.make_folder(folder)
-    try:
-        tensors = stored_state_dict(trained.model, trained.variables, trained.step)
-        write_safetensors(folder / WEIGHTS, tensors)
-    except OSError as error:
-        raise files.cannot_write(folder / WEIGHTS, error) from error
-    files.write_json(folder / CONFIG, config, indent=2)
+    fields = dataclasses.asdict(dataclasses.replace(trained, variables=None))
+    del fields["variables"]
+    tensors = stored_state_dict(trained.model, trained.variables, trained.step)
+    write_safetensors(folder / WEIGHTS, tensors)
+    files.write_json(folder / CONFIG, OURS | fields, indent=2)
     if name:
         files.write_text(folder / CARD, model_card(trained, name))
 
@@ -226,10 +216,7 @@ def write_folder(folder: Path, trained: Trained, name: str = "") -> None:
 def write_file(path: Path, trained: Trained) -> None:
     """Write what AudioSep's code loads with `strict=True`, in the format of the suffix."""
     if not isinstance(trained.model, ResUNetConfig):
-        raise InputError(
-            f"{path}: only a ResUNet has a form in AudioSep's PyTorch code, not a network "
-            f"{trained.model.network!r}; give a folder"
-        )
+        raise InputError(f"{path}: only a ResUNet exists in AudioSep's code; give a folder")
     tensors = full_state_dict(trained.variables, trained.model, trained.step)
     if path.suffix == ".safetensors":
         write_safetensors(path, tensors)
@@ -259,8 +246,6 @@ def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
     try:
         with _quiet(), contextlib.closing(Checkpoints(workdir, CheckpointConfig())) as checkpoints:
             checkpoints.save(trained.step, state, about, None)
-    except OSError as error:
-        raise files.cannot_write(workdir, error) from error
     except RunFailed as error:
         raise InputError(str(error)) from error
 
@@ -270,11 +255,8 @@ def model_card(trained: Trained, name: str) -> str:
     model, text = trained.model, trained.text
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(trained.variables["params"]))
     common = {field.name for field in dataclasses.fields(ModelConfig)} - {"network"}
-    own = "".join(
-        f"| {field.replace('_', ' ')} | {_listed(value)} |\n"
-        for field, value in dataclasses.asdict(model).items()
-        if field not in common
-    )
+    sizes = {name: x for name, x in dataclasses.asdict(model).items() if name not in common}
+    own = "".join(f"| {name.replace('_', ' ')} | {_listed(x)} |\n" for name, x in sizes.items())
     hop_ms = 1000 * model.hop_samples / model.sample_rate_hz
     encoder = f"{text.encoder} ({text.source})" if text.source else text.encoder
     tags = "".join(f"- {tag}\n" for tag in TAGS)
