@@ -44,11 +44,14 @@ def parallel_eval_step(body: EvalStep, how: Parallel = "pmap") -> EvalStep:
 def place_state(state: Any, how: Parallel = "pmap") -> Any:
     """Copy a state, equal in all processes, to every device of the mesh, as a step returns it."""
     sharding = NamedSharding(_mesh(how), _WHOLE)
+    host = jax.device_get(state)
+    if how == "pmap":
+        return jax.device_put(host, sharding)
 
-    def place(x: np.ndarray) -> jax.Array:  # without device_put's comparison of processes
-        return jax.make_array_from_callback(np.shape(x), sharding, lambda _: np.asarray(x))
+    def replicated(x: np.ndarray) -> jax.Array:  # without device_put's comparison of processes
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda _: x)
 
-    return jax.tree.map(place, jax.device_get(state))
+    return jax.tree.map(replicated, host)
 
 
 def split_batch(batch: Batch, how: Parallel = "pmap") -> Batch:
