@@ -365,7 +365,7 @@ def _add_scoring(parser: Parser) -> None:
     add("--baseline", choices=BASELINES, default="", help="score a baseline instead")
     batch = "clips at once, on all devices together (default: 1)"
     add("--batch_size", type=number(int, 1), default=1, help=batch)
-    wrong = "no second separation with a wrong query, the default, which doubles the time"
+    wrong = "skip the separation with a wrong query, which doubles the time"
     add("--no_wrong_query", action="store_true", help=wrong)
     add("--speech", action="store_true", help="also score PESQ, STOI and segmental SNR")
     add("--clap_score", action="store_true", help="also score CLAPScore, which needs no target")

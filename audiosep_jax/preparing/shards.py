@@ -305,9 +305,7 @@ def write_shards(
         initializer=workers.end_with_parent,
     )
     try:
-        futures = {
-            pool.submit(write_shard, plan.folder, shard, settings): shard for shard in shards
-        }
+        futures = {pool.submit(write_shard, plan.folder, x, settings): x for x in shards}
         for future in concurrent.futures.as_completed(futures):
             future.result()
             progress(futures[future].num_recordings)
@@ -322,12 +320,12 @@ def write_shards(
 
 def finish(plan: Plan, settings: Settings, output: Path) -> dict[str, Any]:
     """Turn the folder of finished shards into the data set `output`, and return its report."""
-    accounts = {shard: read_account(plan.folder, shard) for shard in plan.shards}
-    splits: dict[str, list[tuple[Shard, Written]]] = {}
-    for shard, written in accounts.items():
+    splits: dict[str, list[Written]] = {}
+    for shard in plan.shards:
+        written = read_account(plan.folder, shard)
         if written is None:
             raise InputError(f"{plan.folder / shard.name}: is missing or damaged; prepare again")
-        splits.setdefault(shard.split, []).append((shard, written))
+        splits.setdefault(shard.split, []).append(written)
     report = _report(plan, splits, settings)
     filled = {split: row for split, row in splits.items() if report["splits"][split]["records"]}
     if not filled:
@@ -335,15 +333,15 @@ def finish(plan: Plan, settings: Settings, output: Path) -> dict[str, Any]:
         raise InputError(
             f"{output}: no recording is usable; the first reason: {report['skipped'][0]['reason']}"
         )
-    for split in splits.keys() - filled.keys():  # TFDS reads no split without records
-        for shard, _ in splits[split]:
+    for shard in plan.shards:
+        if shard.split not in filled:  # TFDS refuses a split without records
             files.remove(plan.folder / shard.name)
     _write_metadata(plan, settings, report, filled)
     for split, row in filled.items():
-        text = "".join(written.lines for _, written in row)
+        text = "".join(written.lines for written in row)
         files.write_text(plan.folder / lines_name(settings.name, split), text)
     files.write_json(plan.folder / REPORT_FILE, report)
-    kept = {shard.name for row in filled.values() for shard, _ in row}
+    kept = {shard.name for shard in plan.shards if shard.split in filled}
     kept |= {lines_name(settings.name, split) for split in filled}
     kept |= {REPORT_FILE, "dataset_info.json", "features.json", "metadata.json"}
     for path in plan.folder.iterdir():
@@ -357,27 +355,24 @@ def finish(plan: Plan, settings: Settings, output: Path) -> dict[str, Any]:
     return report
 
 
-def _report(
-    plan: Plan, splits: dict[str, list[tuple[Shard, Written]]], settings: Settings
-) -> dict[str, Any]:
+def _report(plan: Plan, splits: dict[str, list[Written]], settings: Settings) -> dict[str, Any]:
+    rate_hz = settings.sample_rate_hz
     skipped = [dataclasses.asdict(row) for row in plan.skipped]
     skipped += [
         {"id": id_, "split": split, "reason": reason}
         for split, row in splits.items()
-        for _, written in row
+        for written in row
         for id_, reason in written.skipped
     ]
     return {
         "source": settings.name,
-        "sample_rate_hz": settings.sample_rate_hz,
+        "sample_rate_hz": rate_hz,
         "min_seconds": settings.min_seconds,
         "splits": {
             split: {
-                "recordings": sum(written.num_recordings for _, written in row),
-                "records": sum(written.num_records for _, written in row),
-                "seconds": round(
-                    sum(written.num_samples for _, written in row) / settings.sample_rate_hz, 3
-                ),
+                "recordings": sum(written.num_recordings for written in row),
+                "records": sum(written.num_records for written in row),
+                "seconds": round(sum(written.num_samples for written in row) / rate_hz, 3),
             }
             for split, row in splits.items()
         },
@@ -390,19 +385,19 @@ def _write_metadata(
     plan: Plan,
     settings: Settings,
     report: dict[str, Any],
-    splits: dict[str, list[tuple[Shard, Written]]],
+    splits: dict[str, list[Written]],
 ) -> None:
     """Write the files by which TFDS, and `PreparedSource`, know the data set."""
     hashes = {
-        split: hashlib.sha256(bytes.fromhex("".join(w.sha256 for _, w in row))).hexdigest()
+        split: hashlib.sha256(bytes.fromhex("".join(w.sha256 for w in row))).hexdigest()
         for split, row in splits.items()
     }
     metadata = {**report, "plan": plan.fingerprint, "fingerprints": hashes}
     infos = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=[written.num_records for _, written in row],
-            num_bytes=sum(written.num_bytes for _, written in row),
+            shard_lengths=[written.num_records for written in row],
+            num_bytes=sum(written.num_bytes for written in row),
             filename_template=tfds.core.ShardedFileTemplate(
                 data_dir=plan.folder,
                 dataset_name=settings.name,
