@@ -100,36 +100,29 @@ def _signals_raise() -> Iterator[None]:
     def terminate(number: int, _: object) -> NoReturn:
         raise Terminated(number)
 
-    before = {}
+    raising = []
     if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-        names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        numbers = [getattr(signal, name) for name in names]
-        before = {x: signal.getsignal(x) for x in numbers if signal.getsignal(x) is signal.SIG_DFL}
-    for number in before:
+        numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+        raising = [x for x in numbers if x and signal.getsignal(x) is signal.SIG_DFL]
+    for number in raising:
         signal.signal(number, terminate)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in raising:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager
-def naming(option: str, value: str = "", *, always: bool = True) -> Iterator[None]:
-    """Put the option, and the value that was given for it, in front of an InputError's message.
-
-    Args:
-        always: if False, messages that do not begin with the value are left alone.
-    """
+def naming(option: str, value: str = "") -> Iterator[None]:
+    """Put the option, and the value that was given for it, in front of an InputError's message."""
     try:
         yield
     except InputError as error:
         message = str(error)
         if value and message.startswith(value):
             raise InputError(f"{option} {message}") from error
-        if always:
-            raise InputError(f"{' '.join([option, value]).strip()}: {message}") from error
-        raise
+        raise InputError(f"{' '.join([option, value]).strip()}: {message}") from error
 
 
 def say(*words: str) -> None:

@@ -69,8 +69,7 @@ class Answers:
     def job(self, session: str) -> Iterator[Job]:
         """Yield a new folder, which replaces the session's answer when the block succeeds.
 
-        Raises:
-            Cancelled: the session was cancelled or left before the block ended.
+        Cancelled is raised if the session was cancelled or left before the block ended.
         """
         job = Job(self._root / secrets.token_urlsafe(16))
         unwanted: Job | None = job

@@ -58,7 +58,7 @@ class Uploads:
 
 
 class UploadsOnly:
-    """ASGI middleware that refuses requests which name files of anybody else.
+    """ASGI middleware that refuses requests which name files of other visitors or of the server.
 
     Gradio checks that a path is below its upload folder, but it fetches http addresses and lets one
     visitor name the uploads of another. This runs before Gradio reads a request, so that nothing

@@ -19,11 +19,7 @@ PICTURE = "spectrograms.png"
 
 
 def sentences(text: str) -> list[str]:
-    """Queries of a text that has one on each line, without repetitions.
-
-    Raises:
-        InputError: there are too many, or one is too long.
-    """
+    """Return the queries of a text that has one on each line, without repetitions."""
     lines = [" ".join(line.split()) for line in text.splitlines()]
     found = [line for line in dict.fromkeys(lines) if line]
     if len(found) > MAX_SENTENCES:
@@ -45,20 +41,9 @@ def separate_for_page(
 ) -> list[tuple[str, Path]]:
     """Write the recording, each wanted sound and the residual to a folder, as float WAV.
 
-    A picture of their spectrograms is written to PICTURE in the folder.
-
-    Args:
-        wanted: a query for each target, at least one.
-        unwanted: queries of sounds to mask out of the targets.
-        folder: must exist.
-        progress: is called between tiles. An exception that it raises ends the separation.
-
-    Returns:
-        Heading and path of each sound.
-
-    Raises:
-        InputError: the recording cannot be read or is longer than `max_seconds`, or a query is
-            unusable.
+    A picture of their spectrograms is written to PICTURE in the folder. `progress` is called
+    between tiles; an exception that it raises ends the separation. The result has the heading and
+    the path of each sound.
     """
     if not wanted:
         raise InputError("Say what to separate, such as: a dog barking")

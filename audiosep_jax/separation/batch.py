@@ -37,43 +37,30 @@ Record = dict[str, Any]  # what is known about a finished recording, as JSON
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings of all jobs.
+    """Settings of all jobs."""
 
-    output: folder of the results.
-    options: arguments of `Separator.separate_file`.
-    suffix: suffix of the results; None for that of their format.
-    plot: suffix of the figures; None for no figures.
-    inputs: real paths of recordings and queries, which no result replaces.
-    own: for paths that an earlier run wrote, the real path of their recording, whose new results
-        may replace them.
-    """
-
-    output: Path
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    output: Path  # folder of the results
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of `separate_file`
     residual: bool = False
-    suffix: str | None = None
-    plot: str | None = None
+    suffix: str | None = None  # of the results; None for that of their format
+    plot: str | None = None  # suffix of the figures; None for no figures
     overwrite: bool = False
-    inputs: frozenset[str] = frozenset()
+    inputs: frozenset[str] = frozenset()  # real paths of files that no result replaces
+    # Real path of the recording of each result of an earlier run: the same may replace it.
     own: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(eq=False)
 class Task:
-    """A job with the paths of its results without suffix, and its conditions.
-
-    results: of the queries, then of the residual if there is one.
-    condition_NE, unwanted_ME: embeddings, which are set once the weights are loaded.
-    reader: the recording, if it is open already.
-    """
+    """A job with the paths of its results and, once the weights are loaded, its conditions."""
 
     job: Job
     labels: Sequence[str]
-    results: list[Path]
+    results: list[Path]  # of the queries, then of the residual if there is one; without suffix
     plot: Path | None = None
     condition_NE: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     unwanted_ME: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
-    reader: AudioReader | None = None
+    reader: AudioReader | None = None  # the recording, if it is open already
 
 
 def make_task(job: Job, labels: Sequence[str], settings: Settings) -> Task:
@@ -120,11 +107,7 @@ def separate_task(
 ) -> Record:
     """Write the results of a task; return its record, with paths relative to the output folder.
 
-    Args:
-        progress: called with the share of the recording that was done since the last call.
-
-    Raises:
-        InputError: the recording cannot be used, or a result would replace another file.
+    `progress` is called with the share of the recording that was done since the last call.
     """
     with task.reader or AudioReader(task.job.recording) as recording:
         form, paths = checked_paths(recording, task, settings)
@@ -151,8 +134,7 @@ def checked_paths(
 ) -> tuple[dict[str, str], list[Path]]:
     """Return the format and subtype, as options, and the paths of a task's results.
 
-    Raises:
-        InputError: the format cannot be written, or a result would replace another file.
+    InputError is raised if the format cannot be written or a result would replace another file.
     """
     asked = settings.options.get("output_format"), settings.options.get("subtype")
     format, subtype = audio_files.writable_format(recording, *asked)

@@ -42,22 +42,14 @@ def export_separator(
 ) -> Path:
     """Write the separator for a fixed batch and length, and a `.json` with its shapes beside it.
 
-        import jax, numpy as np
-        separate = jax.export.deserialize(bytearray(open("dog.jax", "rb").read()))
-        estimate_BS = separate.call(mixture_BS, np.int32(num_samples), condition_BE)
-
-    `mixture_BS` is float32 at the model's rate and has the shape in the `.json`; its first
-    `num_samples` samples count. `condition_BE` are rows of `Separator.embed_text`. The estimate
-    equals one pass over these samples, and is zero behind them. A network that cannot stream hears
-    silence behind them, so its estimate is equal only if all samples count.
-
-    Writing and reading need flatbuffers (the extra `export`).
+    `jax.export.deserialize` makes of the file a function of `mixture_BS` (float32 at the model's
+    rate), `np.int32(num_samples)`, behind which the mixtures are ignored, and `condition_BE` (rows
+    of `Separator.embed_text`). The estimate equals one pass over these samples, and is zero behind
+    them. A network that cannot stream processes silence behind them, so its estimate is equal only
+    if all samples count. Writing and reading need flatbuffers (the extra `export`).
 
     Args:
         platforms: such as `("cpu", "cuda", "tpu")`; the default is that of this process.
-
-    Raises:
-        InputError: a size is not positive, or the file cannot be written.
     """
     import jax
     import jax.numpy as jnp

@@ -26,20 +26,14 @@ _FORBIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One recording, and what to separate from it.
-
-    name: how messages and reports call the recording.
-    folder: folder of the results below the output folder.
-    stem: beginning of their file names.
-    outputs: names that a list gives to the results of the queries, without suffix, or None.
-    """
+    """One recording, and what to separate from it."""
 
     recording: Path
-    name: str
-    folder: PurePosixPath
-    stem: str
+    name: str  # of the recording, in messages and reports
+    folder: PurePosixPath  # of the results, below the output folder
+    stem: str  # beginning of their file names
     queries: tuple[Query, ...]
-    outputs: tuple[PurePosixPath | None, ...] = ()
+    outputs: tuple[PurePosixPath | None, ...] = ()  # names from a list, without suffix, or None
 
 
 def is_list(source: Path) -> bool:
@@ -50,9 +44,6 @@ def plan(sources: Sequence[Path], output: Path, queries: Sequence[Query]) -> lis
     """Return the jobs of recordings and folders of them, or of a CSV of files and queries.
 
     Processes with the same arguments get the same jobs. Only a list is opened.
-
-    Raises:
-        InputError: a folder holds no recordings, a list is wrong, or there is no query.
     """
     lists = [source for source in sources if is_list(source)]
     if lists and len(sources) > 1:
@@ -225,11 +216,7 @@ def cut(text: str, max_bytes: int) -> str:
 
 
 def checked_name(name: str, where: str) -> PurePosixPath:
-    """Return the relative path of a result without the suffix of a recording.
-
-    Raises:
-        InputError: the path is outside the output folder, or no file can have it.
-    """
+    """Return the relative path of a result without the suffix of a recording."""
     from audiosep_jax.audio.files import RECORDING_SUFFIXES
 
     path = PurePosixPath(name.replace("\\", "/"))

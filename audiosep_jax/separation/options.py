@@ -72,11 +72,7 @@ def load_separator(checkpoint: str, text_model: str = "") -> "Separator":
 
 
 def names_a_file(output: Path) -> bool:
-    """Return whether --output is the name of a recording, not of a folder.
-
-    Raises:
-        InputError: it is, but such files cannot be written.
-    """
+    """Return whether --output is the name of a recording; InputError if none can be written."""
     from audiosep_jax.audio.files import RECORDING_SUFFIXES
 
     suffix = output.suffix.lower()

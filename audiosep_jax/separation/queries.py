@@ -21,12 +21,9 @@ SMALLEST_BLEND = 1e-3  # a weighted sum of unit vectors that is shorter has no d
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A value of one option, such as a sentence or the path of a sound.
+    """A value of one option, such as a sentence or the path of a sound."""
 
-    option: a key of `KINDS`, or `not`.
-    """
-
-    option: str
+    option: str  # a key of `KINDS`, or NOT
     value: str
     weight: float | None = None
 
@@ -46,11 +43,7 @@ Query = tuple[Part, ...]  # one part, or several with weights, which together ar
 
 
 def queries_of(parts: Sequence[Part]) -> list[Query]:
-    """Make a query of each part, or a single one if the parts have weights.
-
-    Raises:
-        InputError: only some parts have a weight, or a weight is 0 or not finite.
-    """
+    """Make a query of each part, or a single one if the parts have weights."""
     weights = [part.weight for part in parts if part.weight is not None]
     if not weights:
         return [(part,) for part in parts]
@@ -65,11 +58,7 @@ def queries_of(parts: Sequence[Part]) -> list[Query]:
 
 
 def read(parts: Iterable[Part]) -> dict[Part, list[Any]]:
-    """Read the sentence or the file of each part.
-
-    Raises:
-        InputError: a sentence is empty, or a file cannot be used.
-    """
+    """Read the sentence or the file of each part."""
     values = {}
     for part in parts:
         with naming(f"--{part.option}", part.value):
@@ -78,23 +67,17 @@ def read(parts: Iterable[Part]) -> dict[Part, list[Any]]:
 
 
 def embed(separator: "Separator", values: Mapping[Part, Sequence[Any]]) -> dict[Part, "np.ndarray"]:
-    """Embed what `read` returned: `(N, E)` conditions of each part, equal sentences only once.
-
-    Raises:
-        InputError: the weights cannot be queried with a part, or an encoder's files cannot be read.
-    """
+    """Embed what `read` returned: `(N, E)` conditions of each part, equal sentences only once."""
     sentences = list(dict.fromkeys(x[0] for part, x in values.items() if part.kind == "text"))
     rows: dict[str, np.ndarray] = {}
     if sentences:
-        with naming("--text_model", separator.text.source or "-", always=False):
+        with naming("--text_model", separator.text.source):
             rows = dict(zip(sentences, separator.embed("text", sentences), strict=True))
-    found = {}
+    found = {part: rows[x[0]][None] for part, x in values.items() if part.kind == "text"}
     for part, items in values.items():
-        if part.kind == "text":
-            found[part] = rows[items[0]][None]
-            continue
-        with naming(f"--{part.option}", part.value):
-            found[part] = separator.embed(part.kind, items)
+        if part.kind != "text":
+            with naming(f"--{part.option}", part.value):
+                found[part] = separator.embed(part.kind, items)
     return found
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +21,7 @@ MAX_TILE_SECONDS = 30.0
 CPU_TILE_BYTES = 480_000_000  # keeps a process with the published network below 1.5 GB
 MEMORY_SHARE = 0.25  # share of the free memory that one tile may take
 MASK_SECONDS = 0.064  # window of the mask that removes unwanted sounds
-_SILENT = 1e-12  # smallest divisor of the mask: where nothing is heard, nothing is divided by zero
-
-
-class Stream(Protocol):
-    """Blocks `(C, S)` of a recording in, estimates `(N, C, S)` out.
-
-    `feed` returns the estimates that are ready, which continue those returned before; `finish`
-    returns the rest. Together they have as many samples as were fed, and no estimate comes later
-    than `latency_seconds` after its sample, plus the time of computing a tile. A stream serves one
-    recording and one thread.
-    """
-
-    @property
-    def latency_seconds(self) -> float: ...
-
-    def feed(self, audio_CS: np.ndarray) -> np.ndarray: ...
-
-    def finish(self) -> np.ndarray: ...
+_SILENT = 1e-12  # smallest divisor of the mask, so that silence is not divided by zero
 
 
 class Tiling(NamedTuple):
@@ -50,7 +33,11 @@ class Tiling(NamedTuple):
 
 
 class SeparationStream:
-    """The `Stream` of a network: resampling, tiles, and the band above the network's.
+    """Blocks `(C, S)` of a recording in, estimates `(N, C, S)` out.
+
+    `feed` returns the estimates that are ready, which continue those returned before; `finish`
+    returns the rest. Together they have as many samples as were fed. A stream serves one recording
+    and one thread.
 
     Args:
         condition_NE: one row for each estimate.
@@ -73,6 +60,7 @@ class SeparationStream:
         above_nyquist: AboveNyquist,
     ) -> None:
         queries, model_hz = len(condition_NE), config.sample_rate_hz
+        masks = 1 if stereo == "mid" else num_channels
         self._rate_hz, self._config, self._tiling = sample_rate_hz, config, tiling
         self._shape = (queries, num_channels)
         self._down = Resampler(sample_rate_hz, model_hz, num_channels)
@@ -82,17 +70,17 @@ class SeparationStream:
             variables,
             condition_NE,
             channels=num_channels,
-            masks=1 if stereo == "mid" else num_channels,
+            masks=masks,
             **tiling._asdict(),
         )
         self._above = None
         if above_nyquist == "keep" and sample_rate_hz > model_hz:
-            self._above = _BandAbove(config, sample_rate_hz, num_channels)
+            self._above = _BandAbove(config, sample_rate_hz, num_channels, queries, masks)
         self._num_fed = self._num_returned = 0
 
     @property
     def latency_seconds(self) -> float:
-        """The longest time between a sample and its estimate, in seconds of the recording."""
+        """Longest time from a sample to its estimate, without the time of computing a tile."""
         rate_hz, model_hz = self._rate_hz, self._config.sample_rate_hz
         tile, whole = self._tiling.tile_frames, self._tiling.whole_frames
         network = latency_samples(self._config, max(tile, whole + tile)) / model_hz
@@ -169,12 +157,14 @@ class _BandAbove:
     by frame and later than the samples, so both are kept until they meet.
     """
 
-    def __init__(self, config: ModelConfig, sample_rate_hz: int, num_channels: int) -> None:
+    def __init__(
+        self, config: ModelConfig, sample_rate_hz: int, num_channels: int, queries: int, masks: int
+    ) -> None:
         self._frames_per_sample = config.sample_rate_hz / config.hop_samples / sample_rate_hz
         self._up = Resampler(config.sample_rate_hz, sample_rate_hz, num_channels)
         self._mixture_CS = np.zeros((num_channels, 0), np.float32)  # from sample _first on
         self._below_CS = np.zeros((num_channels, 0), np.float32)  # the same without the band
-        self._gain_NMT: np.ndarray | None = None  # from frame _frame on
+        self._gain_NMT = np.zeros((queries, masks, 0), np.float32)  # from frame _frame on
         self._first = self._frame = 0
 
     def feed(self, mixture_CS: np.ndarray, at_model_CS: np.ndarray) -> None:
@@ -185,12 +175,10 @@ class _BandAbove:
         self._below_CS = np.concatenate([self._below_CS, self._up.finish()], axis=1)
 
     def add_gains(self, gain_NMT: np.ndarray) -> None:
-        kept = [gain_NMT] if self._gain_NMT is None else [self._gain_NMT, gain_NMT]
-        self._gain_NMT = np.concatenate(kept, axis=-1)
+        self._gain_NMT = np.concatenate([self._gain_NMT, gain_NMT], axis=-1)
 
     def take(self, num_samples: int) -> np.ndarray:
         """Return the next samples, `(N, C, S)`."""
-        assert self._gain_NMT is not None
         above_CS = self._mixture_CS[:, :num_samples] - self._below_CS[:, :num_samples]
         self._mixture_CS = self._mixture_CS[:, num_samples:]
         self._below_CS = self._below_CS[:, num_samples:]
@@ -205,8 +193,6 @@ class _BandAbove:
 
 def _interpolated(gain_NMT: np.ndarray, frame_S: np.ndarray) -> np.ndarray:
     """Gains at fractions of frames, linearly; behind the last frame, the gain of the last."""
-    if len(frame_S) == 0:
-        return gain_NMT[..., :0]
     last = gain_NMT.shape[-1] - 1
     left_S = np.clip(frame_S.astype(np.int64), 0, last)
     share_S = np.clip(frame_S - left_S, 0, 1).astype(np.float32)
@@ -225,18 +211,18 @@ def keep_wanted(wanted_NCTF: np.ndarray, unwanted_MCTF: np.ndarray) -> np.ndarra
 
 
 class Without:
-    """The first `num_wanted` estimates of a stream, without what the others heard.
+    """The first `num_wanted` estimates of a stream, with the others masked out of them.
 
     The short-time spectra of all estimates are compared bin by bin, in frames of 64 ms whose hop is
     a quarter of that. This adds one frame of latency. Where the other estimates are silent, the
     first ones are unchanged to rounding.
     """
 
-    def __init__(self, stream: Stream, num_wanted: int, sample_rate_hz: int) -> None:
+    def __init__(self, stream: SeparationStream, num_wanted: int, sample_rate_hz: int) -> None:
         self._stream, self._wanted, self._rate_hz = stream, num_wanted, sample_rate_hz
         self._hop = max(4, 2 ** round(np.log2(MASK_SECONDS * sample_rate_hz)) // 4)
         self._window_W = hann_window(4 * self._hop).astype(np.float32)
-        self._held: np.ndarray | None = None  # samples that lie in frames still to come
+        self._held: np.ndarray | None = None  # samples of frames still to come
         self._sum = np.zeros(0, np.float32)  # overlap-add of the frames so far
         self._num_fed = self._num_returned = 0
 
@@ -283,6 +269,9 @@ class Without:
             total[..., start : start + window] += frame_NCW
         self._sum = total[..., num_frames * hop :]
         return total[..., : num_frames * hop].astype(np.float32)
+
+
+Stream = SeparationStream | Without
 
 
 # ---------------------------------------------------------------------- memory
