@@ -151,8 +151,15 @@ def read_text(path: str | os.PathLike[str]) -> str:
     Raises:
         InputError: the file cannot be read or is not UTF-8.
     """
-    try:
+    with _reading(path):
         return Path(path).read_text(encoding="utf-8-sig")
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise InputError, with the path, for the errors of reading a file."""
+    try:
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
@@ -191,8 +198,8 @@ def csv_lines(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> Iter
     The delimiter is a comma, a semicolon or a tab, whichever is most frequent in the first line.
     """
     number = 0
-    try:
-        with open(path, newline="", encoding=encoding) as file:
+    with _reading(path), open(path, newline="", encoding=encoding) as file:
+        try:
             first = file.readline()
             delimiter = max(_DELIMITERS, key=first.count)
             # strict: an unclosed quote would otherwise swallow the rest of the file.
@@ -207,17 +214,8 @@ def csv_lines(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> Iter
                 cells = [cell.strip() for cell in row]
                 if any(cells):
                     yield Line(number, cells)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not text in UTF-8; save it with that encoding") from error
-    except csv.Error as error:
-        raise InputError(f"{path}: the row after line {number} is not CSV ({error})") from error
-
-
-def read_csv_lines(path: str | os.PathLike[str]) -> list[Line]:
-    """All lines of `csv_lines`."""
-    return list(csv_lines(path))
+        except csv.Error as error:
+            raise InputError(f"{path}: the row after line {number} is not CSV ({error})") from error
 
 
 def read_csv(
@@ -232,7 +230,7 @@ def read_csv(
         InputError: the file cannot be read, a column is missing or named twice, or a row has
             another number of cells than the header.
     """
-    lines = read_csv_lines(path)
+    lines = list(csv_lines(path))
     if not lines:
         raise InputError(f"{path}: is empty; its first line must name the columns")
     known = {name.casefold(): name for name in columns}
@@ -286,7 +284,7 @@ class FinishedLog:
         try:
             if self._file is None:
                 make_folder(self._folder)
-                drop_torn_line(self.path)
+                _drop_torn_line(self.path)
                 self._file = self.path.open("a", encoding="utf-8")
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
@@ -308,10 +306,8 @@ class FinishedLog:
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """JSON objects of the whole lines of a file; lines that are cut off or damaged are left out."""
-    try:
+    with _reading(path):
         lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     for line in lines:
         with contextlib.suppress(ValueError):
             record = json.loads(line) if line.endswith(b"\n") else None
@@ -319,7 +315,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
                 yield record
 
 
-def drop_torn_line(path: Path) -> None:
+def _drop_torn_line(path: Path) -> None:
     """Remove the last line of a file if a kill has cut it off."""
     with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:
         content = file.read()

@@ -47,13 +47,12 @@ class ClipSampler:
             what = f"{source.name(lonely)} ({self.captions[lonely][0]!r})"
             raise InputError(f"no clip with another caption to mix with {what}")
         self._recordings = recordings_of(source)
+        self.num_recordings = len(self._recordings) - 1
         # Number of the first recording of each data set, and the number of recordings.
         self.edges: tuple[int, ...] = (0, self.num_recordings)
         self._shares = np.ones(1)
         if isinstance(source, WeightedSources):
-            self.edges = source.starts
-            if self._recordings is not None:
-                self.edges = tuple(np.searchsorted(self._recordings, source.starts).tolist())
+            self.edges = tuple(np.searchsorted(self._recordings, source.starts).tolist())
             self._shares = np.cumsum(source.weights) / sum(source.weights)
         self._searches: dict[frozenset[int], np.ndarray] = {}
 
@@ -62,15 +61,8 @@ class ClipSampler:
         """The sampler of a source, or the sampler itself."""
         return source if isinstance(source, ClipSampler) else cls(source)
 
-    @property
-    def num_recordings(self) -> int:
-        """Number of recordings in the source."""
-        return len(self.source) if self._recordings is None else len(self._recordings) - 1
-
     def clip_of(self, recording: int, rng: np.random.Generator) -> int:
         """Index of a random clip of a recording."""
-        if self._recordings is None:
-            return recording
         first, end = self._recordings[recording : recording + 2].tolist()
         return int(rng.integers(first, end)) if end - first > 1 else int(first)
 
@@ -87,7 +79,7 @@ class ClipSampler:
                 return index
         allowed = self._allowed(avoid)
         if bad:
-            allowed = allowed[~np.isin(self._firsts(allowed), list(bad))]
+            allowed = allowed[~np.isin(self._recordings[allowed], list(bad))]
         if not len(allowed):
             names = f" without the captions {self.captions.name_of_keys(avoid)!r}" if avoid else ""
             raise InputError(f"no clip{names} is left to draw; {len(bad)} were unusable")
@@ -131,16 +123,12 @@ class ClipSampler:
         """Recordings without the keys, ascending; the last results are kept."""
         allowed = self._searches.get(avoid)
         if allowed is None:
-            allowed = self.captions.without(avoid)
-            if self._recordings is not None:
-                allowed = np.flatnonzero(np.isin(self._recordings[:-1], allowed))
+            clips = self.captions.without(avoid)
+            allowed = np.flatnonzero(np.isin(self._recordings[:-1], clips))
             if len(self._searches) >= _KEPT_SEARCHES:
                 self._searches = {}
             self._searches[avoid] = allowed
         return allowed
-
-    def _firsts(self, recordings: np.ndarray) -> np.ndarray:
-        return recordings if self._recordings is None else self._recordings[recordings]
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_searches": {}}

@@ -38,16 +38,6 @@ class Clips:
         self.captions = Captions(captions_of.values())
         self.left_out = tuple(left_out)
 
-    @classmethod
-    def of(cls, clips: "Iterable[Clip] | Clips") -> "Clips":
-        """The clips, those of one file as one clip with all captions."""
-        if isinstance(clips, Clips):
-            return clips
-        captions_of: dict[str, tuple[str, ...]] = {}
-        for clip in clips:
-            _add(captions_of, str(clip.path), clip.captions)
-        return cls(captions_of)
-
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -91,7 +81,10 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
         if not wav.strip() or not all(map(str.strip, captions)):
             empty = "caption" if wav.strip() else '"wav"'
             raise InputError(f"{path}: row {number + 1} (data[{number}]) has an empty {empty}")
-        _add(captions_of, _joined(prefix, wav), captions)
+        path_of_clip = _joined(prefix, wav)
+        known = captions_of.setdefault(path_of_clip, captions)
+        if known is not captions:
+            captions_of[path_of_clip] = tuple(dict.fromkeys(known + captions))
     return Clips(captions_of)
 
 
@@ -127,12 +120,6 @@ def _joined(prefix: str, wav: str) -> str:
     if "//" in name or "/./" in name or name.startswith("./") or name.endswith(("/", "/.")):
         return str(Path(name))
     return name
-
-
-def _add(captions_of: dict[str, tuple[str, ...]], path: str, captions: tuple[str, ...]) -> None:
-    known = captions_of.setdefault(path, captions)
-    if known is not captions:
-        captions_of[path] = tuple(dict.fromkeys(known + captions))
 
 
 def esc50_clips(root: str | os.PathLike[str], folds: Iterable[int]) -> Clips:
@@ -171,7 +158,8 @@ def class_folder_clips(root: str | os.PathLike[str]) -> Clips:
     for folder in filter(Path.is_dir, entries):
         caption = _folder_caption(folder.name)
         for path in _files_below(folder):
-            if (os.path.islink(path) and os.path.isdir(path)) or not _is_recording(path):
+            linked = os.path.islink(path) and os.path.isdir(path)
+            if linked or not path.lower().endswith(RECORDING_SUFFIXES):
                 left_out.append(path)
             elif not caption:
                 raise InputError(f"{folder}: the folder's name gives no caption")
@@ -191,10 +179,6 @@ def _files_below(folder: Path) -> list[str]:
         linked = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         found += [os.path.join(parent, name) for name in [*names, *linked] if name[0] != "."]
     return sorted(found)
-
-
-def _is_recording(path: str) -> bool:
-    return path.lower().endswith(RECORDING_SUFFIXES)
 
 
 def _folder_caption(name: str) -> str:

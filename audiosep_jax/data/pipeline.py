@@ -12,7 +12,7 @@ import queue
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -108,8 +108,8 @@ def train_batches(
         batch["condition"] = np.stack([conditions[x] for x in captions]).astype(np.float32)
         return place(batch) if place else batch
 
-    batches = map_ahead(finished, made) if num_threads or num_workers else map(finished, made)
-    return _closing(batches, made, maker)
+    ahead = num_threads or num_workers
+    return _closing(map_ahead(finished, made) if ahead else map(finished, made), made, maker)
 
 
 def target_recordings(sampler: ClipSampler, seed: int) -> grain.MapDataset:
@@ -192,12 +192,10 @@ def map_ahead(change: Callable[[Any], Any], items: Generator[Any, None, None]) -
                 ready.get(timeout=0.05)
 
 
-def _closing(batches: Any, made: Batches, maker: BatchMaker) -> Batches:
+def _closing(batches: Iterator[Batch], made: Batches, maker: BatchMaker) -> Batches:
     try:
-        yield from batches
+        yield from batches  # closes them, if they are a generator
     finally:
-        if isinstance(batches, Generator):
-            batches.close()
         made.close()
         maker.close()
 

@@ -19,9 +19,10 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import operator
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -32,7 +33,7 @@ from pydantic import Field
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError, AudioReader
 from audiosep_jax.data.captions import Captions, shared
-from audiosep_jax.data.clips import Clip, Clips, class_folder_clips, esc50_clips, manifest_clips
+from audiosep_jax.data.clips import Clips, class_folder_clips, esc50_clips, manifest_clips
 from audiosep_jax.data.mixing import Audio
 from audiosep_jax.errors import InputError
 from audiosep_jax.settings import Count, CountOrZero, Positive, Share, section, setting
@@ -144,15 +145,15 @@ def captions_of(source: Source) -> Captions:
     return known or Captions(source.captions(index) for index in range(len(source)))
 
 
-def recordings_of(source: Source) -> np.ndarray | None:
-    """Index of each recording's first clip and `len(source)`; None where each clip is one."""
-    return getattr(source, "recordings", None)
+def recordings_of(source: Source) -> np.ndarray:
+    """Index of each recording's first clip, and `len(source)`."""
+    known: np.ndarray | None = getattr(source, "recordings", None)
+    return shared(np.arange(len(source) + 1)) if known is None else known
 
 
 def num_recordings(source: Source) -> int:
     """Number of recordings that the clips of a source belong to."""
-    recordings = recordings_of(source)
-    return len(source) if recordings is None else len(recordings) - 1
+    return len(recordings_of(source)) - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +182,7 @@ class FileSource:
     pickled copy starts with an empty one.
 
     Args:
-        clips: the files; those of one path become one clip with all captions.
+        clips: the files.
         sample_rate_hz: rate that files are resampled to.
         min_seconds: shorter files are unusable.
         cache_megabytes: size of the cache.
@@ -191,23 +192,23 @@ class FileSource:
 
     def __init__(
         self,
-        clips: Iterable[Clip],
+        clips: Clips,
         sample_rate_hz: int,
         min_seconds: float = 1.0,
         cache_megabytes: int = 512,
         sample_by: SampleBy = "recording",
     ) -> None:
-        self.clips = Clips.of(clips)
-        self.left_out = self.clips.left_out
+        self.clips = clips
+        self.left_out = clips.left_out
         self.sample_rate_hz = sample_rate_hz
         self.min_seconds = min_seconds
         self.cache_megabytes = cache_megabytes
-        self.caption_index = self.clips.captions
+        self.caption_index = clips.captions
         # Index of each file's first piece, and the number of pieces; None where a file is a clip.
         self.pieces: np.ndarray | None = None
         if sample_by == "duration":
             with concurrent.futures.ThreadPoolExecutor(_HEADER_THREADS) as pool:
-                counts = list(pool.map(self._num_pieces, self.clips.paths))
+                counts = list(pool.map(self._num_pieces, clips.paths))
             if max(counts) > 1:
                 self.pieces = shared([0, *itertools.accumulate(counts)], np.int64)
                 self.caption_index = self.caption_index.repeated(counts)
@@ -287,7 +288,9 @@ class FileSource:
 
     def _start_cache(self) -> None:
         self._lock = threading.Lock()
-        self._cache: Any = cachetools.LRUCache(self.cache_megabytes * 2**20, _num_bytes)
+        self._cache: Any = cachetools.LRUCache(
+            self.cache_megabytes * 2**20, operator.attrgetter("nbytes")
+        )
         self._unusable: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -296,10 +299,6 @@ class FileSource:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._start_cache()
-
-
-def _num_bytes(audio: Any) -> int:
-    return int(audio.nbytes)
 
 
 class WeightedSources:
@@ -316,21 +315,12 @@ class WeightedSources:
             raise InputError(f"{len(weights)} weights for {len(sources)} data sets")
         self.sources = tuple(sources)
         self.sample_rate_hz = sources[0].sample_rate_hz
-        counts = [num_recordings(source) for source in sources]
-        self.weights = tuple(float(weight) for weight in weights or counts)
+        firsts = [recordings_of(source)[:-1] for source in sources]
+        self.weights = tuple(float(weight) for weight in weights or map(len, firsts))
         self.starts = (0, *itertools.accumulate(len(source) for source in sources))
         self.caption_index = Captions.joined([captions_of(source) for source in sources])
-        self.recordings = self._recordings()
-
-    def _recordings(self) -> np.ndarray | None:
-        if all(recordings_of(source) is None for source in self.sources):
-            return None
-        parts = []
-        for source, start in zip(self.sources, self.starts, strict=False):
-            firsts = recordings_of(source)
-            firsts = np.arange(len(source) + 1) if firsts is None else firsts
-            parts.append(firsts[:-1] + start)
-        return shared(np.concatenate([*parts, [len(self)]]), np.int64)
+        placed = [part + start for part, start in zip(firsts, self.starts, strict=False)]
+        self.recordings = shared(np.concatenate([*placed, [len(self)]]), np.int64)
 
     @property
     def fingerprint(self) -> str:
@@ -394,67 +384,41 @@ Split = Literal["train", "valid"]
 def build_source(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
     """The training or the held-out clips that the config names."""
     if not config.roots or (config.valid_root and split == "valid"):
-        return _BUILDERS[config.source](config, split, sample_rate_hz)
+        return _one_source(config, split, sample_rate_hz)
     parts = []
     for root, kind in zip(config.roots, config.kinds, strict=True):
         one = dataclasses.replace(config, source=kind, root=root, roots=(), sources=(), weights=())
-        parts.append(_BUILDERS[kind](one, split, sample_rate_hz))
+        parts.append(_one_source(one, split, sample_rate_hz))
     return WeightedSources(parts, config.weights)
 
 
-def _synthetic(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
-    from audiosep_jax.data.synthetic import SyntheticSource
+def _one_source(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
+    kind, train = config.source, split == "train"
+    if kind == "synthetic":
+        from audiosep_jax.data.synthetic import SyntheticSource
 
-    return SyntheticSource(config.num_synthetic_clips, SYNTHETIC_SEEDS[split], sample_rate_hz)
+        return SyntheticSource(config.num_synthetic_clips, SYNTHETIC_SEEDS[split], sample_rate_hz)
+    if kind == "prepared":
+        from audiosep_jax.data.prepared import PreparedSource  # with TFDS, which takes a second
 
-
-def _prepared(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
-    from audiosep_jax.data.prepared import PreparedSource  # with TFDS, which takes a second
-
-    valid = split == "valid"
-    folder = _existing(config.valid_root or config.root if valid else config.root, "root")
-    name = config.valid_split if valid else config.train_split
-    return PreparedSource(folder, name, sample_rate_hz, config.sample_by)
-
-
-def _esc50(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
-    folds = config.train_folds if split == "train" else config.valid_folds
-    clips = esc50_clips(_existing(config.root or config.valid_root, "root"), folds)
-    return _files(config, clips, sample_rate_hz)
-
-
-def _manifest(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
-    return _files(config, manifest_clips(_own_root(config, split)), sample_rate_hz)
-
-
-def _folders(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
-    return _files(config, class_folder_clips(_own_root(config, split)), sample_rate_hz)
-
-
-_BUILDERS: dict[Kind, Callable[[DataConfig, Split, int], Source]] = {
-    "synthetic": _synthetic,
-    "manifest": _manifest,
-    "esc50": _esc50,
-    "folders": _folders,
-    "prepared": _prepared,
-}
-
-
-def _files(config: DataConfig, clips: Clips, sample_rate_hz: int) -> Source:
+        folder = _existing("root", config.root if train else config.valid_root or config.root)
+        name = config.train_split if train else config.valid_split
+        return PreparedSource(folder, name, sample_rate_hz, config.sample_by)
+    if kind == "esc50":
+        folder = _existing("root", config.root or config.valid_root)
+        clips = esc50_clips(folder, config.train_folds if train else config.valid_folds)
+    else:
+        read = manifest_clips if kind == "manifest" else class_folder_clips
+        field, place = ("root", config.root) if train else ("valid_root", config.valid_root)
+        clips = read(_existing(field, place))
     return FileSource(
         clips, sample_rate_hz, config.min_seconds, config.cache_megabytes, config.sample_by
     )
 
 
-def _own_root(config: DataConfig, split: Split) -> Path:
-    if split == "train":
-        return _existing(config.root, "root")
-    return _existing(config.valid_root, "valid_root")
-
-
-def _existing(place: str, field: str) -> Path:
-    what = {"root": "the data set", "valid_root": "the validation data"}[field]
+def _existing(field: str, place: str) -> Path:
+    if place and Path(place).exists():
+        return Path(place)
     problem = f"{place}: no such file or folder" if place else f"data.{field} is empty"
-    if not place or not Path(place).exists():
-        raise InputError(f"{problem}; set data.{field} to the path of {what}")
-    return Path(place)
+    what = "the data set" if field == "root" else "the validation data"
+    raise InputError(f"{problem}; set data.{field} to the path of {what}")

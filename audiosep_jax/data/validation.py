@@ -1,6 +1,5 @@
 """The fixed mixtures of held-out clips that a run is scored on."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,69 +33,55 @@ def validation_set(
     sampler = ClipSampler.of(source)
     check_conditions(sampler, conditions)
     num_samples = num_segment_samples(data, sampler.source.sample_rate_hz)
-    maker = _MixtureMaker(sampler, num_samples, gain_db, mixing.declipped_peak)
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     rounds = -(-num_mixtures // sampler.num_recordings)
     order = np.concatenate([rng.permutation(sampler.num_recordings) for _ in range(rounds)])
-    mixtures = [maker(int(recording), rng) for recording in order[:num_mixtures]]
+    mixtures, targets, chosen, wrong, names = [], [], [], [], []
+    bad: list[int] = []
+    for recording in order[:num_mixtures].tolist():
+        first = sampler.clip_of(recording, rng)
+        index, target_S = _audible(sampler, num_samples, bad, rng, first=first)
+        keys = sampler.captions.keys(index)
+        other, interferer_S = _audible(sampler, num_samples, bad, rng, avoid=keys)
+        mixed = mixing_lib.mix_at_snr(target_S, interferer_S, gain_db, mixing.declipped_peak)
+        mixtures.append(mixed[0])
+        targets.append(mixed[1])
+        chosen.append(_any_caption(sampler, index, rng))
+        try:
+            third = sampler.draw(rng, keys | sampler.captions.keys(other))
+        except InputError:  # every clip shares a caption with one of the two
+            third = other
+        wrong.append(_any_caption(sampler, third, rng))
+        names.append(sampler.source.name(index))
     return {
-        "mixture": np.stack([mixture.mixture_S for mixture in mixtures]),
-        "target": np.stack([mixture.target_S for mixture in mixtures]),
-        "condition": np.stack([conditions[mixture.caption] for mixture in mixtures]),
-        "wrong_condition": np.stack([conditions[mixture.wrong_caption] for mixture in mixtures]),
-        "caption": [mixture.caption for mixture in mixtures],
-        "source_id": [sampler.source.name(mixture.index) for mixture in mixtures],
-        "bad_clips": sorted(set(maker.bad)),
+        "mixture": np.stack(mixtures),
+        "target": np.stack(targets),
+        "condition": np.stack([conditions[caption] for caption in chosen]),
+        "wrong_condition": np.stack([conditions[caption] for caption in wrong]),
+        "caption": chosen,
+        "source_id": names,
+        "bad_clips": sorted(set(bad)),
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Mixture:
-    index: int
-    mixture_S: np.ndarray
-    target_S: np.ndarray
-    caption: str
-    wrong_caption: str
+def _audible(
+    sampler: ClipSampler,
+    num_samples: int,
+    bad: list[int],
+    rng: np.random.Generator,
+    *,
+    avoid: frozenset[int] = frozenset(),
+    first: int | None = None,
+) -> tuple[int, np.ndarray]:
+    """(index, audio_S) of a crop that is not silent, since silence has no SNR."""
+    for _ in range(_MAX_SILENT):
+        index, audio_S = sampler.load(rng, num_samples, bad, avoid=avoid, first=first)
+        if mixing_lib.energy(audio_S) > _AUDIBLE_ENERGY:
+            return index, audio_S
+        first = None
+    raise InputError(f"{_MAX_SILENT} crops drawn for validation were all silent")
 
 
-@dataclasses.dataclass(frozen=True)
-class _MixtureMaker:
-    sampler: ClipSampler
-    num_samples: int
-    snr_db: float
-    peak: float
-    bad: list[int] = dataclasses.field(default_factory=list)
-
-    def __call__(self, recording: int, rng: np.random.Generator) -> _Mixture:
-        captions, first = self.sampler.captions, self.sampler.clip_of(recording, rng)
-        index, target_S = self._audible(rng, frozenset(), first)
-        other, interferer_S = self._audible(rng, captions.keys(index))
-        mixed = mixing_lib.mix_at_snr(target_S, interferer_S, self.snr_db, self.peak)
-        caption = _pick(captions[index], rng)
-        return _Mixture(index, *mixed, caption, self._wrong_caption(index, other, rng))
-
-    def _audible(
-        self, rng: np.random.Generator, avoid: frozenset[int], first: int | None = None
-    ) -> tuple[int, np.ndarray]:
-        """(index, audio_S) of a crop that is not silent, since silence has no SNR."""
-        for _ in range(_MAX_SILENT):
-            index, audio_S = self.sampler.load(
-                rng, self.num_samples, self.bad, avoid=avoid, first=first
-            )
-            if mixing_lib.energy(audio_S) > _AUDIBLE_ENERGY:
-                return index, audio_S
-            first = None
-        raise InputError(f"{_MAX_SILENT} crops drawn for validation were all silent")
-
-    def _wrong_caption(self, target: int, interferer: int, rng: np.random.Generator) -> str:
-        """Caption of a clip that shares none with the two, else one of the interferer's."""
-        captions = self.sampler.captions
-        try:
-            other = self.sampler.draw(rng, captions.keys(target) | captions.keys(interferer))
-        except InputError:
-            other = interferer
-        return _pick(captions[other], rng)
-
-
-def _pick(captions: tuple[str, ...], rng: np.random.Generator) -> str:
+def _any_caption(sampler: ClipSampler, index: int, rng: np.random.Generator) -> str:
+    captions = sampler.captions[index]
     return captions[int(rng.integers(len(captions)))]

@@ -68,7 +68,7 @@ def read_list(protocol: Protocol, metadata: Path | None, audio: Path) -> list[Ro
         if not paths:
             raise InputError(f"{audio / protocol.folder}: holds no .wav file")
         return [Row(0, {"file": path.name}) for path in paths]
-    lines = files.read_csv_lines(metadata)
+    lines = list(files.csv_lines(metadata))
     if len(lines) < 2:
         raise InputError(f"{metadata}: lists no mixture")
     names = _columns(protocol, lines[0].cells)

@@ -14,7 +14,7 @@ from tones import Tones, tones
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data import sources
-from audiosep_jax.data.clips import Clip
+from audiosep_jax.data.clips import Clips
 from audiosep_jax.data.pipeline import proportions
 from audiosep_jax.data.sources import (
     DataConfig,
@@ -39,7 +39,9 @@ def save_noise(path, seconds=1.0, rate_hz=RATE_HZ, num_channels=1, seed=0):
 
 def source_of(tmp_path, num_clips=4, **options):
     paths = [save_noise(tmp_path / f"{k}.wav", seed=k) for k in range(num_clips)]
-    return FileSource([Clip(path, (f"noise {path.stem}",)) for path in paths], RATE_HZ, **options)
+    return FileSource(
+        Clips({str(path): (f"noise {path.stem}",) for path in paths}), RATE_HZ, **options
+    )
 
 
 def refused(call, *arguments):
@@ -55,7 +57,7 @@ def refused(call, *arguments):
 def test_clips_are_mono_at_the_sources_rate(tmp_path):
     path = save_noise(tmp_path / "a.wav", seconds=1.2345, rate_hz=44100, num_channels=2)
     audio_CS, rate_hz = audio_files.read(path)
-    audio_S = FileSource([Clip(path, ("noise",))], RATE_HZ).load(0)
+    audio_S = FileSource(Clips({str(path): ("noise",)}), RATE_HZ).load(0)
     expected_CS = audio_files.resample(audio_CS.mean(axis=0, keepdims=True), rate_hz, RATE_HZ)
     np.testing.assert_array_equal(audio_S, expected_CS[0])
     assert audio_S.dtype == np.float32
@@ -71,7 +73,9 @@ def test_source_names_and_describes_its_clips(tmp_path):
 def test_unusable_clips_are_named(tmp_path):
     short = save_noise(tmp_path / "short.wav", seconds=0.5)
     missing = tmp_path / "missing.wav"
-    source = FileSource([Clip(short, ("x",)), Clip(missing, ("x",))], RATE_HZ, min_seconds=0.75)
+    source = FileSource(
+        Clips({str(short): ("x",), str(missing): ("x",)}), RATE_HZ, min_seconds=0.75
+    )
     with pytest.raises(AudioError, match=r"short\.wav: 0\.5 s is shorter than min_seconds=0\.75"):
         source.load(0)
     with pytest.raises(AudioError, match=r"missing\.wav: no such file"):
@@ -141,7 +145,7 @@ def test_crops_of_long_files_are_those_of_the_whole(tmp_path, suffix, rate_hz):
     path = save_noise(
         tmp_path / f"a.{suffix}", seconds=40, rate_hz=rate_hz, num_channels=rate_hz // 8000
     )
-    long = FileSource([Clip(path, ("noise",))], RATE_HZ)
+    long = FileSource(Clips({str(path): ("noise",)}), RATE_HZ)
     whole_S = np.concatenate(list(audio_files.mono_blocks(path, RATE_HZ)))
     audio_S = long.load(0)
     assert len(audio_S) == len(whole_S)
@@ -161,7 +165,7 @@ def test_the_end_of_an_ogg_file_is_found(tmp_path):
 
 def test_a_crop_of_a_long_file_decodes_little_more_than_it(tmp_path, monkeypatch):
     path = save_noise(tmp_path / "a.wav", seconds=100)
-    audio_S, decoded = FileSource([Clip(path, ("noise",))], 16000).load(0), []
+    audio_S, decoded = FileSource(Clips({str(path): ("noise",)}), 16000).load(0), []
     read = audio_files.AudioReader.read
     monkeypatch.setattr(
         audio_files.AudioReader,
@@ -176,13 +180,13 @@ def test_a_damaged_stretch_makes_the_crop_unusable(tmp_path):
     path = save_noise(tmp_path / "a.flac", seconds=60)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    audio_S = FileSource([Clip(path, ("noise",))], RATE_HZ).load(0)
+    audio_S = FileSource(Clips({str(path): ("noise",)}), RATE_HZ).load(0)
     with pytest.raises(AudioError, match=r"a\.flac"):
         audio_S[50 * RATE_HZ : 51 * RATE_HZ]
 
 
 def test_an_unusable_file_is_opened_once(tmp_path, monkeypatch):
-    source = FileSource([Clip(tmp_path / "missing.wav", ("x",))], RATE_HZ)
+    source = FileSource(Clips({str(tmp_path / "missing.wav"): ("x",)}), RATE_HZ)
     read = count_reads(monkeypatch)
     for _ in range(3):
         with pytest.raises(AudioError, match=r"missing\.wav: no such file"):
@@ -198,7 +202,9 @@ def long_and_short(tmp_path, **options):
     paths = [
         save_noise(tmp_path / f"{k}.wav", seconds=seconds) for k, seconds in enumerate((40, 10))
     ]
-    return FileSource([Clip(path, (f"noise {path.stem}",)) for path in paths], RATE_HZ, **options)
+    return FileSource(
+        Clips({str(path): (f"noise {path.stem}",) for path in paths}), RATE_HZ, **options
+    )
 
 
 def test_by_duration_a_recording_counts_as_its_pieces_of_15_seconds(tmp_path):
