@@ -39,7 +39,9 @@ class SharedArray(np.ndarray):
         with _writing:  # Grain pickles for each worker in a thread
             if self._file is None:
                 self._file = _written(self)
-        return _mapped, (_path_of(self._file), self.dtype, self.shape)
+        has_name = isinstance(self._file.name, str)
+        path = self._file.name if has_name else f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        return _mapped, (path, self.dtype, self.shape)
 
 
 def shared(values: Any, dtype: Any = None) -> np.ndarray:
@@ -63,11 +65,6 @@ def _written(values: np.ndarray) -> Any:
 
 def _mapped(path: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.asarray(np.memmap(path, dtype, "r", shape=shape))
-
-
-def _path_of(file: Any) -> str:
-    is_nameless = not isinstance(file.name, str)
-    return f"/proc/{os.getpid()}/fd/{file.fileno()}" if is_nameless else file.name
 
 
 class Strings:
