@@ -12,7 +12,7 @@ from audiosep_jax.model import NETWORKS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
-pytestmark = pytest.mark.smoke
+pytestmark = [pytest.mark.slow, pytest.mark.smoke]
 
 
 def load(name):

@@ -54,6 +54,7 @@ def test_a_wrong_import_breaks_a_contract(checkout, importer, imported):
     assert "0 broken" not in lint(checkout)
 
 
+@pytest.mark.slow
 def test_folders_above_separation_can_be_deleted(checkout):
     for name in DELETABLE:
         shutil.rmtree(checkout / "audiosep_jax" / name)

@@ -151,6 +151,7 @@ def tree(folder):
     return sorted(os.fsencode(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_a_folder_of_odd_files(tmp_path, command, capfd):
     """Sixty-one of them: the good have results, the bad a line each, and no trace is left."""
     for name, content in [*good().items(), *((name, x) for name, (x, _) in bad().items())]:

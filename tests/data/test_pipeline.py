@@ -215,6 +215,7 @@ def test_a_small_set_of_bad_clips_is_fatal_too():
         batches(tones(3, bad=frozenset({1, 2})), 1)
 
 
+@pytest.mark.slow
 def test_a_third_of_bad_clips_ends_no_stream():
     bad = frozenset(np.random.default_rng(0).permutation(200)[:60].tolist())
     small = dataclasses.replace(SERIAL, segment_seconds=0.05)

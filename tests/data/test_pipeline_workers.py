@@ -17,6 +17,8 @@ from audiosep_jax.data.sources import DataConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.workers import available_cores
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import dataclasses, multiprocessing, signal, sys, time
 sys.path[:0] = {paths!r}

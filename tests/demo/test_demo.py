@@ -30,6 +30,8 @@ from audiosep_jax.demo.uploads import COOKIE
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.separator import Separator
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 REFUSED = (403, "Only files that you have uploaded to this page in the last hour can be used")
 

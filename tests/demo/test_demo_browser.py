@@ -23,6 +23,8 @@ from audiosep_jax.demo.page import Limits
 from audiosep_jax.demo.server import Server
 from audiosep_jax.separation.separator import Separator
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 OPTIONS = [
     "--headless=new",

@@ -20,6 +20,8 @@ from audiosep_jax.encoders.layers import embed
 from audiosep_jax.encoders.names import tower_params
 from audiosep_jax.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 TINY = clap_audio.HtsatConfig.from_dict(TINY_AUDIO)
 
 

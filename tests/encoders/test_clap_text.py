@@ -20,6 +20,8 @@ from audiosep_jax.encoders.layers import embed
 from audiosep_jax.encoders.names import tower_params
 from audiosep_jax.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 TINY = clap_text.ClapTextConfig.from_dict({**TINY_TEXT, "num_hidden_layers": 1})
 
 

@@ -21,6 +21,8 @@ from audiosep_jax.encoders.pretrained import TOKEN_LENGTHS, AudioEncoder, tokeni
 from audiosep_jax.errors import InputError
 from audiosep_jax.weights.torch_files import read_state_dict, write_safetensors, write_torch
 
+pytestmark = pytest.mark.slow
+
 WRITE = {"clap": write_clap, "clip": write_clip}
 SENTENCES = [
     *("a dog barking", "b", "rain falls on a tin roof", "Glocken läuten", ""),

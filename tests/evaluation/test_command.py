@@ -26,6 +26,8 @@ from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS
 from audiosep_jax.evaluation.results import RowLog
 from audiosep_jax.separation.separator import Separator
 
+pytestmark = pytest.mark.slow
+
 COUNT = 13  # with batches of eight devices: one whole, one filled up
 
 

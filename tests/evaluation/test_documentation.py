@@ -13,6 +13,8 @@ from tiny_run import save_run, tiny_config
 from audiosep_jax.__main__ import main
 from audiosep_jax.evaluation import figures
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
 CLASSES = ("dog", "rain", "crying_baby")
 SOUNDS = (

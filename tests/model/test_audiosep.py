@@ -75,12 +75,14 @@ def test_golden_module_statistics(float32_result):
         )
 
 
+@pytest.mark.slow
 def test_golden_waveform_odd_length_float32():
     estimate_BS, _ = separate(ODD_LENGTH, np.float32)
     golden_BS = np.load(GOLDEN / f"{ODD_LENGTH}.npz")["waveform"][:, 0]
     assert relative_to_peak(estimate_BS, golden_BS) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 @pytest.mark.parametrize("name", [INFERENCE, ODD_LENGTH])
 def test_golden_waveform_float64(name):

@@ -120,6 +120,7 @@ def test_any_table(time_pools, frequency_pools, tile):
     assert snr_db(streamed(config, audio_CS, condition_NE, tile=tile)[0], expected_NCS) > 100
 
 
+@pytest.mark.slow
 def test_a_minute_through_the_published_table():
     """6000 frames, as 60 s of 32 kHz have."""
     audio_CS, condition_NE = noise(1, 6000 * NARROW.hop_samples + 7), unit_rows(4, 1)

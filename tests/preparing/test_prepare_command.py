@@ -135,6 +135,7 @@ def children(pid):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_killed_with_its_workers_goes_on_to_the_same_bytes(tmp_path):
     arguments = ["--num_clips", "150"]

@@ -18,6 +18,8 @@ import train
 from audiosep_jax.model import make_model, variable_shapes
 from audiosep_jax.training.config import differences, from_mapping
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 LINES = ("Command:", "Hardware:", "Time:", "Expect:")
 

@@ -28,6 +28,8 @@ from audiosep_jax.weights.names import (
 )
 from audiosep_jax.weights.torch_files import read_state_dict
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("separate", ROOT / "separate.py")
 separate = importlib.util.module_from_spec(_spec)

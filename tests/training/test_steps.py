@@ -95,6 +95,7 @@ def test_fast_gradient_convolution_is_the_convolution():
         assert_same(*results, 1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_golden_losses_float64(float64_run):
     metrics, _, _ = float64_run
@@ -104,6 +105,7 @@ def test_golden_losses_float64(float64_run):
     np.testing.assert_array_equal(losses, [row["waveform_l1"] for row in metrics])
 
 
+@pytest.mark.slow
 def test_golden_gradients_float64(float64_run):
     metrics, norms, _ = float64_run
     golden = np.load(GOLDEN / "resunet30_training_float64.npz")
@@ -112,6 +114,7 @@ def test_golden_gradients_float64(float64_run):
     check_gradient_norms(norms, golden, 1e-7, 1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_golden_weights_after_four_steps_float64(float64_run):
     _, _, state = float64_run
@@ -126,6 +129,7 @@ def test_golden_weights_after_four_steps_float64(float64_run):
         np.testing.assert_allclose(tensor, golden[name], rtol=0, atol=1e-8, err_msg=name)
 
 
+@pytest.mark.slow
 def test_golden_steps_float32():
     golden = np.load(GOLDEN / "resunet30_training.npz")
     metrics, norms, _ = golden_run(np.float32, 2)
@@ -213,6 +217,7 @@ def trained_alone():
     return train(alone())
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 @pytest.mark.parametrize("step", [parallel, shard_map_step, checked_step])
 def test_eight_devices_equal_one(step):
@@ -261,6 +266,7 @@ def test_metrics_of_single_devices_are_noticed(monkeypatch):
     assert unreplicated(tiny_body(None)) == (WHOLE_STATE, 4 + OF_THE_UPDATE)
 
 
+@pytest.mark.slow
 def test_operations_are_counted_on_each_device_and_nothing_is_traced_twice():
     traced = []
 
@@ -354,6 +360,7 @@ def loud_mask(outputs, batch, model):
     return jnp.mean(gain_B * jnp.mean(batch["mixture"] ** 2, axis=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["pmap", "shard_map"])
 def test_a_loss_of_ones_own_is_a_field_and_an_entry_of_the_table(how, monkeypatch):
     monkeypatch.setitem(losses.TERMS, "loud_mask", loud_mask)
@@ -446,6 +453,7 @@ def gradient(state):
     return jax.tree.map(lambda m: m / (1 - TINY_OPTIM.b1), state.opt_state[1].mu)
 
 
+@pytest.mark.slow
 def test_parts_of_a_rematerialised_batch_one_after_another_on_eight_devices():
     optim = dataclasses.replace(TINY_OPTIM, accumulate_steps=2)
     model = dataclasses.replace(SMALLEST, remat=True)

@@ -40,6 +40,8 @@ from audiosep_jax.training.log import code_version
 from audiosep_jax.training.steps import init_state
 from benchmarks.roofline import step_flop
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ("--config", str(ROOT / "tests" / "tiny.py"))
 LAST_STEP = 12

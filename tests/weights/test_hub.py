@@ -20,6 +20,8 @@ from audiosep_jax.model import make_model
 from audiosep_jax.weights import hub, torch_files
 from audiosep_jax.weights.names import full_state_dict
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = np.random.default_rng(0).bytes(300_000)
 FILES = {
