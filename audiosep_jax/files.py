@@ -294,7 +294,8 @@ class FinishedLog:
     def close(self) -> None:
         """Close the file; `add` opens it again."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of a line that `add` has reported
+                self._file.close()
             self._file = None
 
     def __enter__(self) -> "FinishedLog":

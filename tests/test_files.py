@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and read with errors that say where and why."""
 
 import os
+import resource
 
 import pytest
 from hypothesis import given
@@ -144,6 +145,20 @@ def test_processes_write_a_log_each_and_read_all(tmp_path):
         with files.FinishedLog(tmp_path, "done", (index, 3)) as log:
             log.add({"row": index})
     assert [record["row"] for record in files.FinishedLog(tmp_path, "done").records()] == [0, 1, 2]
+
+
+def test_a_log_that_cannot_be_written_raises_once(tmp_path):
+    log = files.FinishedLog(tmp_path, "done")
+    log.add({"row": 0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size, hard))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            log.add({"row": 1})
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record["row"] for record in log.records()] == [0]
 
 
 def test_the_cache_is_where_the_variable_says(tmp_path, monkeypatch):
