@@ -1,4 +1,4 @@
-"""Networks that the benchmarks run."""
+"""A network with random weights, and the SNR of its results, for several benchmarks."""
 
 import jax
 import numpy as np
@@ -21,3 +21,9 @@ def random_separator(model: ModelConfig) -> Separator:
     variables = jax.device_put(jax.tree.map(draw, variable_shapes(model)), jax.devices()[0])
     text = TextConfig(encoder="hashed")
     return Separator(model, variables, text, None, 0)
+
+
+def snr_db(reference_S: np.ndarray, estimate_S: np.ndarray) -> float:
+    """Signal-to-noise ratio of an estimate, the noise being its difference from the reference."""
+    error = np.sum((reference_S - estimate_S).astype(np.float64) ** 2)
+    return float(10 * np.log10(np.sum(reference_S.astype(np.float64) ** 2) / error))

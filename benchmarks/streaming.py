@@ -12,16 +12,10 @@ import functools
 import jax
 import numpy as np
 from absl import logging
-from networks import random_separator
+from networks import random_separator, snr_db
 
 from audiosep_jax.model import make_model
 from audiosep_jax.model.resunet import ResUNetConfig
-
-
-def snr_db(reference_S: np.ndarray, estimate_S: np.ndarray) -> float:
-    """Of one signal against another."""
-    error = np.sum((reference_S - estimate_S).astype(np.float64) ** 2)
-    return float(10 * np.log10(np.sum(reference_S.astype(np.float64) ** 2) / error))
 
 
 def main() -> None:
