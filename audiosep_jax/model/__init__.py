@@ -5,7 +5,7 @@ a class (derived from `Network`), and one line in `NETWORKS`.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,20 +15,26 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS, AudioSep
 from audiosep_jax.model.network import ModelConfig, Network, Span
 from audiosep_jax.model.resunet import ResUNet, ResUNetConfig
+from audiosep_jax.model.resunet_graph import write_resunet
 from audiosep_jax.settings import parse
 
 
 class Kind(NamedTuple):
-    """Settings and class of a network."""
+    """Settings and class of a network, and its ONNX graph, if it has one.
+
+    `write_graph(config, variables, stream=...)` returns a `ModelProto` as `onnx_graph` describes
+    it. A network without a graph runs in JAX alone.
+    """
 
     config: type[Any]  # derived from ModelConfig, with a default for every field
     network: type[Network]
+    write_graph: Callable[..., Any] | None = None
 
 
 SIZING_FRAMES = 4096  # long against what a network pads or keeps of the past
 
 # By the name that `config.model.network` has.
-NETWORKS: dict[str, Kind] = {"resunet": Kind(ResUNetConfig, ResUNet)}
+NETWORKS: dict[str, Kind] = {"resunet": Kind(ResUNetConfig, ResUNet, write_resunet)}
 
 
 def kind_of(name: str) -> Kind:
