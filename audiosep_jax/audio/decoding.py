@@ -2,41 +2,50 @@
 
 libsndfile decodes. Some files reach it in another way than by name, because it believes headers:
 
-* a WAV whose writer died before it filled in the lengths, with mended lengths;
-* an MP3 without a frame that states its length, through a pipe, since libsndfile otherwise
-  estimates the length and stops there;
+* a recording whose writer died before it filled in the lengths, with mended lengths;
+* an MP3 whose first frame does not state its length: its whole frames, through a pipe, since
+  libsndfile otherwise estimates the length and stops there;
 * videos, other formats, and streams behind one another, as the WAV that ffmpeg makes of them.
 """
 
 import contextlib
 import io
-import itertools
 import mmap
 import os
+import re
 import shutil
 import struct
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import soundfile
 
+from audiosep_jax.audio import mp3
 from audiosep_jax.errors import InputError
 
 # A stream of unknown length promises 2^63 - 1 frames.
 UNKNOWN_FRAMES = 1 << 48
 REPAIR = "ffmpeg -i FILE REPAIRED.wav keeps what is there"
-_WAV, _AIFF = (b"RIFF", b"RIFX", b"RF64"), b"FORM"
-# Writers that cannot seek back leave 0, all ones or "as much as fits" (sox, arecord) as the length.
-_UNKNOWN_LENGTHS = range(0x7FFF0000, 0x1_0000_0000)
+_RIFF = (b"RIFF", b"RIFX", b"RF64", b"BW64")
+# Format of the head of a chunk, where the first one is, and the alignment of the others.
+_CHUNKS = {
+    **dict.fromkeys(_RIFF, ("<4sI", 12, 2)),
+    b"RIFX": (">4sI", 12, 2),
+    b"FORM": (">4sI", 12, 2),
+    b"caff": (">4sQ", 8, 1),
+    b"riff": ("<4s12xQ", 40, 8),
+}
+_SOUND = (b"data", b"SSND")
+# Formats of which libsndfile and ffmpeg read the first of several: their first bytes.
+_FIRST_ONLY = re.compile(rb"fLaC|\x1aE\xdf\xa3|0&\xb2u|....ftyp", re.DOTALL)
 _OGG_BEGINS = 2  # flag of a page
-_MP3_STREAM = 0xFFFE0C00  # bits of a frame's header: sync, version, layer and sample rate
 # Containers that ffmpeg may open. Playlists and the like, which open other files, are not among
 # them, and no protocol but `file` is allowed.
 _FFMPEG_FORMATS = (
-    "mov,matroska,webm,ogg,mp3,aac,flac,wav,flv,asf,avi,mpeg,mpegts,mpegvideo,amr,ac3,eac3,dts,"
+    "mov,matroska,webm,ogg,mp3,aac,flac,wav,caf,flv,asf,avi,mpeg,mpegts,mpegvideo,amr,ac3,eac3,dts,"
     "ape,wv,tta,mxf"
 )
 # Silence is put where sound starts late or has gaps, so that its times fit the picture.
@@ -44,6 +53,8 @@ _KEEP_TIMES = "aresample=async=1:first_pts=0"
 # The times of streams behind one another begin again with each.
 _COUNT_TIMES = "asetpts=N/SR/TB"
 _SEVERAL = "holds several recordings, one behind another"
+_SPLIT = f"{_SEVERAL}, and only the first can be read; split the file"
+_BLOCK_BYTES = 1 << 16
 
 
 class AudioError(InputError):
@@ -66,12 +77,14 @@ def open_decoder(path: Path) -> tuple[soundfile.SoundFile, bool]:
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
             raise AudioError(f"{path}: cannot be opened (Permission denied)")
         if not path.is_file():  # opening a pipe would block
-            raise AudioError(f"{path}: is not a file but a folder or device")
+            raise AudioError(f"{path}: is not a file but a folder, pipe or device")
         if path.stat().st_size == 0:
             raise AudioError(f"{path}: is empty")
-        if _has_streams_behind_it(path):
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            decoded = _decoded_by_libsndfile(path, whole)
+        if decoded is None:
             return _decoded_by_ffmpeg(path, _SEVERAL, _COUNT_TIMES), True
-        return _decoded_by_libsndfile(path), False
+        return decoded, False
     except soundfile.SoundFileError as error:
         need = f"cannot be read as audio ({reason(error)})"
         return _decoded_by_ffmpeg(path, need, _KEEP_TIMES), True
@@ -88,86 +101,104 @@ def reason(error: BaseException) -> str:
 # ---------------------------------------------------------------------- libsndfile
 
 
-def _decoded_by_libsndfile(path: Path) -> soundfile.SoundFile:
+def _decoded_by_libsndfile(path: Path, content: mmap.mmap) -> soundfile.SoundFile | None:
+    """Open a file with libsndfile; None if streams follow the first that only ffmpeg reads.
+
+    Raises:
+        AudioError: the file is truncated, or nothing reads the streams behind the first.
+    """
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)  # by descriptor, since names may be any bytes
-    source = _Unfinished(path) if _is_unfinished(path) else os.open(path, flags)
+    first = mp3.first_frame(content)
+    if first is not None:
+        end = mp3.stated_end(content, first)
+        if end is None:
+            parts, one_rate = mp3.whole_frames(content, first)
+            return _to_the_end(_pipe_from(path, parts)) if one_rate else None
+        return None if mp3.goes_on(content, end) else soundfile.SoundFile(os.open(path, flags))
+    if content[:4] == b"OggS" and _check_ogg(path, content):
+        return None
+    if _FIRST_ONLY.match(content) and content.find(content[:8], 8) > 0:
+        raise AudioError(f"{path}: {_SPLIT}")
+    mended = _check_chunks(path, content)
+    return _to_the_end(_Mended(path, *mended) if mended else os.open(path, flags))
+
+
+def _to_the_end(source: int | io.RawIOBase) -> soundfile.SoundFile:
+    """Open a file of which libsndfile may not know the length."""
     file = soundfile.SoundFile(source)
-    if file.format == "MP3":
-        piped = soundfile.SoundFile(_pipe_from(path))
-        if piped.frames >= UNKNOWN_FRAMES:
-            file, piped = piped, file
-        piped.close()
     if file.frames >= UNKNOWN_FRAMES:
         # After each read soundfile seeks to where it is, which fails for pipes and at the end.
         file.seekable = lambda: False
     return file
 
 
-def _pipe_from(path: Path) -> int:
-    """Descriptor of a pipe that delivers the file; a thread writes it until the reader closes."""
+def _pipe_from(path: Path, parts: Sequence[slice]) -> int:
+    """Descriptor of a pipe that delivers parts of a file, which a thread writes to it."""
     reading, writing = os.pipe()
 
     def feed() -> None:
+        # Ends with an error when the reader closes.
         with contextlib.suppress(OSError), path.open("rb") as file, open(writing, "wb") as pipe:
-            shutil.copyfileobj(file, pipe)
+            for part in parts:
+                file.seek(part.start)
+                for start in range(part.start, part.stop, _BLOCK_BYTES):
+                    pipe.write(file.read(min(_BLOCK_BYTES, part.stop - start)))
 
     threading.Thread(target=feed, daemon=True).start()
     return reading
 
 
-def _is_unfinished(path: Path) -> bool:
-    """Whether sound follows the header of a WAV file that states a length of 0."""
-    with path.open("rb") as file:
-        chunks = _chunks(path) if file.read(4) in (b"RIFF", b"RIFX") else []
-    if not any(name == b"data" and length == 0 for name, _, length in chunks):
-        return False
-    # More chunks may follow an empty recording, to the end of the file.
-    _, start, length = chunks[-1]
-    return path.stat().st_size - (start + length) >= 8
+class _Mended(io.FileIO):
+    """A file that is read with other bytes at one place."""
 
-
-class _Unfinished(io.FileIO):
-    """A WAV file with 8 as its outer length.
-
-    libsndfile reads to the end of the file if that is 8 and the length of `data` is 0.
-    """
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, place: int, content: bytes) -> None:
         super().__init__(path)
-        self._length = struct.pack(">I" if self.read(4) == b"RIFX" else "<I", 8)
-        self.seek(0)
+        self._place, self._content = place, content
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         start = self.tell()
         count = super().readinto(buffer) or 0
-        for at in range(max(start, 4), min(start + count, 8)):
-            buffer[at - start : at - start + 1] = self._length[at - 4 : at - 3]
+        for at in range(len(self._content)):
+            here = self._place + at - start
+            if 0 <= here < count:
+                buffer[here : here + 1] = self._content[at : at + 1]
         return count
 
 
-# ---------------------------------------------------------------------- containers
+# ---------------------------------------------------------------------- headers
 
 
-def _has_streams_behind_it(path: Path) -> bool:
-    """Whether streams follow the first, which libsndfile would not read.
+def _check_chunks(path: Path, content: mmap.mmap) -> tuple[int, bytes] | None:
+    """Check the lengths in the header; return a place and the bytes that mend them there.
 
-    Raises:
-        AudioError: the file is truncated, or ffmpeg would not read those streams either.
+    Writers that cannot seek back leave 0, all ones or "as much as fits" (sox, arecord) as the
+    length of the sound. libsndfile reads the sound to its end in all of these cases but 0.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        head = content[:8]
-        if head.startswith(b"OggS"):
-            return _check_ogg(path, content)
-        if head.startswith(b"ID3") or (head[0] == 0xFF and head[1:2] >= b"\xe0"):
-            return _mp3_goes_on(content)
-        joined = head.startswith(b"fLaC") and content.find(head, 8) > 0
-    for name, start, length in _chunks(path):
-        joined = joined or name in (*_WAV, _AIFF)
-        if name in (b"data", b"SSND") and length not in _UNKNOWN_LENGTHS:
+    chunks = _chunks(content)
+    names = [name for name, _, _ in chunks]
+    sounds = [chunk for chunk in chunks if chunk[0] in _SOUND]
+    if len(sounds) > 1 or any(name in (*_CHUNKS, b".snd") for name in names):
+        raise AudioError(f"{path}: {_SPLIT}")
+    for name, start, length in sounds:
+        if length not in range(0x7FFF0000, 1 << 32) and length < 1 << 62:
             _check_end(path, start + length)
-    if joined:
-        raise AudioError(f"{path}: {_SEVERAL}, and only the first can be read; split the file")
-    return False
+        # More chunks may follow an empty recording, to the end of the file.
+        behind = sum(chunks[-1][1:])
+        if name == b"data" and length == 0 and len(content) - behind >= 8:
+            return _mending(content, len(content) - start)
+    return None
+
+
+def _mending(content: mmap.mmap, length: int) -> tuple[int, bytes] | None:
+    """Return the place and the bytes with which libsndfile reads sound whose stated length is 0."""
+    match content[:4]:
+        case b"RIFF" | b"RIFX" as kind:  # libsndfile reads to the end if the outer length is 8
+            return 4, struct.pack(">I" if kind == b"RIFX" else "<I", 8)
+        case b".snd":
+            return 8, b"\xff\xff\xff\xff"
+        case b"RF64":
+            return content.find(b"ds64") + 16, struct.pack("<Q", length)
+    return None
 
 
 def _check_end(path: Path, end: int) -> None:
@@ -176,26 +207,34 @@ def _check_end(path: Path, end: int) -> None:
         raise AudioError(f"{path}: is truncated, {missing} or more bytes are missing; {REPAIR}")
 
 
-def _chunks(path: Path) -> list[tuple[bytes, int, int]]:
-    """Name, start and length of the chunks of a WAV or AIFF file; none for other files."""
+def _chunks(content: mmap.mmap) -> list[tuple[bytes, int, int]]:
+    """Name, start and length of the chunks of a WAV, AIFF, CAF, W64 or AU file."""
+    kind = content[:4]
+    if kind == b".snd":
+        start, length = struct.unpack(">II", content[4:12].ljust(8, b"\0"))
+        end = start + length
+        return [(b"data", start, length), (content[end : end + 4], end, 0)]
+    if kind not in _CHUNKS or (
+        kind in (*_RIFF, b"FORM") and content[8:12] not in (b"WAVE", b"AIFF", b"AIFC")
+    ):
+        return []
+    layout, at, alignment = _CHUNKS[kind]
     found: list[tuple[bytes, int, int]] = []
-    with path.open("rb") as file:
-        kind = file.read(4)
-        order = ">" if kind in (_AIFF, b"RIFX") else "<"
-        offset, data_bytes_64 = 12, 0
-        while kind in (*_WAV, _AIFF):
-            file.seek(offset)
-            head = file.read(8)
-            # Sound instead of a chunk has other characters in its first bytes.
-            if len(head) < 8 or not (head[:4].isascii() and head[:4].decode().isprintable()):
-                break
-            name, length = struct.unpack(order + "4sI", head)
-            if name == b"ds64":
-                data_bytes_64 = struct.unpack("<QQ", file.read(16).ljust(16, b"\0"))[1]
-            if name == b"data" and kind == b"RF64" and length == 0xFFFFFFFF:
-                length = data_bytes_64
-            found.append((name, offset + 8, length))
-            offset += 8 + length + length % 2
+    data_bytes_64 = 0
+    while len(head := content[at : at + struct.calcsize(layout)]) == struct.calcsize(layout):
+        name, length = struct.unpack(layout, head)
+        # Sound instead of a chunk has other characters in its first bytes.
+        if not (name.isascii() and name.decode().isprintable()):
+            break
+        start = at + len(head)
+        if kind == b"riff":
+            length = max(0, length - len(head))
+        if name == b"ds64":
+            data_bytes_64 = struct.unpack("<QQ", content[start : start + 16].ljust(16, b"\0"))[1]
+        if name == b"data" and length == 0xFFFFFFFF and kind in (b"RF64", b"BW64"):
+            length = data_bytes_64
+        found.append((name, start, length))
+        at = start + length + (-length % alignment)
     return found
 
 
@@ -205,46 +244,30 @@ def _check_ogg(path: Path, content: mmap.mmap) -> bool:
     A file whose last page does not end the stream is whole: recorders that died leave such files.
     """
     pages = list(_ogg_pages(content))
-    _check_end(path, pages[-1][1] if pages else len(content) + 1)
+    _check_end(path, pages[-1][2] if pages else len(content) + 1)
     # All streams that belong together begin with the first pages.
-    begins = [bool(flags & _OGG_BEGINS) for flags, _ in pages]
-    return any(later and not before for before, later in itertools.pairwise(begins))
+    codecs, at_start, follows = set(), True, False
+    for start, body, _ in pages:
+        codec = content[body : body + 5]
+        if not content[start + 5] & _OGG_BEGINS:
+            at_start = False
+        elif at_start:
+            codecs.add(codec)
+        elif codec in codecs:
+            follows = True
+        else:  # which ffmpeg does not switch to
+            raise AudioError(f"{path}: {_SPLIT}")
+    return follows
 
 
-def _ogg_pages(content: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Flags and end of each page; the last end may be beyond the file's."""
+def _ogg_pages(content: mmap.mmap) -> Iterator[tuple[int, int, int]]:
+    """Start, start of the body and end of each page; the last end may be beyond the file's."""
     start = content.find(b"OggS")
     while 0 <= start <= len(content) - 27:
-        segments = content[start + 26]
-        end = start + 27 + segments + sum(content[start + 27 : start + 27 + segments])
-        yield content[start + 5], end
+        body = start + 27 + content[start + 26]
+        end = body + sum(content[start + 27 : body])
+        yield start, body, end
         start = content.find(b"OggS", end)
-
-
-def _mp3_goes_on(content: mmap.mmap) -> bool:
-    """Whether frames follow the stream whose length in bytes the first frame states."""
-    start = _mp3_start(content, 0)
-    head = content[start : start + 64]
-    at = max(head.find(b"Xing"), head.find(b"Info"))
-    if not 0 <= at <= 48:
-        return False
-    flags, *values = struct.unpack(">III", head[at + 4 : at + 16])
-    if not flags & 2:  # the number of bytes is not stated
-        return False
-    behind = _mp3_start(content, start + values[flags & 1])
-    first, later = (int.from_bytes(content[x : x + 4]) & _MP3_STREAM for x in (start, behind))
-    return first == later and behind < len(content) - 128
-
-
-def _mp3_start(content: mmap.mmap, start: int) -> int:
-    """Start of the frame at `start`, or behind the tag and the padding there."""
-    tag = content[start : start + 10]
-    if tag.startswith(b"ID3") and len(tag) == 10:
-        high, upper, lower, low = tag[6:]
-        start += 10 + (high << 21 | upper << 14 | lower << 7 | low)
-    while content[start : start + 1] == b"\0":
-        start += 1
-    return start
 
 
 # ---------------------------------------------------------------------- ffmpeg
@@ -265,9 +288,15 @@ def _decoded_by_ffmpeg(path: Path, need: str, times: str) -> soundfile.SoundFile
         options += ["-format_whitelist", _FFMPEG_FORMATS, "-i", f"file:{path.absolute()}"]
         output = ["-map", "0:a:0", "-af", times, "-vn", "-sn", "-dn"]
         output += ["-c:a", "pcm_f32le", "-rf64", "auto", "-f", "wav", file.name]
+        if times == _KEEP_TIMES:
+            # In transport streams, times count from the first of the streams that are used.
+            output += ["-map", "0:a:0", "-map", "0:v?", "-c", "copy", "-f", "null", "-"]
         ran = subprocess.run([program, *options, *output], capture_output=True, check=False)
+        messages = ran.stderr.decode(errors="replace")
+        if "partial file" in messages:  # the index of an MP4 or MOV promises more
+            raise AudioError(f"{path}: is truncated; {REPAIR}")
         if ran.returncode:
-            raise AudioError(f"{path}: {_explained(ran.stderr.decode(errors='replace'), need)}")
+            raise AudioError(f"{path}: {_explained(messages, need)}")
         return soundfile.SoundFile(open(file.name, "rb"))
 
 
@@ -275,6 +304,11 @@ def _explained(messages: str, need: str) -> str:
     """Error that ffmpeg's messages mean."""
     if "matches no streams" in messages:
         return "is a film without sound"
+    if "No space left" in messages:
+        return f"cannot be decoded (no space left in {tempfile.gettempdir()})"
+    if "moov atom not found" in messages:
+        missing = "the index at the end of an MP4 or MOV file is missing"
+        return f"cannot be read as audio ({missing}); fetch it again"
     # Lines of a demuxer begin with its name in brackets. The others say only that it failed.
     lines = [line.partition("] ")[2] for line in messages.splitlines() if line.startswith("[")]
     told = [line.strip() for line in lines if line.strip() and "whitelist" not in line]

@@ -149,7 +149,8 @@ class AudioReader:
 
     def _count(self) -> int:
         """Return the number of samples: as the format states it, or else by decoding them."""
-        if self._file.frames < UNKNOWN_FRAMES:
+        is_estimate = self.format != "MP3" and self.subtype.startswith("MPEG")  # such as MP3 in WAV
+        if self._file.frames < UNKNOWN_FRAMES and not is_estimate:
             return self._file.frames
         count = 0
         try:
@@ -163,7 +164,8 @@ class AudioReader:
 
     def _unreadable(self, error: Exception) -> AudioError:
         found = files.not_the_file(self.path)
-        return AudioError(f"{self.path}: cannot be read as audio ({found or reason(error)})")
+        why = f"cannot be read as audio ({found})" if found else f"is damaged ({reason(error)})"
+        return AudioError(f"{self.path}: {why}; {REPAIR}")
 
 
 class AudioWriter:

@@ -119,6 +119,9 @@ def test_names_an_absurd_rate(tmp_path, rate_hz):
         (".wav", {"subtype": "FLOAT"}),
         (".wav", {"format": "RF64"}),
         (".aiff", {}),
+        (".au", {}),
+        (".caf", {}),
+        (".w64", {}),
         (".flac", {}),
         (".ogg", {"subtype": "VORBIS"}),
     ],
@@ -389,7 +392,7 @@ def encoded(suffix, num_samples=50_000, seed=0, **options):
     audio_SC = 0.1 * np.random.default_rng(seed).standard_normal((num_samples, 2))
     file = io.BytesIO()
     options = {"format": suffix.upper()} | options
-    soundfile.write(file, audio_SC, RATE_HZ, **options)
+    soundfile.write(file, audio_SC, options.pop("rate_hz", RATE_HZ), **options)
     return file.getvalue()
 
 
@@ -421,6 +424,35 @@ def test_an_mp3_without_its_first_frame_is_read_to_the_end(tmp_path):
         read_CS, _ = audio_files.read(tmp_path / name)
         assert read_CS.shape[1] % 576 == 0
         assert 50_000 <= read_CS.shape[1] <= 50_000 + 3 * 1152
+
+
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [
+        (b"", bytes(3000)),  # decoders give up in so much padding
+        (bytes(3000), b""),
+        (b"", b"APETAGEX" + struct.pack("<IIII", 2000, 500, 1, 0) + bytes(8) + b"\xff\xfb" * 250),
+        (b"ID3\4\0\0\0\0\2\0" + b"\xff\xfb" * 128, b"TAG" + bytes(125)),
+        (b"", "half a frame"),
+    ],
+)
+def test_only_the_frames_of_an_mp3_are_decoded(tmp_path, before, behind):
+    whole = without_first_frame(encoded("mp3"))
+    (tmp_path / "a.mp3").write_bytes(whole)
+    expected_CS, _ = audio_files.read(tmp_path / "a.mp3")
+    behind = whole[:100] if behind == "half a frame" else behind
+    (tmp_path / "b.mp3").write_bytes(before + whole + behind)
+    np.testing.assert_array_equal(audio_files.read(tmp_path / "b.mp3")[0], expected_CS)
+
+
+def test_an_mp3_that_breaks_off_is_read_to_its_last_whole_frame(tmp_path):
+    content = without_first_frame(encoded("mp3"))
+    (tmp_path / "a.mp3").write_bytes(content)
+    (tmp_path / "b.mp3").write_bytes(content[: len(content) // 2])
+    whole_CS, _ = audio_files.read(tmp_path / "a.mp3")
+    half_CS, _ = audio_files.read(tmp_path / "b.mp3")
+    assert half_CS.shape[1] == pytest.approx(whole_CS.shape[1] / 2, abs=2 * 1152)
+    np.testing.assert_array_equal(half_CS, whole_CS[:, : half_CS.shape[1]])
 
 
 def test_a_truncated_mp3_that_states_its_length_is_named(tmp_path):
@@ -476,17 +508,41 @@ def test_an_unfinished_wav_of_silence_opens_at_once(tmp_path):
         assert recording.num_samples == (400_000_000 - len(content)) // 4
 
 
+def test_reads_all_of_other_files_whose_writers_died(tmp_path):
+    whole = {kind: encoded(kind, subtype="PCM_16") for kind in ("au", "rf64")}
+    sizes = whole["rf64"].index(b"ds64") + 8
+    died = {
+        "au": whole["au"][:8] + bytes(4) + whole["au"][12:],
+        "rf64": whole["rf64"][:sizes] + bytes(24) + whole["rf64"][sizes + 24 :],
+    }
+    for kind, content in died.items():
+        (tmp_path / f"a.{kind}").write_bytes(content)
+        (tmp_path / f"b.{kind}").write_bytes(whole[kind])
+        audio_CS, _ = audio_files.read(tmp_path / f"a.{kind}")
+        np.testing.assert_array_equal(audio_CS, audio_files.read(tmp_path / f"b.{kind}")[0])
+        assert audio_CS.shape == (2, 50_000)
+
+
 def test_an_empty_wav_with_more_chunks_stays_empty(tmp_path):
     content = encoded("wav", 0, subtype="PCM_16")
     (tmp_path / "a.wav").write_bytes(content + b"LIST" + struct.pack("<I", 400) + bytes(400))
     assert "contains no samples" in fails(tmp_path / "a.wav")
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "au", "caf", "w64"])
 def test_recordings_behind_one_another_are_refused(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(encoded(suffix) + encoded(suffix, seed=1))
-    assert "holds several recordings, one behind another" in fails(path)
+    assert "only the first can be read; split the file" in fails(path)
+
+
+def test_a_second_sound_in_a_wav_and_a_chain_of_two_codecs_are_refused(tmp_path):
+    content = encoded("wav")
+    (tmp_path / "a.wav").write_bytes(content + content[content.index(b"data") :])
+    options = {"subtype": "OPUS", "rate_hz": 48_000}
+    (tmp_path / "a.ogg").write_bytes(encoded("ogg") + encoded("ogg", **options))
+    for name in ("a.wav", "a.ogg"):
+        assert "only the first can be read; split the file" in fails(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["mp3_concat.mp3", "ogg_chained.ogg"])
@@ -520,6 +576,19 @@ def test_reads_a_file_that_was_put_behind_itself(tmp_path):
         assert audio_files.read(path)[0].shape[1] == pytest.approx(100_000, abs=4000)
 
 
+@needs_ffmpeg
+def test_streams_of_several_rates_and_with_tags_between_them_are_all_read(tmp_path):
+    high = encoded("mp3", 44_100, rate_hz=44_100)
+    low = encoded("mp3", 22_050, rate_hz=22_050)
+    tagged = high + b"TAG" + bytes(125)
+    contents = [high + low, without_first_frame(high) + without_first_frame(low), tagged + tagged]
+    for content in contents:
+        (tmp_path / "a.mp3").write_bytes(content)
+        audio_CS, rate_hz = audio_files.read(tmp_path / "a.mp3")
+        assert audio_CS.shape[1] / rate_hz == pytest.approx(2, abs=0.15)
+        assert np.abs(audio_CS[:, -rate_hz // 5 :]).max() > 0.1
+
+
 # ---------------------------------------------------------------------- videos
 
 
@@ -531,9 +600,9 @@ def video(tmp_path):
     return path
 
 
-def make_video(path, *sound):
+def make_video(path, *sound, codec="pcm_s16le"):
     picture = ["-f", "lavfi", "-i", "color=size=16x16:rate=5:duration=1"]
-    command = ["ffmpeg", "-v", "error", *picture, *sound, "-c:a", "pcm_s16le", path]
+    command = ["ffmpeg", "-v", "error", *picture, *sound, "-c:a", codec, path]
     subprocess.run(command, check=True)
 
 
@@ -555,6 +624,62 @@ def test_sound_that_starts_late_keeps_its_time(tmp_path):
     assert audio_CS.shape == (2, RATE_HZ + late)
     assert not audio_CS[:, :late].any()
     np.testing.assert_allclose(audio_CS[:, late:], sines(RATE_HZ), rtol=0, atol=4e-5)
+
+
+@needs_ffmpeg
+def test_late_sound_of_a_transport_stream_keeps_its_time(tmp_path):
+    """Its times count from those of the picture."""
+    sound, path = save(tmp_path / "a.wav", sines(RATE_HZ), subtype="PCM_16"), tmp_path / "a.ts"
+    make_video(path, "-itsoffset", "0.5", "-i", sound, codec="aac")
+    audio_CS, _ = audio_files.read(path)
+    assert np.flatnonzero(audio_CS.any(0))[0] == pytest.approx(RATE_HZ / 2, abs=0.06 * RATE_HZ)
+
+
+@needs_ffmpeg
+def test_truncated_and_joined_films_are_named(tmp_path):
+    sound = save(tmp_path / "a.wav", sines(RATE_HZ), subtype="PCM_16")
+    at_end, at_start, other = (tmp_path / name for name in ("end.mp4", "start.mp4", "a.mkv"))
+    make_video(at_end, "-i", sound, codec="aac")
+    make_video(at_start, "-i", sound, "-movflags", "+faststart", codec="aac")
+    make_video(other, "-i", sound)
+    for path, words in ((at_end, "the index at the end of an MP4"), (at_start, "is truncated")):
+        content = path.read_bytes()
+        path.write_bytes(2 * content)
+        assert "only the first can be read" in fails(path)
+        path.write_bytes(content[: len(content) * 6 // 10])
+        assert words in fails(path)
+    other.write_bytes(2 * other.read_bytes())
+    assert "only the first can be read" in fails(other)
+
+
+@needs_ffmpeg
+def test_a_caf_of_a_writer_that_could_not_seek_back(tmp_path):
+    content = encoded("caf", subtype="PCM_16")
+    at = content.index(b"data") + 4
+    (tmp_path / "a.caf").write_bytes(content[:at] + b"\xff" * 8 + content[at + 8 :])
+    (tmp_path / "b.caf").write_bytes(content)
+    audio_CS, _ = audio_files.read(tmp_path / "a.caf")
+    np.testing.assert_array_equal(audio_CS, audio_files.read(tmp_path / "b.caf")[0])
+
+
+@needs_ffmpeg
+def test_an_mp3_in_a_wav_is_counted(tmp_path):
+    """The WAV states an estimate."""
+    save(tmp_path / "a.wav", sines(5 * RATE_HZ))
+    command = ["ffmpeg", "-v", "error", "-i", "a.wav", "-c:a", "libmp3lame", "b.wav"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with audio_files.AudioReader(tmp_path / "b.wav") as recording:
+        assert recording.num_samples == recording.read_rest().shape[1]
+        assert 5 * RATE_HZ <= recording.num_samples < 5 * RATE_HZ + 3 * 1152
+
+
+@needs_ffmpeg
+def test_a_full_temporary_folder_is_named(video, monkeypatch):
+    script = "#!/bin/sh\necho 'av_interleaved_write_frame(): No space left on device' >&2; exit 1\n"
+    (video.parent / "ffmpeg").write_text(script)
+    (video.parent / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(video.parent), prepend=os.pathsep)
+    assert "no space left in" in fails(video)
 
 
 @needs_ffmpeg

@@ -1,0 +1,121 @@
+"""MP3 frames: where the sound of a file is, and whether its first frame states the length."""
+
+import mmap
+import re
+import struct
+from collections.abc import Iterator
+
+_TAG_BYTES = 128  # of an ID3v1 tag
+_FEW_FRAMES = 4  # behind the stated end, as an inexact length leaves them
+# Bitrates in kbit/s by (is MPEG 1, layer).
+_BITRATES = {
+    (True, 1): range(32, 449, 32),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+_RATES_HZ = (44100, 48000, 32000)  # of MPEG 1
+_HEADER = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]", re.DOTALL)  # and some that are none
+_STREAM = 0xFFFE0C00  # bits of a header that all frames share: sync, version, layer, sample rate
+
+
+def first_frame(content: mmap.mmap) -> int | None:
+    """Return where the first frame of an MP3 file starts; None for other files."""
+    start = _behind_tags(content, 0)
+    length = _frame_bytes(content[start : start + 4])
+    follows = _behind_tags(content, start + length)
+    if not length or (follows < len(content) and not _frame_bytes(content[follows : follows + 4])):
+        return None
+    return start
+
+
+def stated_end(content: mmap.mmap, start: int) -> int | None:
+    """Return where the sound ends by the first frame; None if it does not state the length.
+
+    The frame is that of Xing or LAME. An end of `len(content)` stands for one that is not stated.
+    """
+    head = content[start : start + 64]
+    at = max(head.find(b"Xing"), head.find(b"Info"))
+    if not 0 <= at <= 48:
+        return None
+    flags, frames, size = struct.unpack(">III", head[at + 4 : at + 16])
+    if not flags & 1 or not frames:
+        return None
+    return start + size if flags & 2 else len(content)
+
+
+def goes_on(content: mmap.mmap, end: int) -> bool:
+    """Return whether more frames follow the stated end than an inexact length leaves there."""
+    following = _frames(content, end)
+    return sum(1 for _, _ in zip(range(_FEW_FRAMES + 1), following, strict=False)) > _FEW_FRAMES
+
+
+def whole_frames(content: mmap.mmap, start: int) -> tuple[list[slice], bool]:
+    """Return the parts of a file that hold whole frames, and whether all have one sample rate."""
+    parts: list[slice] = []
+    streams = set()
+    for begin, end in _frames(content, start):
+        streams.add(int.from_bytes(content[begin : begin + 4]) & _STREAM)
+        if parts and parts[-1].stop == begin:
+            parts[-1] = slice(parts[-1].start, end)
+        else:
+            parts.append(slice(begin, end))
+    return parts, len(streams) == 1
+
+
+def _frames(content: mmap.mmap, at: int) -> Iterator[tuple[int, int]]:
+    """Yield the start and end of each whole frame, without what lies between frames."""
+    while at < len(content):
+        end = at + _frame_bytes(content[at : at + 4])
+        if end == at:
+            behind = _behind_tags(content, at)
+            at = behind if behind > at else _next_frame(content, at + 1)
+        elif end <= len(content):
+            yield at, end
+            at = end
+        else:
+            return
+
+
+def _next_frame(content: mmap.mmap, at: int) -> int:
+    """Return the next place where two frames follow one another, or the end of the file."""
+    for found in _HEADER.finditer(content, at):
+        length = _frame_bytes(content[found.start() : found.start() + 4])
+        behind = found.start() + length
+        if length and _frame_bytes(content[behind : behind + 4]):
+            return found.start()
+    return len(content)
+
+
+def _frame_bytes(head: bytes) -> int:
+    """Length of the frame that begins with these four bytes; 0 if none does."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
+        return 0
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
+    bitrate, rate, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
+    if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
+        return 0
+    kbps = _BITRATES[version == 3, layer][bitrate - 1]
+    rate_hz = _RATES_HZ[rate] >> (0 if version == 3 else 1 if version == 2 else 2)
+    if layer == 1:
+        return (12_000 * kbps // rate_hz + padding) * 4
+    return (72_000 if layer == 3 and version != 3 else 144_000) * kbps // rate_hz + padding
+
+
+def _behind_tags(content: mmap.mmap, at: int) -> int:
+    """Return the first place from `at` on where neither a tag nor a zero stands."""
+    while True:
+        head = content[at : at + 4096]
+        if head.startswith(b"ID3") and len(head) >= 10:
+            high, upper, lower, low = head[6:10]
+            at += 10 + (high << 21 | upper << 14 | lower << 7 | low)
+        elif head.startswith(b"TAG"):
+            at += _TAG_BYTES
+        elif head.startswith(b"APETAGEX") and len(head) >= 32:
+            at += 32 + int.from_bytes(head[12:16], "little")
+        elif head.startswith(b"\0"):
+            at += len(head) - len(head.lstrip(b"\0"))
+        else:
+            return at
