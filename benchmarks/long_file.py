@@ -1,11 +1,11 @@
-"""Memory and time of separating long files: both must not depend on, or grow with, the length.
+"""Memory and time of separating long files: memory must not grow with the length, nor time a minute.
 
     python benchmarks/long_file.py --minutes 10 60
     python benchmarks/long_file.py --minutes 1 2 --published
 
-Each length is a stereo file of noise at 44.1 kHz, separated into a target and the residual by a
-process of its own, with random weights or those of --checkpoint. The last one is separated once
-more and killed in the middle.
+For each length, a new process separates a stereo file of noise at 44.1 kHz into a target and the
+residual. It uses the weights of --checkpoint, or random ones with --published. The last file is
+separated once more by a process that is killed in the middle, which must leave no finished file.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def write_noise(path: Path, minutes: float) -> None:
 
 
 def separate(arguments: argparse.Namespace) -> None:
-    """In a process of its own: prints its seconds and the most memory that it had."""
+    """Separate the file and print seconds, peak memory and seconds for each second of audio."""
     use_compilation_cache()
     if arguments.published:
         separator = random_separator(ResUNetConfig())
@@ -48,7 +48,7 @@ def separate(arguments: argparse.Namespace) -> None:
     features = separator.model.condition_features
     condition_NE = np.full((1, features), features**-0.5, np.float32)
     folder = arguments.separate
-    ready: list[tuple[float, float]] = []  # when, and how many seconds of audio
+    ready: list[tuple[float, float]] = []  # time of each block, and its seconds of audio
 
     def progress(seconds: float) -> None:
         ready.append((time.perf_counter(), seconds))
@@ -66,7 +66,7 @@ def separate(arguments: argparse.Namespace) -> None:
     )
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    # What comes after the first tile, with which compiling ends.
+    # The first tile is left out, because it is compiled.
     later = (started + seconds - ready[0][0]) / sum(done for _, done in ready[1:])
     print(f"done {seconds} {peak} {later}", flush=True)
 
@@ -80,7 +80,7 @@ def command(arguments: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def killed(arguments: argparse.Namespace, folder: Path) -> list[str]:
-    """The files that a run killed in the middle leaves under names that look finished."""
+    """Kill a run in the middle; return the files that it leaves, except temporary ones."""
     for path in folder.iterdir():
         if path.name != "in.wav":
             path.unlink()
@@ -89,8 +89,7 @@ def killed(arguments: argparse.Namespace, folder: Path) -> list[str]:
         for _ in range(3):
             process.stdout.readline()
         process.send_signal(signal.SIGKILL)
-    names = [name for name in os.listdir(folder) if name != "in.wav"]
-    return [name for name in names if not name.endswith(".part")]
+    return [name for name in os.listdir(folder) if name != "in.wav" and not name.startswith(".")]
 
 
 def main() -> None:
@@ -117,9 +116,9 @@ def main() -> None:
                 f"{minutes:g} min: {seconds:.1f} s, {rate:.1f} s of audio a second, {peak:.2f} GB"
             )
         ratio = per_minute[-1] / per_minute[0]
-        print(f"time a minute once the first tile is done, last to first: {ratio:.3f}")
+        print(f"time for a minute after the first tile, last length to first: {ratio:.3f}")
         print(
-            f"killed in the middle, left that look finished: {killed(arguments, folder) or 'none'}"
+            f"files that a kill in the middle leaves: {', '.join(killed(arguments, folder)) or 'none'}"
         )
 
 

@@ -1,11 +1,11 @@
-"""Mixtures per second that the input pipeline makes, by source, threads and worker processes.
+"""Mixtures a second from the input pipeline, by source, threads and worker processes.
 
     python benchmarks/pipeline.py
     python benchmarks/pipeline.py --sources prepared wav --threads 8 16 --workers 0 2 --batch 96
     python benchmarks/pipeline.py --prepared data/audiocaps --augment
 
-Without --prepared, noise of 5 s at 32 kHz is written to a temporary folder as wav and flac and
-prepared there. A line is the best of --repeats runs, each of --seconds after the first batches.
+Without --prepared, clips of noise of 5 s at 32 kHz are written to a temporary folder as WAV and FLAC
+and prepared there. A row is the best of --repeats runs, each of --seconds after the first batches.
 """
 
 import argparse
@@ -44,7 +44,7 @@ AUGMENTATIONS = {
 
 
 def write_noise(root: Path, suffix: str, num_clips: int, seconds: float) -> None:
-    """Class folders of int16 noise, which hardly compresses: the worst case."""
+    """Write class folders of int16 noise, which hardly compresses: the worst case."""
     rng = np.random.default_rng(0)
     for number in range(num_clips):
         folder = root / f"class_{number % NUM_CLASSES}"
@@ -54,7 +54,7 @@ def write_noise(root: Path, suffix: str, num_clips: int, seconds: float) -> None
 
 
 def data_config(name: str, folder: Path, options: argparse.Namespace) -> DataConfig:
-    """Config of the source, which is written where it is not there yet."""
+    """Return the config of a source, whose files are written if they do not exist."""
     config = DataConfig(segment_seconds=options.segment_seconds, cache_megabytes=0)
     if name == "synthetic":
         return dataclasses.replace(config, source="synthetic", num_synthetic_clips=options.clips)
@@ -75,7 +75,7 @@ def data_config(name: str, folder: Path, options: argparse.Namespace) -> DataCon
 def clips_per_second(
     source: Source, data: DataConfig, options: argparse.Namespace, augment: AugmentConfig
 ) -> float:
-    """Best of the repeats."""
+    """Measure the mixtures a second; return the best of the repeats."""
     captions = {caption for i in range(len(source)) for caption in source.captions(i)}
     conditions = dict.fromkeys(captions, np.zeros(512, np.float32))
     mixing = MixingConfig(max_mix_num=options.max_mix_num)
@@ -97,14 +97,14 @@ def clips_per_second(
 
 
 def settings(options: argparse.Namespace) -> Iterator[tuple[int, int]]:
-    """(threads, workers) to try; serial only where there are no workers."""
+    """Yield the threads and workers to try; no threads only without workers."""
     for workers, threads in itertools.product(options.workers, options.threads):
         if threads or not workers:
             yield threads, workers
 
 
 def run(options: argparse.Namespace, folder: Path) -> None:
-    """Prints the tables."""
+    """Print the table."""
     cores = available_cores()
     print(
         f"{cores} cores, batches of {options.batch}, "
@@ -129,7 +129,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Command line."""
+    """Run the command line `argv`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

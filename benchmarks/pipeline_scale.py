@@ -1,11 +1,11 @@
-"""Start of training on millions of clips: seconds and memory until the first batch.
+"""The start of training on millions of clips: seconds and memory until the first batch.
 
     python benchmarks/pipeline_scale.py
     python benchmarks/pipeline_scale.py --rows 1000000 2000000 --captions 300000 --workers 0 2
 
-Writes a manifest and a prepared data set of so many rows, whose audio is one short clip, and reads
-them in processes of their own, with every caption's condition. Memory is the resident set: what
-processes share counts in each.
+Writes a manifest and a prepared data set with that number of rows, all of the same short clip. A
+new process reads each of them, with the condition of every caption. Memory is the resident set, so
+memory that processes share counts in each of them.
 """
 
 import argparse
@@ -31,14 +31,14 @@ BATCH = 96
 
 
 def rows(count: int, captions: int) -> Iterator[tuple[str, str]]:
-    """(path, caption) of each row."""
+    """Yield the path and the caption of each row."""
     for number in range(count):
         caption = f"the sound of thing number {number % captions} in a room with some reverberation"
         yield f"{number // FILES:05d}/{number % FILES:04d}.wav", caption
 
 
 def write_manifest(folder: Path, count: int, captions: int) -> Path:
-    """Manifest of `count` paths, all of them links to one file."""
+    """Write a manifest of `count` paths, all of which are links to one file."""
     audio_S = 0.1 * np.random.default_rng(0).standard_normal(round(SECONDS * RATE_HZ))
     first = folder / "00000"
     first.mkdir(parents=True)
@@ -57,7 +57,7 @@ def write_manifest(folder: Path, count: int, captions: int) -> Path:
 
 
 def write_prepared(folder: Path, count: int, captions: int) -> Path:
-    """Prepared data set of `count` records, whose shards are links to one of `FILES` records."""
+    """Write a prepared data set of `count` records; its shards are links to a few of them."""
     small = folder / "small"
     write_manifest(small, FILES, FILES)
     output = folder / "prepared"
@@ -101,7 +101,9 @@ def measure(kind: str, root: str, num_workers: int) -> None:
 
     def mark(name: str) -> None:
         seconds, cpu = time.perf_counter() - start, time.process_time()
-        marks.append(f"{seconds:.1f} s | {cpu:.1f} s | {process.memory_info().rss >> 20} MB {name}")
+        marks.append(
+            (f"{seconds:.1f} s", f"{cpu:.1f} s", f"{process.memory_info().rss >> 20} MB", name)
+        )
 
     import audiosep_jax.training.steps  # noqa: F401
     from audiosep_jax.data.batches import ClipSampler
@@ -128,7 +130,7 @@ def measure(kind: str, root: str, num_workers: int) -> None:
         sampler, conditions, MixingConfig(), data, seed=0, batch_size=BATCH, first_step=0
     )
     next(batches)
-    mark("")
+    mark("at the first batch")
     for _ in range(4 * max(1, num_workers)):
         next(batches)
     workers = [
@@ -136,12 +138,13 @@ def measure(kind: str, root: str, num_workers: int) -> None:
         for child in process.children()
         if "resource_tracker" not in " ".join(child.cmdline())
     ]
-    print(f"{marks[-1]}| {', '.join(workers) or '-'} | {'; '.join(marks[:-1])} |", flush=True)
+    cells = [*marks[-1][:3], ", ".join(workers) or "-", "; ".join(map(" ".join, marks[:-1]))]
+    print(" | ".join(cells), "|", flush=True)
     batches.close()
 
 
 def main(argv: Sequence[str]) -> None:
-    """Command line."""
+    """Run the command line `argv`."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,11 +1,11 @@
-"""Prepare trees of short files and ESC-10, kill the command half way, and compare the bytes.
+"""The cost of `audiosep prepare`, and its result after a kill half way.
 
     python benchmarks/prepare.py --num_files 20000
 
-Prints a row for each data set: the CPU time for each recording, the most memory of any process, and
-whether a run that was killed half way (`kill -9` of the parent) and started again gave the same
-bytes; exits with 1 if one did not. For ESC-10 it also compares the time to read a record with the
-time to decode the file it came from. Works in a temporary folder.
+Prepares folders of short files, and ESC-10 if it is there, in a temporary folder. Prints a row for
+each data set: the CPU time for a recording, the peak memory of any process, and whether a run that
+was killed half way (`kill -9` of the parent) and started again wrote the same bytes. The exit code
+is 1 if one did not. For ESC-10, the time to read a record stands beside the time to decode its file.
 """
 
 import argparse
@@ -53,13 +53,13 @@ def make_tree(root: Path, num_files: int) -> None:
 
 
 def command(source: tuple[str, ...], root: Path, output: Path, workers: int) -> list[str]:
-    """Command line of a run."""
+    """Return the command line of a run."""
     places = ["--root", str(root), "--output", str(output), "--workers", str(workers)]
     return [sys.executable, "-m", "audiosep_jax", "prepare", *source, *places]
 
 
 def run(arguments: list[str]) -> Run:
-    """Cost of an undisturbed run; ends this program if it fails."""
+    """Run to the end and return the cost; exit if it fails."""
     started = time.perf_counter()
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> Run:
 
 
 def kill_half_way(arguments: list[str], parts: Path) -> str:
-    """Number of finished shards, of all shards, when the run was killed."""
+    """Kill a run when half of its shards are finished; return how many were, of how many."""
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -96,7 +96,7 @@ def kill_half_way(arguments: list[str], parts: Path) -> str:
 
 
 def fingerprint(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file."""
+    """Compute the SHA-256 of every file."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
@@ -125,7 +125,7 @@ def compare(name: str, source: tuple[str, ...], root: Path, work: Path, workers:
 
 
 def reading(data: Path) -> str:
-    """Time to read a record beside that to decode its file, in ms for each clip, one thread."""
+    """Describe the time to read a record and to decode its file, with one thread."""
     prepared = PreparedSource(data)
     clips = esc50_clips(ESC10, (1, 2, 3))
     files = FileSource(clips, prepared.sample_rate_hz, cache_megabytes=0)

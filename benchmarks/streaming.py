@@ -1,9 +1,9 @@
-"""How far a stream of ResUNet30 is from one pass over the whole recording.
+"""The SNR of a stream of ResUNet30 against one pass over the whole recording.
 
     python benchmarks/streaming.py --seconds 60
 
-Random weights that use every layer, noise, one query. Prints the SNR over all samples and over the
-worst tenth of a second; the target is 100 dB. One pass of 60 s takes 6 GB.
+The weights are random and use every layer; the recording is noise. The SNR is taken over all
+samples and over the worst tenth of a second; the target is 100 dB. One pass over 60 s takes 6 GB.
 """
 
 import argparse
