@@ -35,16 +35,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engines import ENGINES, RATE_HZ
+from engines import ENGINES, RATE_HZ, Ours
 from networks import random_separator, snr_db
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.model.resunet import ResUNetConfig
 
 ORIGINAL, IN_CHUNKS = "PyTorch", "PyTorch in chunks"
-OURS = [name for name in ENGINES if name not in (ORIGINAL, IN_CHUNKS)]
-SHORT_SECONDS = 5.0  # a training clip; at most this long the original's chunks are silent
+OURS = [name for name, (kind, _) in ENGINES.items() if kind is Ours]
+SHORT_SECONDS = 5.0  # of a training clip, and of the first file
 WARM_UP_SECONDS = 12.0  # more than fits into one pass, so that tiles are compiled too
+# In chunks the original returns silence for up to 5 s. onnxruntime needs 17 GB for 60 s at once.
+LENGTHS = {IN_CHUNKS: (5.001, np.inf), "onnxruntime": (0, 12)}
 Row = tuple[str, str, dict[str, float]]  # label, format of a value, value of each engine
 
 
@@ -56,6 +58,10 @@ class Engine:
         command = engine_command(name, interpreter(name, options), folder, options.audiosep)
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1)
         self.error = self._answer().get("error", "")
+
+    def takes(self, length: float) -> bool:
+        shortest, longest = LENGTHS.get(self.name, (0, np.inf))
+        return shortest <= length <= longest
 
     def ask(self, length: float, *, train: bool = False) -> dict[str, float]:
         request = {"length": length, "train": train, "estimate": f"{self.name}.npy"}
@@ -125,8 +131,7 @@ def inference(folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     """Yield the rows of each length."""
     with engines(list(ENGINES), folder, options) as alive:
         for length in sorted(options.seconds):
-            # In chunks the original returns silence for recordings of 5 s or less.
-            able = [x for x in alive if length > SHORT_SECONDS or x.name != IN_CHUNKS]
+            able = [engine for engine in alive if engine.takes(length)]
             for engine in able:
                 engine.ask(min(length, WARM_UP_SECONDS))
             found: dict[str, list[Any]] = {engine.name: [] for engine in able}

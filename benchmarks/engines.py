@@ -121,11 +121,50 @@ class Ours:
         return float(metrics["loss"])
 
 
+class OnnxRuntime:
+    """The network's ONNX graph in onnxruntime, with our STFT and mask in JAX, in one pass."""
+
+    def __init__(self, folder: Path, audiosep: Path) -> None:
+        import jax
+        import onnxruntime
+
+        from audiosep_jax import Separator
+        from audiosep_jax.model.audiosep import apply_mask, magnitude
+        from audiosep_jax.model.resunet_graph import write_resunet
+        from audiosep_jax.model.stft import istft, stft
+
+        separator: Any = Separator.load(folder / "weights")
+        sizes = separator.model.window_samples, separator.model.hop_samples
+        graph = write_resunet(separator.model, separator.variables)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = os.cpu_count() or 1
+        self.session = onnxruntime.InferenceSession(
+            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self.condition_BE = np.load(folder / "condition.npy")[None]
+
+        def spectrum_and_magnitude(mixture_BS: Any) -> tuple[Any, Any]:
+            spectrum_BTF = stft(mixture_BS, *sizes)
+            return spectrum_BTF, magnitude(spectrum_BTF)
+
+        def masked(spectrum_BTF: Any, mask_BTFC: Any, num_samples: int) -> Any:
+            return istft(apply_mask(spectrum_BTF, mask_BTFC), num_samples, *sizes)
+
+        self.forward, self.back = jax.jit(spectrum_and_magnitude), jax.jit(masked, static_argnums=2)
+
+    def separate(self, mixture_S: np.ndarray) -> np.ndarray:
+        spectrum_BTF, mag_BTF = self.forward(mixture_S[None])
+        inputs = {"magnitude": np.asarray(mag_BTF), "condition": self.condition_BE}
+        mask_BTFC = self.session.run(["mask"], inputs)[0]
+        return np.asarray(self.back(spectrum_BTF, mask_BTFC, len(mixture_S)))[0]
+
+
 # Class and options of each engine; `separate.py` has the options of the same names.
 ENGINES: dict[str, tuple[type[Any], dict[str, str]]] = {
     "PyTorch": (Original, {}),
     "PyTorch in chunks": (OriginalInChunks, {}),
     "JAX": (Ours, {}),
+    "onnxruntime": (OnnxRuntime, {}),
     "OpenVINO": (Ours, {"engine": "openvino"}),
     "OpenVINO, bfloat16": (Ours, {"engine": "openvino", "precision": "bfloat16"}),
 }

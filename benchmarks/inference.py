@@ -1,29 +1,21 @@
-"""How near the separator comes to the machine's own speed, and where its time goes.
+"""The separator's GFLOP/s beside a matmul's, and the time of each of its parts.
 
     python benchmarks/inference.py --seconds 5 10 --repeats 7
     python benchmarks/inference.py --recordings 5 60 600 --queries 1 4 --checkpoint runs/esc50
 
-Times the published sizes with random weights over the whole call, waveform to waveform, beside
-large matmuls in the same run, in turns, so that a busy machine slows both. Then times every part by
-itself. The target on two CPU cores is 0.65 of the matmul's GFLOP/s.
+Times ResUNet30 with random weights, waveform to waveform, in turns with large matmuls, so that a
+busy machine slows both. Then times every part by itself. The target on two CPU cores is 0.65 of the
+matmul's GFLOP/s.
 
-With --recordings it times the separator as people call it instead: stereo at 44.1 kHz, resampled
-there and back, for several queries together, and a command from its start to its first file, with
-nothing compiled before and with what it then finds in the compilation cache. Without --checkpoint
-the published sizes are used, with random weights.
+With --recordings it times `Separator` instead, with several queries for stereo recordings at
+44.1 kHz, which are resampled to the model's rate and back. --checkpoint names other weights.
 """
 
 import argparse
 import functools
-import os
-import shutil
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,7 +24,6 @@ import numpy as np
 from networks import random_separator
 from roofline import block_shapes, network_flop
 
-from audiosep_jax.audio import files as audio_files
 from audiosep_jax.model import make_model
 from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS, apply_mask, magnitude
 from audiosep_jax.model.layers import BatchNorm
@@ -54,7 +45,7 @@ Part = tuple[Callable[..., Any], tuple[Any, ...]]  # a jitted function and its a
 
 
 def whole_call(config: ResUNetConfig, variables: Any, num_samples: int) -> Part:
-    """Mixture to estimate, one clip."""
+    """Make the network's call for one clip, from mixture to estimate."""
     audio_BS = jnp.asarray(_noise(1, num_samples))
     condition_BE = jnp.asarray(_noise(1, config.condition_features))
     apply = jax.jit(functools.partial(make_model(config).apply, train=False))
@@ -62,7 +53,7 @@ def whole_call(config: ResUNetConfig, variables: Any, num_samples: int) -> Part:
 
 
 def parts(config: ResUNetConfig, variables: Any, num_samples: int) -> dict[str, Part]:
-    """Every part of the call by itself, on arrays of the shapes that it meets there."""
+    """Make a call for every part of the network, on arrays of the shapes that it has there."""
     window, hop = config.window_samples, config.hop_samples
     frames = num_frames(num_samples, hop)
     spectrum_BTF = jnp.asarray(_noise(1, frames, window // 2 + 1), jnp.complex64)
@@ -83,7 +74,7 @@ def parts(config: ResUNetConfig, variables: Any, num_samples: int) -> dict[str, 
 
 
 def matmul(size: int, dtype: str) -> Part:
-    """Square matrices; 2 size^3 operations."""
+    """Make the product of two square matrices, of 2 size^3 operations."""
     a, b = (jnp.asarray(_noise(size, size), dtype) for _ in range(2))
     return jax.jit(jnp.matmul), (a, b)
 
@@ -95,7 +86,7 @@ def _film(config: ResUNetConfig, variables: Any) -> Part:
 
 
 def _pre_conv(config: ResUNetConfig, variables: Any, frames: int) -> Part:
-    """Normalises the magnitudes, pads their frames and makes the first channels."""
+    """Make the call that normalises and pads the magnitudes and makes the first channels."""
     norm = BatchNorm()
 
     def pre_conv(bn0: Any, conv: Any, mag_BTF: jax.Array) -> jax.Array:
@@ -142,7 +133,7 @@ def _blocks(
 
 
 def _of(variables: Any, name: str) -> dict[str, Any]:
-    """The variables of one module of the network."""
+    """Select the variables of one module of the network."""
     return {kind: tree["base"][name] for kind, tree in variables.items()}
 
 
@@ -154,7 +145,7 @@ def _noise(*shape: int) -> np.ndarray:
 
 
 def times_in_turns(work: dict[str, Part], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each, `repeats` rounds over all, after one for compilation."""
+    """Time each call `repeats` times, in turns, after a first call that compiles."""
     for function, arguments in work.values():
         jax.block_until_ready(function(*arguments))
     seconds: dict[str, list[float]] = {name: [] for name in work}
@@ -167,7 +158,7 @@ def times_in_turns(work: dict[str, Part], repeats: int) -> dict[str, list[float]
 
 
 def report_rates(config: ResUNetConfig, variables: Any, seconds: list[float], repeats: int) -> None:
-    """GFLOP/s of the whole call and of the matmuls, best and median, and their ratio."""
+    """Print GFLOP/s of the whole call and of the matmuls, best and median, and their ratio."""
     work = {f"matmul n={size}": matmul(size, config.dtype) for size in MATMUL_SIZES}
     gflop = {f"matmul n={size}": 2 * size**3 / 1e9 for size in MATMUL_SIZES}
     for duration in seconds:
@@ -192,7 +183,7 @@ def report_rates(config: ResUNetConfig, variables: Any, seconds: list[float], re
 
 
 def report_parts(config: ResUNetConfig, variables: Any, duration: float, repeats: int) -> None:
-    """Share of the time and GFLOP/s of each part, and their sum beside the whole call."""
+    """Print time and GFLOP/s of each part, and their sum beside the time of the whole call."""
     num_samples = round(duration * config.sample_rate_hz)
     flop = network_flop(config, num_samples)
     whole = whole_call(config, variables, num_samples)
@@ -209,7 +200,7 @@ def report_parts(config: ResUNetConfig, variables: Any, duration: float, repeats
 
 
 def report_recordings(separator: Separator, lengths: list[float], queries: list[int]) -> None:
-    """Seconds of audio a second for each length and number of queries, and what more cost."""
+    """Print seconds of audio a second, for each length and number of queries."""
     features, rng = separator.model.condition_features, np.random.default_rng(0)
     for seconds in lengths:
         audio_CS = 0.1 * rng.standard_normal((2, round(44100 * seconds)), np.float32)
@@ -229,28 +220,6 @@ def report_recordings(separator: Separator, lengths: list[float], queries: list[
             print(f"{seconds:g} s, {count} queries: {rate}, {times}")
 
 
-def report_cold_start(separator: Separator) -> None:
-    """Process start to first file, of a recording of 5 s."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        separator.save_pretrained(folder / "weights")
-        rng = np.random.default_rng(0)
-        audio_files.write(folder / "in.wav", rng.standard_normal((1, 160_000), np.float32), 32000)
-        np.save(folder / "q.npy", np.ones(separator.model.condition_features, np.float32))
-        command = [sys.executable, "separate.py", f"{name}/in.wav", "--embedding", f"{name}/q.npy"]
-        command += ["--checkpoint", f"{name}/weights", "--output", f"{name}/out"]
-        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{name}/cache"}
-        for kind in ("nothing compiled before", "from the compilation cache"):
-            shutil.rmtree(folder / "out", ignore_errors=True)
-            started = time.perf_counter()
-            with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-                while process.poll() is None and not list(folder.glob("out/[!.]*.wav")):
-                    time.sleep(0.01)
-                seconds = time.perf_counter() - started
-            assert process.returncode == 0
-            print(f"process start to first file, {kind}: {seconds:.1f} s")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, nargs="+", default=[5.0, 10.0])
@@ -265,7 +234,6 @@ def main() -> None:
         given = arguments.checkpoint
         separator = Separator.from_pretrained(given) if given else random_separator(config)
         report_recordings(separator, arguments.recordings, arguments.queries)
-        report_cold_start(separator)
         return
     variables = random_separator(config).variables
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {arguments.dtype}")

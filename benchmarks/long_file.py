@@ -1,4 +1,4 @@
-"""Memory and time of separating long files: memory must not grow with the length, nor time a minute.
+"""Memory and time of separating long files. Neither memory nor time a minute must grow.
 
     python benchmarks/long_file.py --minutes 10 60
     python benchmarks/long_file.py --minutes 1 2 --published
@@ -117,9 +117,8 @@ def main() -> None:
             )
         ratio = per_minute[-1] / per_minute[0]
         print(f"time for a minute after the first tile, last length to first: {ratio:.3f}")
-        print(
-            f"files that a kill in the middle leaves: {', '.join(killed(arguments, folder)) or 'none'}"
-        )
+        left = killed(arguments, folder)
+        print(f"files that a kill in the middle leaves: {', '.join(left) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python benchmarks/pipeline.py --sources prepared wav --threads 8 16 --workers 0 2 --batch 96
     python benchmarks/pipeline.py --prepared data/audiocaps --augment
 
-Without --prepared, clips of noise of 5 s at 32 kHz are written to a temporary folder as WAV and FLAC
+Without --prepared, 5 s clips of noise at 32 kHz are written as WAV and FLAC to a temporary folder
 and prepared there. A row is the best of --repeats runs, each of --seconds after the first batches.
 """
 

@@ -5,7 +5,7 @@
 Prepares folders of short files, and ESC-10 if it is there, in a temporary folder. Prints a row for
 each data set: the CPU time for a recording, the peak memory of any process, and whether a run that
 was killed half way (`kill -9` of the parent) and started again wrote the same bytes. The exit code
-is 1 if one did not. For ESC-10, the time to read a record stands beside the time to decode its file.
+is 1 if one did not. For ESC-10 it also prints the time to read a record and to decode its file.
 """
 
 import argparse
