@@ -61,8 +61,11 @@ class AudioError(InputError):
     """A file that holds no usable audio. The message is one line that names the file."""
 
 
-def open_decoder(path: Path) -> tuple[soundfile.SoundFile, bool]:
+def open_decoder(path: Path, max_seconds: float = 1e9) -> tuple[soundfile.SoundFile, bool]:
     """Open a file with the decoder that delivers all of its samples.
+
+    Args:
+        max_seconds: ffmpeg decodes little more than that.
 
     Returns:
         The open file, whose `frames` is at least UNKNOWN_FRAMES if only decoding shows the length,
@@ -83,11 +86,11 @@ def open_decoder(path: Path) -> tuple[soundfile.SoundFile, bool]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
             decoded = _decoded_by_libsndfile(path, whole)
         if decoded is None:
-            return _decoded_by_ffmpeg(path, _SEVERAL, _COUNT_TIMES), True
+            return _decoded_by_ffmpeg(path, _SEVERAL, _COUNT_TIMES, max_seconds), True
         return decoded, False
     except soundfile.SoundFileError as error:
         need = f"cannot be read as audio ({reason(error)})"
-        return _decoded_by_ffmpeg(path, need, _KEEP_TIMES), True
+        return _decoded_by_ffmpeg(path, need, _KEEP_TIMES, max_seconds), True
     except OSError as error:
         raise AudioError(f"{path}: cannot be opened ({reason(error)})") from error
 
@@ -273,7 +276,9 @@ def _ogg_pages(content: mmap.mmap) -> Iterator[tuple[int, int, int]]:
 # ---------------------------------------------------------------------- ffmpeg
 
 
-def _decoded_by_ffmpeg(path: Path, need: str, times: str) -> soundfile.SoundFile:
+def _decoded_by_ffmpeg(
+    path: Path, need: str, times: str, max_seconds: float
+) -> soundfile.SoundFile:
     """First audio stream of a file, as a temporary WAV file without a name.
 
     Args:
@@ -285,7 +290,8 @@ def _decoded_by_ffmpeg(path: Path, need: str, times: str) -> soundfile.SoundFile
         raise AudioError(f"{path}: {need}; install ffmpeg, which reads videos and many formats")
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         options = ["-nostdin", "-v", "error", "-y", "-protocol_whitelist", "file"]
-        options += ["-format_whitelist", _FFMPEG_FORMATS, "-i", f"file:{path.absolute()}"]
+        options += ["-format_whitelist", _FFMPEG_FORMATS, "-t", f"{max_seconds + 1:.3f}"]
+        options += ["-i", f"file:{path.absolute()}"]
         output = ["-map", "0:a:0", "-af", times, "-vn", "-sn", "-dn"]
         output += ["-c:a", "pcm_f32le", "-rf64", "auto", "-f", "wav", file.name]
         if times == _KEEP_TIMES:

@@ -72,6 +72,9 @@ class AudioReader:
     ffmpeg, if it is installed, decodes files that libsndfile cannot, such as videos. Their sound
     keeps its time: silence is put where it starts late or has gaps.
 
+    Args:
+        max_seconds: longer recordings are refused, and not decoded to their end.
+
     Raises:
         AudioError: the file cannot be used. `read` raises it too, for errors that show only then.
     """
@@ -82,9 +85,9 @@ class AudioReader:
     format: str  # libsndfile's name, such as WAV
     subtype: str  # such as PCM_16
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._file, is_decoded = open_decoder(self.path)
+    def __init__(self, path: str | os.PathLike[str], max_seconds: float = 1e9) -> None:
+        self.path, self._max_seconds = Path(path), max_seconds
+        self._file, is_decoded = open_decoder(self.path, max_seconds)
         self.sample_rate_hz, self.num_channels = self._file.samplerate, self._file.channels
         self.format, self.subtype = self._file.format, self._file.subtype
         if is_decoded:  # ffmpeg writes the extensible variant, which has another name
@@ -98,6 +101,8 @@ class AudioReader:
             self.num_samples = self._count()
             if self.num_samples == 0:
                 raise AudioError(f"{path}: contains no samples")
+            if self.num_samples > max_seconds * self.sample_rate_hz:
+                raise AudioError(f"{path}: lasts more than the {max_seconds:g} s that are accepted")
         except BaseException:
             self._file.close()
             raise
@@ -154,8 +159,11 @@ class AudioReader:
             return self._file.frames
         count = 0
         try:
-            while num_read := len(self._file.read(_READ_FRAMES, dtype="float32")):
+            while count <= self._max_seconds * self.sample_rate_hz:
+                num_read = len(self._file.read(_READ_FRAMES, dtype="float32"))
                 count += num_read
+                if not num_read:
+                    break
             self._file.close()
         except (soundfile.SoundFileError, OSError) as error:
             raise self._unreadable(error) from error

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -23,6 +23,7 @@ COOKIE = "audiosep_visitor"
 # ffmpeg on any file (/process_recording).
 _ROUTES = tuple(API + x for x in ("queue/join", "call/", "run/", "api/", "cancel", "reset"))
 _ROUTES += ("/login",)
+_MAX_BODY_BYTES = 1 << 20
 
 
 class Uploads:
@@ -72,12 +73,14 @@ class UploadsOnly:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visitor = Request(scope).cookies.get(COOKIE)
+        visitor, headers = Request(scope).cookies.get(COOKIE), Headers(scope=scope)
         if not visitor:
             visitor = secrets.token_urlsafe(24)
             send = _with_cookie(send, f"{COOKIE}={visitor}; Path=/; HttpOnly; SameSite=Lax")
         path = scope["path"]
         try:
+            if scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
+                raise InputError("Requests from other web sites are refused")
             if path == API + "upload":
                 receive, send = _ending_with_client(receive), self._noting_uploads(send, visitor)
             elif path.startswith(API + "file"):
@@ -85,7 +88,7 @@ class UploadsOnly:
             elif scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 if not path.startswith(_ROUTES):
                     raise InputError("The page has no such request")
-                body = await Request(scope, receive).body()
+                body = await _body(receive)
                 for file in _paths(_parsed(body)):
                     self._uploads.check(visitor, file)
                 receive = _again(body, receive)
@@ -131,6 +134,18 @@ def _ending_with_client(receive: Receive) -> Receive:
         return message
 
     return ending
+
+
+async def _body(receive: Receive) -> bytes:
+    """Read the body of a request; InputError if it is longer than any that the page sends."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > _MAX_BODY_BYTES:
+            raise InputError("The request is too long")
+    return body
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -12,15 +12,16 @@ from audiosep_jax.separation.jobs import output_names
 from audiosep_jax.separation.separator import Separator
 
 MAX_SENTENCES, MAX_CHARACTERS = 8, 300
+MAX_SAMPLE_RATE_HZ = 8 * 48_000  # times the number of channels; it bounds the size of the results
 BLOCK_SAMPLES = 1 << 16
 TILE_SECONDS = 5.0  # a visitor waits at most for one tile after Cancel
 Progress = Callable[[float, float], None]  # seconds done, seconds of the recording
 PICTURE = "spectrograms.png"
 
 
-def sentences(text: str) -> list[str]:
+def sentences(text: str | None) -> list[str]:
     """Return the queries of a text that has one on each line, without repetitions."""
-    lines = [" ".join(line.split()) for line in text.splitlines()]
+    lines = [" ".join(line.split()) for line in (text or "").splitlines()]
     found = [line for line in dict.fromkeys(lines) if line]
     if len(found) > MAX_SENTENCES:
         raise InputError(f"{len(found)} sentences are too many: at most {MAX_SENTENCES} at once")
@@ -80,11 +81,12 @@ def separate_for_page(
 
 def _decode(recording: Path, path: Path, max_seconds: float) -> None:
     """Write a WAV file, which every browser plays."""
-    with AudioReader(recording) as file:
-        seconds = file.num_samples / file.sample_rate_hz
-        if seconds > max_seconds:
+    with AudioReader(recording, max_seconds) as file:
+        rate = file.sample_rate_hz * file.num_channels
+        if rate > MAX_SAMPLE_RATE_HZ:
             raise InputError(
-                f"{recording}: lasts {seconds:.0f} s; at most {max_seconds:g} s are accepted"
+                f"{recording}: has {rate} samples a second in all of its channels; "
+                f"at most {MAX_SAMPLE_RATE_HZ} are accepted"
             )
         with AudioWriter(path, file.sample_rate_hz, file.num_channels) as out:
             for block_CS in file.blocks(BLOCK_SAMPLES):

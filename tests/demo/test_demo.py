@@ -71,6 +71,7 @@ def test_sentences_are_lines_each_once():
         "a dog barking",
         "rain",
     ]
+    assert work.sentences(None) == []  # as a request to the API may have it
 
 
 @pytest.mark.parametrize(
@@ -85,10 +86,26 @@ def test_too_many_or_too_long_sentences_are_refused(text, message):
         work.sentences(text)
 
 
-def test_a_recording_longer_than_allowed_is_not_decoded(tmp_path, separator):
-    path, folder = recording(tmp_path / "street.flac", seconds=2), tmp_path / "answer"
-    with pytest.raises(InputError, match=r"street\.flac: lasts 2 s; at most 1\.5 s are accepted$"):
-        work.separate_for_page(separator, path, ["rain"], [], folder, 1.5, lambda *_: None)
+def test_a_recording_that_is_too_large_is_not_decoded(tmp_path, separator):
+    """A few kilobytes of FLAC may hold hours of silence, or many channels at a high rate."""
+    flac, hours = tmp_path / "street.flac", tmp_path / "hours.flac"
+    recording(flac, seconds=2)
+    soundfile.write(hours, np.zeros(20_000_000, np.int16), RATE_HZ)
+    content = bytearray(hours.read_bytes())
+    content[21] &= 0xF0  # the number of samples, 0 for unknown
+    content[22:26] = bytes(4)
+    hours.write_bytes(content)
+    soundfile.write(tmp_path / "wide.flac", np.zeros((9600, 8), np.int16), 96_000)
+    folder = tmp_path / "answer"
+    for name, words in (
+        ("street.flac", "lasts more than the 1.5 s that are accepted"),
+        ("hours.flac", "lasts more than the 1.5 s that are accepted"),
+        ("wide.flac", "has 768000 samples a second in all of its channels"),
+    ):
+        with pytest.raises(InputError, match=f"{name}: {words}"):
+            work.separate_for_page(
+                separator, tmp_path / name, ["rain"], [], folder, 1.5, lambda *_: None
+            )
     assert not folder.exists()
 
 
@@ -473,6 +490,22 @@ def test_requests_that_the_page_does_not_make_are_refused(visitor):
     """Gradio's /process_recording would run ffmpeg on any file."""
     for route in ("process_recording", "component_server", "vibe-edit", "stream/x", "upload/"):
         assert post(visitor, f"gradio_api/{route}", {})[0] == 403
+
+
+def test_requests_that_no_page_sends_are_refused_before_they_are_read(visitor):
+    body = json.dumps({"data": [None, "rain", ""], "fn_index": 0}).encode()
+    kind = {"Content-Type": "text/plain", "Sec-Fetch-Site": "cross-site"}
+    for route in ("gradio_api/queue/join", "gradio_api/upload"):  # as another web site makes them
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            visitor.get(route, body, kind)
+    connection = http.client.HTTPConnection(visitor.url.split("/")[2], timeout=20)
+    connection.putrequest("POST", "/gradio_api/queue/join")
+    connection.putheader("Content-Length", "10000000000")
+    connection.endheaders()
+    connection.send(bytes(1_100_000))
+    response = connection.getresponse()
+    assert (response.status, response.read()) == (403, b'{"detail":"The request is too long"}')
+    connection.close()
 
 
 def test_uploads_that_are_too_large_or_break_off_leave_nothing(server, visitor):

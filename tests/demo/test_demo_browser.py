@@ -233,7 +233,7 @@ def test_a_file_that_is_no_recording_is_told_in_words(page, tmp_path):
 
 def test_what_is_too_long_or_too_large_is_told(page, site, tmp_path):
     ask(page, recording(tmp_path / "long.wav", 2, seconds=6), "rain")
-    assert error_told(page) == "long.wav: lasts 6 s; at most 5 s are accepted"
+    assert error_told(page) == "long.wav: lasts more than the 5 s that are accepted"
     page.refresh()
     (tmp_path / "large.wav").write_bytes(bytes(600_000))
     drop(page, tmp_path / "large.wav")
