@@ -219,17 +219,16 @@ class ResidualBlock(nn.Module):
         x is the concatenation of the inputs on the channels. Both convolutions see zeros in the
         frames that are not `inside_T`.
         """
-        x_BTFC = jnp.concatenate(parts_BTFC, axis=-1)
-        bn1 = BatchNorm(self.axis_name, name="bn1")
-        bn2 = BatchNorm(self.axis_name, name="bn2")
+        bn1 = BatchNorm(self.axis_name, LEAK, name="bn1")
+        bn2 = BatchNorm(self.axis_name, LEAK, name="bn2")
         conv1 = conv3x3(self.features, self.dtype, "conv1")
         conv2 = conv3x3(self.features, self.dtype, "conv2")
-        y_BTFC = nn.leaky_relu(bn1(x_BTFC, beta1_BC, train=train), LEAK)
+        y_BTFC = bn1(*parts_BTFC, shift_BC=beta1_BC, train=train)
         y_BTFC = conv1(_only_inside(y_BTFC, inside_T))
-        y_BTFC = nn.leaky_relu(bn2(y_BTFC, beta2_BC, train=train), LEAK)
+        y_BTFC = bn2(y_BTFC, shift_BC=beta2_BC, train=train)
         y_BTFC = conv2(_only_inside(y_BTFC, inside_T))
-        if x_BTFC.shape[-1] == self.features:
-            return x_BTFC + y_BTFC
+        if sum(part.shape[-1] for part in parts_BTFC) == self.features:
+            return jnp.concatenate(parts_BTFC, axis=-1) + y_BTFC
         return Pointwise(self.features, self.dtype, name="shortcut")(*parts_BTFC) + y_BTFC
 
 
@@ -308,12 +307,12 @@ class DecoderBlock(nn.Module):
         name, features = block.name, block.out_channels
         x_BTFC = _after_past(self, "past", block.before // block.stride[0], x_BTFC)
         skip_BTFC = _after_past(self, "past skip", block.skip, skip_BTFC)[:, : block.before + count]
-        bn1 = BatchNorm(self.axis_name, name="bn1")
+        bn1 = BatchNorm(self.axis_name, LEAK, name="bn1")
         upsample = Upsample(features, block.stride, self.dtype, name="conv1")
         conv = ResidualBlock(features, self.dtype, self.axis_name, name="conv_block2")
         # The published decoder also owns a norm that it does not use; here it only makes variables.
         BatchNorm(name="bn2")(x_BTFC, train=False)
-        x_BTFC = upsample(nn.leaky_relu(bn1(x_BTFC, shifts[f"{name}->beta1"], train=train), LEAK))
+        x_BTFC = upsample(bn1(x_BTFC, shift_BC=shifts[f"{name}->beta1"], train=train))
         beta = f"{name}->conv_block2->beta"
         y_BTFC = conv(
             x_BTFC,

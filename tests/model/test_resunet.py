@@ -1,13 +1,14 @@
 """The network's table and its parts in closed form."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_towers import recipe
-from separator_examples import TINY
+from separator_examples import TINY, cast
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.model import variable_shapes
@@ -70,7 +71,7 @@ def norm_variables(channels, seed=0):
 
 
 def normalised(x, mean, var, params):
-    return (x - mean) / np.sqrt(var + 1e-5) * params["scale"] + params["bias"]
+    return (x - mean) / (var + 1e-5) ** 0.5 * params["scale"] + params["bias"]
 
 
 def test_batch_norm_of_a_batch():
@@ -94,12 +95,47 @@ def test_batch_norm_with_running_statistics():
     expected_BTFC = normalised(x_BTFC, *variables["batch_stats"].values(), variables["params"])
     y_BTFC = BatchNorm().apply(variables, x_BTFC, train=False)
     np.testing.assert_allclose(y_BTFC, expected_BTFC, rtol=0, atol=1e-5)
-    y_BTFC = BatchNorm().apply(variables, x_BTFC, shift_BC, train=False)
+    y_BTFC = BatchNorm().apply(variables, x_BTFC, shift_BC=shift_BC, train=False)
     np.testing.assert_allclose(y_BTFC, expected_BTFC + shift_BC[:, None, None], rtol=0, atol=1e-5)
-    y_BTFC, _ = BatchNorm().apply(variables, x_BTFC, shift_BC, train=True, mutable=["batch_stats"])
+    apply = functools.partial(BatchNorm().apply, train=True, mutable=["batch_stats"])
+    y_BTFC, _ = apply(variables, x_BTFC, shift_BC=shift_BC)
     x = x_BTFC.reshape(-1, 4)
     expected_BTFC = normalised(x_BTFC, x.mean(0), x.var(0), variables["params"])
     np.testing.assert_allclose(y_BTFC, expected_BTFC + shift_BC[:, None, None], rtol=0, atol=1e-5)
+
+
+def plain_batch_norm(params, parts, shift_BC, leak):
+    """BatchNorm of a batch as its formula stands, for JAX to differentiate."""
+    x = jnp.concatenate(parts, axis=-1)
+    axes = tuple(range(x.ndim - 1))
+    y = normalised(x, x.mean(axes), x.var(axes), params)
+    y = y if shift_BC is None else y + jnp.expand_dims(shift_BC, axes[1:])
+    return jnp.where(y > 0, y, leak * y)
+
+
+@pytest.mark.parametrize("leak", [1, 0.01])
+@pytest.mark.parametrize(("widths", "shifted"), [((4,), False), ((4,), True), ((3, 1), True)])
+def test_gradient_of_batch_norm(leak, widths, shifted):
+    rng = np.random.default_rng(4)
+    variables = cast(norm_variables(4), np.float64)
+    parts = [rng.normal(2, 3, (2, 37, 5, width)) for width in widths]
+    shift_BC = rng.standard_normal((2, 4)) if shifted else None
+    weight_BTFC = rng.standard_normal((2, 37, 5, 4))
+
+    def own(params, parts, shift_BC):
+        apply = functools.partial(BatchNorm(leak=leak).apply, train=True, mutable=["batch_stats"])
+        return apply({**variables, "params": params}, *parts, shift_BC=shift_BC)[0]
+
+    def gradients(norm):
+        def product(*inputs):
+            return jnp.sum(norm(*inputs) * weight_BTFC)
+
+        return jax.jit(jax.grad(product, (0, 1, 2)))(variables["params"], parts, shift_BC)
+
+    with jax.enable_x64(True):
+        actual, expected = gradients(own), gradients(functools.partial(plain_batch_norm, leak=leak))
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
 def test_batch_norm_of_a_large_mean_and_small_deviation():

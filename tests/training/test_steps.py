@@ -255,15 +255,19 @@ WHOLE_STATE, OF_THE_UPDATE = 266, 3
 
 
 def test_statistics_of_single_devices_are_noticed(monkeypatch):
-    monkeypatch.setattr(BatchNorm, "_over_devices", lambda self, x: x)
+    monkeypatch.setattr(BatchNorm, "_over_devices", lambda self, x: x[None])
     assert unreplicated(tiny_body()) == (WHOLE_STATE, OF_THE_UPDATE)
 
 
 def test_metrics_of_single_devices_are_noticed(monkeypatch):
-    monkeypatch.setattr(BatchNorm, "_over_devices", lambda self, x: jax.lax.pmean(x, steps.AXIS))
-    # The gradients are summed by shard_map itself; loss, its two terms and SDRi are left.
+    def mean_of_gradients(tree, axis_name):
+        gradients, metrics = tree
+        return jax.lax.pmean(gradients, axis_name), metrics
+
+    monkeypatch.setattr(steps, "mean_over_devices", mean_of_gradients)
     assert len(jax.tree.leaves(tiny_state())) == 1 + WHOLE_STATE
-    assert unreplicated(tiny_body(None)) == (WHOLE_STATE, 4 + OF_THE_UPDATE)
+    # The loss, its two terms and SDRi.
+    assert unreplicated(tiny_body()) == (WHOLE_STATE, 4 + OF_THE_UPDATE)
 
 
 @pytest.mark.slow
