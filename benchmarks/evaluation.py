@@ -1,11 +1,10 @@
-"""What scoring costs beside separating: seconds a clip, and memory from first to last.
+"""The time of `audiosep evaluate` beside that of its forward passes, and its memory.
 
     python benchmarks/evaluation.py --num_clips 2000
 
-Mixtures of clips of noise on disk go through ResUNet30 with random weights, once as
-`audiosep evaluate` does it (read, mixed, separated, scored, written) and, before, between and
-after the parts of the run, through the bare forward pass of one batch that lies in memory: a
-machine that is faster now and slower then is so for both. The target is a ratio of 1.15.
+Evaluates ResUNet30 with random weights on mixtures of files of noise: reads, mixes, separates,
+scores and writes. The run has several parts. Before and after each, the forward pass of one batch
+in memory is timed, so that a change of the machine's speed affects both. The target is 1.15.
 """
 
 import argparse
@@ -35,7 +34,7 @@ NUM_FILES = 16
 
 
 class Clock(RowLog):
-    """Log that notes when each row came, and the memory of the process then."""
+    """A log that also keeps the time of each row and the memory of the process at that time."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, {})
@@ -49,13 +48,13 @@ class Clock(RowLog):
 
 
 def resident_megabytes() -> float:
-    """Memory of this process, on Linux."""
+    """Read the resident memory of this process (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def write_items(folder: Path, num_clips: int, seconds: float, rate_hz: int) -> list[Item]:
-    """Items that mix every two of a few files of noise."""
+    """Write a few files of noise; return items that mix two of them."""
     rng = np.random.default_rng(0)
     paths = [folder / f"{n}.wav" for n in range(NUM_FILES)]
     for path in paths:
@@ -77,7 +76,7 @@ def write_items(folder: Path, num_clips: int, seconds: float, rate_hz: int) -> l
 
 
 def make_estimator(separator: Separator, baseline: str) -> Estimator:
-    """What is measured: the separator, or a baseline at its rate."""
+    """Return the estimator that is measured: the separator, or a baseline at its rate."""
     model = separator.model
     condition_E = np.full(model.condition_features, model.condition_features**-0.5, np.float32)
     conditions = {"noise": condition_E}
@@ -87,7 +86,7 @@ def make_estimator(separator: Separator, baseline: str) -> Estimator:
 
 
 class BareForward:
-    """The forward pass alone, of one batch that lies in memory."""
+    """The forward pass of one batch that is in memory."""
 
     def __init__(self, estimator: Estimator, batch_size: int, num_samples: int) -> None:
         rng = np.random.default_rng(1)
@@ -99,7 +98,7 @@ class BareForward:
         self._call()  # compiles
 
     def seconds(self, repeats: int) -> list[float]:
-        """Seconds a clip of each of `repeats` calls."""
+        """Time `repeats` calls, in seconds for a clip."""
         taken = []
         for _ in range(repeats):
             start = time.perf_counter()
@@ -112,7 +111,7 @@ class BareForward:
 
 
 def part_seconds(clock: Clock, first: int, batch_size: int) -> float:
-    """Seconds a clip of a part of the run from its first batch, which compiles, to its last."""
+    """Seconds for a clip of a part of the run, without its first batch, which compiles."""
     seconds = clock.seconds[first:]
     if len(seconds) <= batch_size:
         raise SystemExit("error: every part needs more than one batch: fewer --parts")
@@ -156,7 +155,7 @@ def main() -> None:
 
 
 def report(megabytes: list[float], scored: list[float], bare: list[list[float]]) -> None:
-    """Means over the run; each part also over the bare passes before and behind it."""
+    """Print the ratio over the run, and the ratios of each part to the passes around it."""
     beside = [statistics.mean([*a, *b]) for a, b in itertools.pairwise(bare)]
     ratios = sorted(x / y for x, y in zip(scored, beside, strict=True))
     calls = list(itertools.chain(*bare))

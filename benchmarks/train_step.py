@@ -1,4 +1,4 @@
-"""The training step's speed beside what the device could do, block by block.
+"""The training step's speed beside its roofline, block by block.
 
     python benchmarks/train_step.py --batch_size 96 --dtype bfloat16 --steps 200
     python benchmarks/train_step.py --batch_size 96 --dtype bfloat16 --data tfds --root prepared
@@ -8,8 +8,8 @@ Runs the config's own step on all devices of this machine, with a fixed batch or
 pipeline (`--data`), and prints clips/s, model FLOP/s and their fraction of the device's peak,
 memory, and the time that was spent waiting for data. Then times the gradient of every block by
 itself beside its roofline: the longer one of its arithmetic at the peak and its memory traffic at
-the full bandwidth (`roofline.py` states what is counted). Where the device is unknown,
-as every CPU is, the peak is a matmul's of 4096 x 4096 and the bandwidth a copy's, measured first.
+the full bandwidth (`roofline.py` states what is counted). On a CPU or an unknown device, both are
+measured first, with a matmul of 4096 x 4096 and a copy.
 """
 
 import argparse
@@ -45,7 +45,7 @@ Batches = Iterator[dict[str, np.ndarray]]
 
 
 def read_config(arguments: argparse.Namespace) -> Config:
-    """The config file, with the options over it."""
+    """Read the config file and apply the options to it."""
     spec = importlib.util.spec_from_file_location("config", arguments.config)
     assert spec is not None
     assert spec.loader is not None
@@ -70,7 +70,7 @@ def segment_samples(config: Config) -> int:
 
 
 def fixed_batches(config: Config) -> Batches:
-    """One batch of noise, again and again: training that never waits."""
+    """Yield one batch of noise again and again, for which a step never waits."""
     shape = (config.batch_size, segment_samples(config))
     mixture_BS, target_BS = (0.1 * noise(*shape, seed=seed) for seed in (0, 1))
     condition_BE = noise(config.batch_size, config.model.condition_features) / 20
@@ -79,7 +79,7 @@ def fixed_batches(config: Config) -> Batches:
 
 
 def pipeline_batches(config: Config) -> Batches:
-    """The config's own, with random vectors for the captions' embeddings."""
+    """Yield the batches of the config's pipeline, with random embeddings of the captions."""
     source = build_source(config.data, "train", config.model.sample_rate_hz)
     captions = sorted({caption for i in range(len(source)) for caption in source.captions(i)})
     rows = noise(len(captions), config.model.condition_features) / 20
@@ -103,7 +103,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def compiled_step(config: Config, batch: dict[str, Any]) -> tuple[Any, Any, float]:
-    """(the step, its first state, seconds of compilation)."""
+    """Compile the step; return it, its first state, and the seconds of compilation."""
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     init = jax.jit(init_state, static_argnums=(0, 1), compiler_options=options)
     state = place_state(init(config.model, config.optim, jax.random.key(0)))
@@ -117,7 +117,7 @@ def compiled_step(config: Config, batch: dict[str, Any]) -> tuple[Any, Any, floa
 def timed_steps(
     step: Any, state: Any, batches: Batches, warmup: int, num_steps: int
 ) -> tuple[float, float, float]:
-    """(seconds a step, share of them spent waiting for data, last loss).
+    """Return seconds for a step, the share of them spent waiting for data, and the last loss.
 
     Metrics are read one step late, as in training, so that the host runs ahead of the device.
     """
@@ -145,7 +145,7 @@ def timed_steps(
 def block_seconds(
     config: ResUNetConfig, variables: Any, batch_size: int, num_samples: int
 ) -> dict[str, float]:
-    """Median time of forward and backward of each block, one after another to spare memory."""
+    """Time forward and backward of each block; blocks run one by one, which saves memory."""
     condition_BE = jnp.asarray(noise(batch_size, config.condition_features) / 20)
     film = jax.jit(FiLM(config).apply)
     shifts: Any = film({"params": variables["params"]["film"]}, condition_BE)
@@ -170,7 +170,7 @@ def block_seconds(
 
 
 def _gradient(module: Any, variables: Any, inputs: Any, shifts: Any) -> Any:
-    """Result, and gradients of weights, inputs and shifts for a result's gradient of its own."""
+    """Compute the result, and the gradients for which the result itself is the cotangent."""
 
     def forward(params: Any, inputs: Any, shifts: Any) -> Any:
         both = {**variables, "params": params}
@@ -184,7 +184,7 @@ def _gradient(module: Any, variables: Any, inputs: Any, shifts: Any) -> Any:
 
 
 def probe(dtype: str) -> tuple[float, float]:
-    """(FLOP/s of a large matmul, bytes/s of a copy that is read and written), best of three."""
+    """Measure the FLOP/s of a matmul and the bytes/s of a copy, best of three."""
     x = jnp.zeros(COPY_BYTES // 4, jnp.float32)
     copy: Part = (jax.jit(lambda x: x + 1), (x,))
     seconds = times_in_turns({"matmul": matmul(PROBE_SIZE, dtype), "copy": copy}, 3)
@@ -192,7 +192,7 @@ def probe(dtype: str) -> tuple[float, float]:
 
 
 def limits(arguments: argparse.Namespace, dtype: Any) -> tuple[float, float]:
-    """(peak in FLOP/s, bandwidth in bytes/s) of a device, and says where they are from."""
+    """Return the peak in FLOP/s and the bandwidth in bytes/s of a device, and print them."""
     kind = jax.devices()[0].device_kind
     peak = 1e12 * arguments.peak_tflops or device_peak_flops(kind, dtype)
     bandwidth = 1e9 * arguments.bandwidth_gbs or device_bandwidth(kind)
@@ -227,7 +227,7 @@ def memory_lines(step: Any) -> Iterator[str]:
 def report_blocks(
     costs: list[BlockCost], seconds: dict[str, float], peak: float, bandwidth: float
 ) -> None:
-    """Each block's own time beside its roofline; what is not timed alone has its roofline only."""
+    """Print the time of each block beside its roofline; some rows are not timed alone."""
     print(
         "\nblock             TFLOP      GB  roofline, ms  measured, ms  bound by    of its roofline"
     )
