@@ -26,7 +26,7 @@ from audiosep_jax import files
 from audiosep_jax.cli import use_compilation_cache
 from audiosep_jax.data.batches import BadClips, ClipSampler
 from audiosep_jax.data.pipeline import train_batches
-from audiosep_jax.data.sources import build_source, source_fingerprint
+from audiosep_jax.data.sources import DataConfig, build_source, source_fingerprint
 from audiosep_jax.data.validation import validation_set
 from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.errors import InputError
@@ -47,29 +47,36 @@ from audiosep_jax.training.parallel import (
     split_batch,
     step_flop,
 )
-from audiosep_jax.training.processes import RunFailed, StopSignals, failing_together
+from audiosep_jax.training.processes import STOPPED, RunFailed, StopSignals, failing_together
 from audiosep_jax.training.start import load_initial_weights, start_or_resume, state_shapes
 from audiosep_jax.training.steps import make_eval_step, make_train_step
 from audiosep_jax.training.validation import validate, validate_and_log, write_example
 
-FINISHED, STOPPED = 0, 75  # exit codes; 75 is EX_TEMPFAIL of sysexits.h: try again
+FINISHED = 0  # exit code
 _CONFIG = flags.DEFINE_string(
     "config",
     str(Path(__file__).parent / "configs" / "demo.py"),
     "Config file of the experiment; --config.FIELD=VALUE changes a field, such as --config.seed=1.",
 )
 _OVERRIDES: dict[str, str] = {}  # of --config.FIELD=VALUE
+_LESS_MEMORY = (
+    "less memory is needed with a smaller --config.batch_size, more devices, "
+    "--config.model.dtype=bfloat16, --config.model.remat=True or --config.optim.accumulate_steps=2"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default: runs/<config name>.")
 flags.register_validator(
     "workdir",
-    lambda path: "://" not in (path or ""),
-    message="must be a local folder; mount the bucket, for example with gcsfuse",
+    lambda path: path is None or bool(path and not re.match(r"\w+:/", path)),
+    message="must be a local folder; mount a bucket, for example with gcsfuse",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", "", "HOST:PORT of process 0, where no cluster provides it."
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", 0, "Processes of this run; 1: this one alone, even in a cluster."
+    "num_processes",
+    0,
+    "Processes of this run; 1: this one alone, even in a cluster.",
+    lower_bound=0,
 )
 _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Number of this process, from 0.")
 _HEARTBEAT = flags.DEFINE_integer(
@@ -83,7 +90,7 @@ def main(argv: list[str]) -> int:
     if argv[1:]:
         raise InputError(f"unexpected argument {argv[1]!r}; options look like --config.seed=1")
     config = from_file(_CONFIG.value, _OVERRIDES)
-    workdir = Path(_WORKDIR.value or f"runs/{config.name}")
+    workdir = Path(_WORKDIR.value or f"runs/{config.name}").expanduser()
     use_compilation_cache()
     with processes.connected(
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value, _START.value
@@ -102,42 +109,42 @@ def train(config: Config, workdir: Path) -> bool:
         among = f"{devices} devices" + (f" in optim.accumulate_steps={parts}" if parts > 1 else "")
         raise InputError(f"batch_size={config.batch_size} does not divide among {among}")
 
-    # ------------------------------------------------------------ clips, captions, validation set
-    train_source = build_source(config.data, "train", config.model.sample_rate_hz)
-    valid_source = build_source(config.data, "valid", config.model.sample_rate_hz)
-    train_clips, valid_clips = ClipSampler(train_source), ClipSampler(valid_source)
-    captions = distinct_captions(train_clips.captions, valid_clips.captions)
-    data, valid_data = source_fingerprint(train_source), source_fingerprint(valid_source)
-    code, valid = code_version(), config.valid
-    facts = {"the data": data, "the validation data": valid_data, "the code": code["sources"]}
-    facts["the captions"] = captions_hash(captions)
-    processes.check_equal(shared_fields(config) | facts)
-    conditions, text_fingerprint = make_conditions(config, captions)
-    mixed = (valid.num_mixtures, valid.segment_seconds, valid.snr_db, valid.seed)
-    about = {
-        "config": dataclasses.asdict(config),
-        "text_fingerprint": text_fingerprint,
-        # Words that separation can use, where the text encoder knows no others.
-        "words": words_of(captions) if config.text.encoder == "hashed" else [],
-        "data_fingerprint": data,
-        "valid_set": repr((valid_data, *mixed)),  # scores of equal ones are comparable
-        "code": code,
-    }
-    queries = target_queries(config)
-    valid_seconds = valid.segment_seconds or config.data.segment_seconds
-    mixtures = validation_set(
-        valid_clips,
-        conditions,
-        config.mixing,
-        dataclasses.replace(config.data, segment_seconds=valid_seconds),
-        seed=valid.seed,
-        num_mixtures=valid.num_mixtures,
-        gain_db=valid.snr_db,
-    )
-
     with contextlib.ExitStack() as stack:
-        # -------------------------------------------------------------- state, new or resumed
         stop = stack.enter_context(StopSignals())
+        # -------------------------------------------------------------- clips, captions, validation
+        train_source = build_source(config.data, "train", config.model.sample_rate_hz)
+        valid_source = build_source(config.data, "valid", config.model.sample_rate_hz)
+        train_clips, valid_clips = ClipSampler(train_source), ClipSampler(valid_source)
+        captions = distinct_captions(train_clips.captions, valid_clips.captions)
+        data, valid_data = source_fingerprint(train_source), source_fingerprint(valid_source)
+        code, valid = code_version(), config.valid
+        facts = {"the data": data, "the validation data": valid_data, "the code": code["sources"]}
+        facts["the captions"] = captions_hash(captions)
+        processes.check_equal(shared_fields(config) | facts)
+        conditions, text_fingerprint = make_conditions(config, captions)
+        mixed = (valid.num_mixtures, valid.segment_seconds, valid.snr_db, valid.seed)
+        about = {
+            "config": dataclasses.asdict(config),
+            "text_fingerprint": text_fingerprint,
+            # Words that separation can use, where the text encoder knows no others.
+            "words": words_of(captions) if config.text.encoder == "hashed" else [],
+            "data_fingerprint": data,
+            "valid_set": repr((valid_data, *mixed)),  # scores of equal ones are comparable
+            "code": code,
+        }
+        queries = target_queries(config)
+        valid_seconds = valid.segment_seconds or config.data.segment_seconds
+        mixtures = validation_set(
+            valid_clips,
+            conditions,
+            config.mixing,
+            dataclasses.replace(config.data, segment_seconds=valid_seconds),
+            seed=valid.seed,
+            num_mixtures=valid.num_mixtures,
+            gain_db=valid.snr_db,
+        )
+
+        # -------------------------------------------------------------- state, new or resumed
         checkpoints = state = None
         with failing_together():
             if main:
@@ -158,7 +165,7 @@ def train(config: Config, workdir: Path) -> bool:
         eval_step = parallel_eval_step(make_eval_step(config.model), how)
         local_processes = processes.gather(platform.node()).count(platform.node())
 
-        def batches_after(step: int) -> Any:
+        def batches_after(step: int, data: DataConfig) -> Any:
             steps = itertools.count(step)
 
             def place(batch: Any) -> Any:  # in the stream's thread, batch after batch
@@ -168,7 +175,7 @@ def train(config: Config, workdir: Path) -> bool:
                 return split_batch(batch, how) | {"bad_clips": skipped_clips}
 
             stream = train_batches(
-                *(train_clips, conditions, config.mixing, config.data, config.augment),
+                *(train_clips, conditions, config.mixing, data, config.augment),
                 seed=config.seed,
                 batch_size=config.batch_size,
                 first_step=step,
@@ -180,7 +187,7 @@ def train(config: Config, workdir: Path) -> bool:
             stack.enter_context(contextlib.closing(stream))
             return stream
 
-        batches = batches_after(first_step)
+        batches = batches_after(first_step, config.data)
 
         # -------------------------------------------------------------- logs
         log = RunLog(workdir, first_step, config.num_steps, write=main)
@@ -201,18 +208,21 @@ def train(config: Config, workdir: Path) -> bool:
         stack.enter_context(contextlib.closing(trace))
 
         # -------------------------------------------------------------- loop
-        step, scores, lost_worker = first_step, None, None
+        step, scores, lost_worker = first_step, None, ""
+        stop.save_from_now_on()
         for step in range(first_step + 1, config.num_steps + 1):
             with trace.step(step):
                 with progress.waiting_for_data():
                     try:
                         batch = next(batches)
                     except RuntimeError as error:
-                        # The stream is a function of the step: begin it again for the steps that
-                        # are left until all processes stop.
-                        lost_worker = _lost_worker(error, again=lost_worker is not None)
+                        lost_worker = _lost_worker(error)
                         stop.request()
-                        batches = batches_after(step - 1)
+                        # The stream is a function of the step. It begins again, without workers,
+                        # for the steps that are left until all processes stop.
+                        batches = batches_after(
+                            step - 1, dataclasses.replace(config.data, num_workers=0)
+                        )
                         batch = next(batches)
                 skipped_clips = batch.pop("bad_clips")
                 batch = queries.embed(batch) if queries else batch
@@ -257,10 +267,10 @@ def train(config: Config, workdir: Path) -> bool:
     return finished
 
 
-def _lost_worker(error: RuntimeError, *, again: bool) -> str:
-    """Describe the end of a data worker; raise other errors, and a second one."""
+def _lost_worker(error: RuntimeError) -> str:
+    """Describe the end of a data worker; raise other errors."""
     exit_code = re.search(r"Worker process was terminated .* exit code (-?\d+)", str(error))
-    if again or not exit_code:
+    if not exit_code:
         raise error
     return (
         f"a data worker was killed (exit code {exit_code[1]}), most likely for lack of memory: use "
@@ -290,7 +300,9 @@ def _run(argv: list[str]) -> int:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            _fail(f"{str(error).partition(chr(10))[0]}; {_LESS_MEMORY}", 1)
         traceback.print_exc()
         processes.leave(1)
 

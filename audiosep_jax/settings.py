@@ -24,8 +24,9 @@ Count = Annotated[int, Field(ge=1, le=_MOST)]
 CountOrZero = Annotated[int, Field(ge=0, le=_MOST)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what `jax.random.key` takes without x64
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-PositiveOrZero = Annotated[float, Field(ge=0)]
+# Devices compute in float32, where a larger number or its square would overflow.
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+PositiveOrZero = Annotated[float, Field(ge=0, le=1e12)]
 
 
 def setting(*, default: T, resumable: bool = False, per_process: bool = False) -> T:
@@ -129,6 +130,7 @@ def _read(text: str, like: Any) -> Any:
         value = text
     if isinstance(like, tuple):
         items = text.split(",") if isinstance(value, str) else value
+        items = () if not text.strip() else items
         return tuple(items) if isinstance(items, list | tuple) else (items,)
     return value
 

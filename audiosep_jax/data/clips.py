@@ -114,6 +114,7 @@ def _joined(prefix: str, wav: str) -> str:
 
     A row costs a microsecond less than with pathlib, which would add up over millions of them.
     """
+    wav = os.path.expanduser(wav) if wav.startswith("~") else wav
     name = wav if wav.startswith("/") else prefix + wav
     if "\\" in wav and not os.path.exists(name):  # written on Windows
         name = name.replace("\\", "/")

@@ -417,8 +417,9 @@ def _one_source(config: DataConfig, split: Split, sample_rate_hz: int) -> Source
 
 
 def _existing(field: str, place: str) -> Path:
-    if place and Path(place).exists():
-        return Path(place)
+    path = Path(place).expanduser()
+    if place and path.exists():
+        return path
     problem = f"{place}: no such file or folder" if place else f"data.{field} is empty"
     what = "the data set" if field == "root" else "the validation data"
     raise InputError(f"{problem}; set data.{field} to the path of {what}")

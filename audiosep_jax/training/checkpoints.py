@@ -1,10 +1,14 @@
 """Checkpoints of a run: written by Orbax in the background, whole or not at all."""
 
 import errno
+import functools
+import json
+import logging
 import math
 import os
 import traceback
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +27,7 @@ from audiosep_jax.training.processes import RunFailed
 from audiosep_jax.training.steps import TrainState
 
 BEST_METRIC = "valid/sdri"
+CHECKSUMS = "checksums"  # in `about`, by item
 VALID_SET = "valid_set"  # which validation set the score is of
 Result = TypeVar("Result")
 
@@ -80,9 +85,10 @@ class Checkpoints:
     def _score(self, step: int) -> dict[str, Any] | None:
         """Validation score and set of a checkpoint; None if it has none or it is damaged."""
         try:
-            return self._json(step, "metrics")
+            score = self._json(step, "metrics")
         except Damaged:
             return None
+        return score if isinstance(score.get(BEST_METRIC), int | float) else None
 
     def newest_whole(
         self, read: Callable[[int], Result], say: Callable[[str], None], first: int | None = None
@@ -111,7 +117,7 @@ class Checkpoints:
                     self._set_aside(damaged)
             return result
         if errors:
-            raise next(iter(errors.values()))
+            raise Damaged(f"{next(iter(errors.values()))}; no other checkpoint there is whole")
         return None
 
     def _set_aside(self, step: int) -> None:
@@ -135,10 +141,12 @@ class Checkpoints:
             return
         # Copies, since on a CPU `device_get` may return a view of memory that the next step reuses.
         state = jax.tree.map(np.array, jax.device_get(state))
+        trees = {"model": state.variables(), "training": _training(state)}
+        about = {**about, "step": step}
+        sums = {name: _checksum(tree) for name, tree in trees.items()} | {"about": _crc(about)}
         items = ocp.args.Composite(
-            model=ocp.args.StandardSave(state.variables()),
-            training=ocp.args.StandardSave(_training(state)),
-            about=ocp.args.JsonSave({**about, "step": step}),
+            **{name: ocp.args.StandardSave(tree) for name, tree in trees.items()},
+            about=ocp.args.JsonSave({**about, CHECKSUMS: sums}),
         )
         self._valid_set = about.get(VALID_SET)
         score = {BEST_METRIC: sdri_db, VALID_SET: self._valid_set}
@@ -200,7 +208,11 @@ class Checkpoints:
 
     def about(self, step: int) -> dict[str, Any]:
         """Config, fingerprints and step, read without opening any array."""
-        return self._json(step, "about")
+        about = self._json(step, "about")
+        expected = about.pop(CHECKSUMS, {}).get("about")
+        if expected not in (None, _crc(about)):
+            raise Damaged(f"{self._step_folder(step)}/about: cannot be read (wrong checksum)")
+        return about
 
     def restore_variables(self, step: int, template: Any) -> Any:
         """`model` of a step, on every local device; `template` is its tree of shapes."""
@@ -222,10 +234,15 @@ class Checkpoints:
 
     def _restore(self, step: int, item: str, template: Any) -> Any:
         place = self._step_folder(step) / item
+        # Orbax leaves the errors of some of its tasks to asyncio, which would print traces.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         with ocp.StandardCheckpointer(multiprocessing_options=_this_process()) as checkpointer:
             try:
                 _check_shapes(checkpointer.metadata(place).item_metadata, template, place)
                 restored = checkpointer.restore(place, template)
+                expected = self._json(step, "about").get(CHECKSUMS, {}).get(item)
+                if expected not in (None, _checksum(restored)):
+                    raise ValueError("wrong checksum")
             except InputError:
                 raise
             except Exception as error:  # Orbax raises a bare Exception for a damaged array
@@ -270,6 +287,18 @@ def _training(state: TrainState) -> dict[str, Any]:
     """Everything of the state that `model` does not hold."""
     names = ["step", "opt_state", "skipped_steps"] + ["params"] * (state.ema is not None)
     return {name: getattr(state, name) for name in names}
+
+
+def _checksum(tree: Any) -> int:
+    """CRC-32 of all arrays; the files hold none, so a flipped bit would go unnoticed."""
+    return functools.reduce(
+        lambda crc, leaf: zlib.crc32(np.ascontiguousarray(leaf).data, crc), jax.tree.leaves(tree), 0
+    )
+
+
+def _crc(value: Any) -> int:
+    """CRC-32 of a JSON value."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _check_shapes(stored: Any, template: Any, place: Path) -> None:

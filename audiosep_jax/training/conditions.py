@@ -6,12 +6,11 @@ devices, each of which embeds its own rows.
 """
 
 import hashlib
-import mmap
 import os
 import tempfile
 from collections.abc import Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import jax
 import numpy as np
@@ -44,30 +43,27 @@ def captions_hash(captions: list[str]) -> str:
 
 
 class ConditionTable(MutableMapping[str, np.ndarray]):
-    """The `(E,)` of each caption, E being `features`, in a temporary file mapped into memory.
+    """The `(E,)` of each caption, E being `features`, in a temporary file.
 
-    Embeddings of 300,000 captions take 600 MB, of which a batch needs a few rows. The system can
-    take back the memory of a mapped file, and it counts for the process only where it is used.
+    Embeddings of 300,000 captions take 600 MB, of which a batch needs a few rows. The file is read
+    row by row: mapped into memory, it would soon count for the process as a whole.
     """
 
     def __init__(self, captions: Sequence[str], features: int) -> None:
         self._numbers = {caption: number for number, caption in enumerate(captions)}
-        self._is_set, self._num_written = np.zeros(len(captions), bool), 0
-        self._map = _mapped(4 * features * len(captions))
-        rows = np.frombuffer(self._map, np.float32, features * len(captions))
-        self.rows_NE = rows.reshape(len(captions), features)
+        self._is_set = np.zeros(len(captions), bool)
+        self._features, self._row_bytes = features, 4 * features
+        self._file = _file_of(self._row_bytes * len(captions))
 
     def __setitem__(self, caption: str, row_E: np.ndarray) -> None:
-        if len(row_E) != self.rows_NE.shape[1]:
-            check_dimensions({caption: row_E}, self.rows_NE.shape[1])
+        if len(row_E) != self._features:
+            check_dimensions({caption: row_E}, self._features)
         number = self._numbers[caption]
-        self.rows_NE[number], self._is_set[number] = row_E, True
-        self._num_written += 1
-        if self._num_written % _ROWS_SENT == 0:
-            self._release()
+        self._write(number, row_E)
+        self._is_set[number] = True
 
     def __getitem__(self, caption: str) -> np.ndarray:
-        return np.asarray(self.rows_NE[self._numbers[caption]])
+        return self._read(self._numbers[caption], 1)[0]
 
     def __delitem__(self, caption: str) -> None:
         self._is_set[self._numbers[caption]] = False
@@ -85,29 +81,32 @@ class ConditionTable(MutableMapping[str, np.ndarray]):
     def share(self) -> None:
         """Send the rows of process 0 to all processes."""
         if jax.process_count() > 1:
-            for start in range(0, len(self.rows_NE), _ROWS_SENT):
-                part = slice(start, start + _ROWS_SENT)
-                self.rows_NE[part] = processes.broadcast(self.rows_NE[part], self.rows_NE[part])
-                self._release()
+            for first in range(0, len(self._numbers), _ROWS_SENT):
+                count = min(_ROWS_SENT, len(self._numbers) - first)
+                rows_NE = self._read(first, count)
+                self._write(first, processes.broadcast(rows_NE, rows_NE))
         self._is_set[:] = True
-        self._release()
 
-    def _release(self) -> None:
-        """Take the pages out of the process's memory; they stay in the system's cache."""
-        if hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+    def _read(self, first: int, count: int) -> np.ndarray:
+        size = self._row_bytes
+        data = os.pread(self._file.fileno(), size * count, size * first)
+        return np.frombuffer(data, np.float32).reshape(count, self._features)
+
+    def _write(self, first: int, rows: np.ndarray) -> None:
+        data = np.asarray(rows, np.float32).tobytes()
+        os.pwrite(self._file.fileno(), data, self._row_bytes * first)
 
 
-def _mapped(num_bytes: int) -> mmap.mmap:
-    """Map a new file of zeros, or memory if the disk has no space for the file."""
-    num_bytes = max(1, num_bytes)  # mmap has no empty maps
-    with tempfile.TemporaryFile() as file:
-        try:
-            # Without blocks on the disk, a full disk would end the process with a bus error.
-            os.posix_fallocate(file.fileno(), 0, num_bytes)
-            return mmap.mmap(file.fileno(), num_bytes)
-        except (AttributeError, OSError):
-            return mmap.mmap(-1, num_bytes)
+def _file_of(num_bytes: int) -> BinaryIO:
+    """Open a new file without a name: on the disk, or in memory if the disk has no space."""
+    new_file: Any = tempfile.TemporaryFile
+    try:
+        file: BinaryIO = new_file()
+        if hasattr(os, "posix_fallocate"):  # where there is no space, this fails, not a write
+            os.posix_fallocate(file.fileno(), 0, max(1, num_bytes))
+        return file
+    except OSError:
+        return os.fdopen(os.memfd_create("conditions"), "w+b")
 
 
 def make_conditions(config: Config, captions: list[str]) -> tuple[ConditionTable, str]:

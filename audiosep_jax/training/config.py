@@ -2,6 +2,7 @@
 
 import dataclasses
 import runpy
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,7 +62,7 @@ class CheckpointConfig:
 class Config:
     """An experiment; the defaults are the paper's."""
 
-    name: str = setting(default="audiosep", resumable=True)
+    name: Annotated[str, Field(min_length=1)] = setting(default="audiosep", resumable=True)
     seed: Seed = 0
     batch_size: Annotated[int, Field(ge=1, le=2**20)] = 96  # over all devices of all hosts
     num_steps: Count = setting(default=1_000_000, resumable=True)
@@ -116,11 +117,14 @@ def from_file(path: str, overrides: Mapping[str, str]) -> Config:
         InputError: the file is missing or no config file, or a field or value is wrong.
     """
     if not Path(path).is_file():
-        raise InputError(f"--config={path}: there is no such file")
+        problem = "is a folder" if Path(path).is_dir() else "there is no such file"
+        raise InputError(f"--config={path}: {problem}")
     try:
         values = runpy.run_path(path)["get_config"]().to_dict()
-    except (SyntaxError, ValueError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # the file can raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f"line {frame.lineno}, " for frame in frames if frame.filename == path]
+        reason = " ".join(f"{''.join(lines[-1:])}{type(error).__name__}: {error}".split())
         raise InputError(
             f"--config={path}: is no Python file whose get_config() returns a config ({reason})"
         ) from error
@@ -134,7 +138,8 @@ def take_overrides(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
     `--config.FIELD=VALUE` and `--config.FIELD VALUE` are the same; the second must have a value.
     """
-    overrides, others, rest = {}, [], iter(words)
+    overrides: dict[str, str] = {}
+    others, rest = [], iter(words)
     for word in rest:
         option, equals, text = word.lstrip("-").partition("=")
         if not word.startswith("-") or not option.startswith("config."):
@@ -142,7 +147,8 @@ def take_overrides(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             continue
         if not equals and (text := next(rest, "--")).startswith("--"):  # the next option
             raise InputError(f"{word} needs a value: {word}=VALUE")
-        overrides[option.removeprefix("config.")] = text
+        if overrides.setdefault(option.removeprefix("config."), text) != text:
+            raise InputError(f"--{option} is given twice; a list is written --{option}=A,B")
     if sum(word.lstrip("-").partition("=")[0] == "config" for word in others) > 1:
         raise InputError(
             "--config is given twice; give one file, and change its fields by --config.FIELD=VALUE"

@@ -45,6 +45,11 @@ class RunLog:
     def __init__(
         self, workdir: Path, first_step: int, num_steps: int, *, write: bool = True
     ) -> None:
+        self._folder = workdir / "tensorboard"
+        self._rows: files.FinishedLog | None = None
+        self._events: Any = None
+        if write:
+            self._open(workdir, first_step)
         self.bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -54,14 +59,13 @@ class RunLog:
             mininterval=1 if sys.stderr.isatty() else 30,  # seconds between two updates
             smoothing=0.05,
         )
-        self._folder = workdir / "tensorboard"
-        self._rows = self._events = None
-        if not write:
-            return
+
+    def _open(self, workdir: Path, first_step: int) -> None:
         try:
             path = workdir / METRICS_FILE
             if path.exists():
-                rows = [row for row in files.read_records(path) if row["step"] <= first_step]
+                steps = range(first_step + 1)
+                rows = [row for row in files.read_records(path) if row.get("step") in steps]
                 files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
             self._rows = files.FinishedLog(workdir, path.stem)
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +111,7 @@ class RunLog:
     def close(self) -> None:
         """Close the files."""
         self.bar.close()
-        if self._rows is not None and self._events is not None:
+        if self._rows is not None:
             self._rows.close()
             with contextlib.suppress(OSError):
                 self._events.close()

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 
 from audiosep_jax.errors import InputError
 
+STOPPED = 75  # exit code; EX_TEMPFAIL of sysexits.h: try again
 RESUME = "the same command resumes from the newest checkpoint"
 
 
@@ -194,22 +195,32 @@ def check_equal(facts: Mapping[str, Any]) -> None:
 class StopSignals:
     """While entered, SIGINT and SIGTERM ask for a stop after a step; a second Ctrl-C interrupts.
 
+    Before `save_from_now_on` there is nothing to save, and a single process ends at once.
+
     JAX receives SIGTERM where there are several processes: it spreads the request and chooses the
     step. There SIGINT is passed on as SIGTERM.
     """
 
     def __enter__(self) -> Self:
-        self._requested = False
+        self._requested = self._saves = False
         self._several = jax.process_count() > 1
         numbers = [signal.SIGINT] if self._several else [signal.SIGINT, signal.SIGTERM]
         self._previous = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._requested:
+        if not (self._saves or self._several):
+            print("stopped before the first step; start it again", file=sys.stderr, flush=True)
+            leave(STOPPED)
+        if not self._requested:
+            print("\nstopping after this step, and saving ...", file=sys.stderr, flush=True)
+            self.request()
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        print("\nstopping after this step, and saving ...", file=sys.stderr, flush=True)
-        self.request()
+
+    def save_from_now_on(self) -> None:
+        """Tell that the first step begins."""
+        self._saves = True
 
     def request(self) -> None:
         """Ask for a stop, in all processes."""

@@ -41,7 +41,7 @@ def validate(
         The scores `(N,)` by name, and the first `num_estimates` estimates `(N, S)`.
     """
     total, processes = len(mixtures["mixture"]), jax.process_count()
-    own = max(1, batch_size // jax.device_count()) * jax.local_device_count()
+    own = max(1, min(batch_size, total) // jax.device_count()) * jax.local_device_count()
     rows = own * processes
     results: dict[str, list[np.ndarray]] = {"estimate": []}
     for start in range(0, total, rows):

@@ -1,6 +1,7 @@
 """clips: every layout gives clips with captions, and says what is wrong with it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -29,10 +30,12 @@ def test_manifest_paths_are_relative_to_it(tmp_path):
     rows = [
         {"wav": "sub/a.wav", "caption": "A dog"},
         {"wav": str(elsewhere), "caption": ["rain", "it rains"]},
+        {"wav": "~/c.wav", "caption": "wind"},
     ]
     assert list(manifest_clips(manifest(tmp_path, {"data": rows}))) == [
         Clip(tmp_path / "sub" / "a.wav", ("A dog",)),
         Clip(elsewhere, ("rain", "it rains")),
+        Clip(Path.home() / "c.wav", ("wind",)),
     ]
 
 

@@ -362,6 +362,24 @@ def test_the_newest_whole_checkpoint_is_used_and_the_damaged_one_renamed(
     assert sorted(name[:16] for name in left) == ["00000002.damaged", "00000003.damaged"]
 
 
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    fill(tmp_path, {1: 1.0})
+    state, folder, noticed = make_state(WITHOUT_EMA, 1), tmp_path / FOLDER / "00000001", set()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        whole = path.read_bytes()
+        broken = bytearray(whole)
+        broken[len(whole) // 2] ^= 1
+        path.write_bytes(broken)
+        with contextlib.closing(Checkpoints(tmp_path)) as reader:
+            try:
+                assert reader.about(1) == {**ABOUT, "step": 1}
+                assert_equal(reader.restore_state(1, template(WITHOUT_EMA)), state)
+            except Damaged:
+                noticed.add(path.relative_to(folder).parts[0])
+        path.write_bytes(whole)
+    assert noticed == {"model", "training", "about"}
+
+
 def test_if_every_checkpoint_is_damaged_the_newest_is_named_and_none_renamed(
     tmp_path: Path,
 ) -> None:

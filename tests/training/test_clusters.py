@@ -62,7 +62,7 @@ class Slurm:
 
 @pytest.mark.parametrize(
     "codes",
-    [[train.STOPPED, train.STOPPED, train.FINISHED], [train.FINISHED], [2], [1], [134]],
+    [[train.STOPPED, 143, train.STOPPED, train.FINISHED], [train.FINISHED], [2], [1], [134]],
 )
 def test_a_slurm_job_runs_again_as_long_as_it_was_stopped_and_saved(
     tmp_path: Path, codes: list[int]
@@ -102,7 +102,7 @@ def test_a_kubernetes_job_runs_again_after_a_stop_and_not_after_wrong_input() ->
     job = yaml.safe_load(block("yaml"))
     assert job["kind"] == "Job"
     assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"  # podFailurePolicy needs it
-    assert kubernetes(job, [train.STOPPED] * 1000 + [train.FINISHED]) == "complete"
+    assert kubernetes(job, [train.STOPPED, 143] * 500 + [train.FINISHED]) == "complete"
     assert kubernetes(job, [2]) == "failed"
     assert kubernetes(job, [134, 1, train.STOPPED, 0]) == "complete"
     assert kubernetes(job, [1] * 100) == "failed"

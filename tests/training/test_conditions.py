@@ -1,6 +1,7 @@
-"""conditions: a table of embeddings in a mapped file."""
+"""conditions: a table of embeddings in a file."""
 
 import numpy as np
+import psutil
 import pytest
 
 from audiosep_jax.data.captions import Captions
@@ -14,8 +15,7 @@ def test_captions_of_several_sets_are_sorted_and_distinct():
     assert distinct_captions(first, second) == ["bell", "dog", "rain"]
 
 
-def test_rows_are_those_that_were_set(monkeypatch):
-    monkeypatch.setattr(conditions_module, "_ROWS_SENT", 3)  # pages are released meanwhile
+def test_rows_are_those_that_were_set():
     captions = [f"sound {k}" for k in range(10)]
     table = ConditionTable(captions, 600)
     rows_NE = np.random.default_rng(0).standard_normal((10, 600)).astype(np.float32)
@@ -45,3 +45,15 @@ def test_without_place_for_a_file_the_table_is_in_memory(monkeypatch):
     table["rain"] = np.float32([1, 2, 3])
     table.share()
     np.testing.assert_array_equal(table["rain"], [1, 2, 3])
+
+
+def test_the_rows_of_a_large_table_are_not_in_the_memory_of_the_process():
+    captions = [str(number) for number in range(20_000)]
+    table = ConditionTable(captions, 512)  # of 40 MB
+    row_E, process = np.ones(512, np.float32), psutil.Process()
+    before = process.memory_info().rss
+    for caption in captions:
+        table[caption] = row_E
+    table.share()
+    assert all(table[caption][511] == 1 for caption in table)
+    assert process.memory_info().rss - before < 10e6

@@ -103,6 +103,11 @@ def test_whole_numbers_are_taken_for_floats():
         ({"optim__learning_rate": float("nan")}, r"^optim\.learning_rate=nan must be a finite num"),
         ({"loss__waveform_l1": float("inf")}, r"^loss\.waveform_l1=inf must be a finite number$"),
         ({"loss__waveform_l1": 10**400}, r"^loss\.waveform_l1=10+ must be a finite number$"),
+        (
+            {"loss__waveform_l1": 1e13},
+            r"^loss\.waveform_l1=1\d+\.0 must be less than or equal",
+        ),
+        ({"name": ""}, r"^name='' must have at least 1 character$"),
         ({"loss__waveform_l1": 0}, r"^loss\.waveform_l1=0, as all weights are"),
         ({"seed": 2**32}, r"^seed=4294967296 must be less than or equal to 4294967295$"),
         ({"num_steps": 2**31}, r"^num_steps=2147483648 must be less than or equal to 2147483647$"),
@@ -171,6 +176,9 @@ def test_overrides_are_taken_out_of_a_command_line():
     overrides, others = take_overrides(words)
     assert overrides == {"seed": "3", "name": "b=c", "mixing.min_gain_db": "-3"}
     assert others == ["train.py", "--config", "a.py", "--x=2", "-v"]
+    assert take_overrides([*words, "--config.seed=3"]) == (overrides, others)
+    with pytest.raises(InputError, match=r"^--config\.seed is given twice; a list is written --"):
+        take_overrides([*words, "--config.seed=4"])
     for second in ("--config=b.py", "--config", "-config=b.py"):
         with pytest.raises(InputError, match=r"^--config is given twice"):
             take_overrides([*words, second])
@@ -180,7 +188,8 @@ def test_a_config_file_with_overrides():
     path = Path(tiny.__file__)
     expected = from_mapping(tiny.get_config().to_dict())
     assert from_file(str(path), {}) == expected
-    assert from_file(str(path), {"seed": "5", "model.time_pools": "4"}) == dataclasses.replace(
+    texts = {"seed": "5", "model.time_pools": "4", "data.roots": ""}
+    assert from_file(str(path), texts) == dataclasses.replace(
         expected, seed=5, model=dataclasses.replace(expected.model, time_pools=(4,))
     )
 
@@ -189,9 +198,11 @@ def test_a_config_file_with_overrides():
     ("text", "message"),
     [
         (None, "there is no such file"),
-        ("# Heading\nText.", r"is no Python file whose get_config\(\) returns a config \(invalid"),
-        ("x = 1", r"is no Python file whose get_config\(\) returns a config \('get_config'\)"),
-        ("def get_config():\n    return None", "is no Python file whose get_config"),
+        ("# Heading\nText.", r"is no Python .* returns a config \(SyntaxError: invalid .*line 2\)"),
+        ("x = 1", r"is no Python .* returns a config \(KeyError: 'get_config'\)"),
+        ("def get_config():\n    return None", r".*\(AttributeError: 'NoneType'"),
+        ("import nothing_here", r".*\(line 1, ModuleNotFoundError: No module named 'nothing_here'"),
+        ("def get_config():\n  x = 1\n  return x / 0", r".*\(line 3, ZeroDivisionError: division"),
     ],
 )
 def test_what_is_no_config_file_is_refused_in_one_line(text, message, tmp_path):
@@ -200,3 +211,5 @@ def test_what_is_no_config_file_is_refused_in_one_line(text, message, tmp_path):
         path.write_text(text)
     with pytest.raises(InputError, match=rf"^--config={path}: {message}"):
         from_file(str(path), {})
+    with pytest.raises(InputError, match=rf"^--config={tmp_path}: is a folder"):
+        from_file(str(tmp_path), {})

@@ -100,8 +100,10 @@ def test_resuming_drops_a_line_cut_off_by_a_crash(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [METRICS_FILE, "tensorboard"]
 
 
-def test_resuming_drops_damaged_lines_between_whole_ones(tmp_path):
-    (tmp_path / METRICS_FILE).write_text('{"step": 10}\n\x00\x00\n{"step": 20}\n')
+def test_resuming_drops_damaged_and_foreign_lines_between_whole_ones(tmp_path):
+    (tmp_path / METRICS_FILE).write_text(
+        '{"step": 10}\n\x00\x00\n{"loss": 1}\n{"step": "a"}\n{"step": 20}\n'
+    )
     write(tmp_path, 20, [30])
     assert [row["step"] for row in rows(tmp_path)] == [10, 20, 30]
 

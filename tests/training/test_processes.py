@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import train
 from audiosep_jax.errors import InputError
 from audiosep_jax.training import processes
 from audiosep_jax.training.processes import StopSignals, in_cluster
@@ -42,15 +43,21 @@ def test_an_error_of_the_config_or_the_run_leaves_the_block_as_it_was():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_asks_for_a_stop_and_the_second_one_interrupts(number, capsys):
+def test_a_signal_asks_for_a_stop_and_a_second_ctrl_c_interrupts(number, capsys):
     before = signal.getsignal(number)
     with StopSignals() as stop:
+        with pytest.raises(SystemExit) as ended:  # there is nothing to save yet
+            os.kill(os.getpid(), number)
+        assert ended.value.code == train.STOPPED
+        assert capsys.readouterr().err == "stopped before the first step; start it again\n"
+        stop.save_from_now_on()
         assert not stop.reached(1)
         os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)  # schedulers send it more than once
         assert stop.reached(2)
-        assert "stopping after this step" in capsys.readouterr().err
+        assert capsys.readouterr().err.count("stopping after this step") == 1
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(number) == before
 
 

@@ -588,6 +588,7 @@ def test_an_unknown_field_of_a_stored_config_is_named_with_its_checkpoint(copied
     path = copied / FOLDER / f"{LAST_STEP:08d}" / "about" / "metadata"
     about = json.loads(path.read_text(encoding="utf-8"))
     about["config"]["checkpoint"]["on_error"] = "stop"  # which no longer exists
+    del about["checksums"]  # as in older versions
     path.write_text(json.dumps(about), encoding="utf-8")
     train.train(config(), copied)
     about["config"]["optim"]["nesterov"] = True
@@ -809,6 +810,8 @@ MISTAKES = {
         ["--workdir=gs://bucket/run"],
         "workdir=gs://bucket/run: must be a local folder; mount",
     ),
+    "a mistyped bucket": (["--workdir=gs:/bucket"], "workdir=gs:/bucket: must be a local folder"),
+    "an unset variable": (["--workdir="], "workdir=: must be a local folder"),
     "rows for no device": (["--config.batch_size=12"], "batch_size=12 does not divide among 8"),
     "rows for no part": (
         ["--config.optim.accumulate_steps=2"],
@@ -849,3 +852,6 @@ def test_without_a_workdir_the_config_names_it(
     monkeypatch.setattr(train, "train", lambda *arguments: seen.append(arguments))
     assert command(*TINY, "--config.seed=3") == train.STOPPED
     assert seen == [(dataclasses.replace(config(), seed=3), Path("runs/tiny"))]
+    monkeypatch.setenv("HOME", "/home/user")
+    command(*TINY, "--workdir=~/run")  # which a shell passes on as it is
+    assert seen[1][1] == Path("/home/user/run")
