@@ -170,9 +170,10 @@ def read_json(
     path: str | os.PathLike[str], object_hook: Callable[[dict[str, Any]], Any] | None = None
 ) -> Any:
     """Value of a JSON file, `object_hook` of each object; InputError says why it is unreadable."""
+    text = read_text(path)
     try:
-        return json.loads(read_text(path), object_hook=object_hook)
-    except ValueError as error:
+        return json.loads(text, object_hook=object_hook)
+    except (ValueError, RecursionError) as error:
         reason = not_the_file(path) or f"is not JSON ({error})"
         raise InputError(f"{path}: {reason}") from error
 

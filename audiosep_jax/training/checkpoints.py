@@ -1,5 +1,6 @@
 """Checkpoints of a run: written by Orbax in the background, whole or not at all."""
 
+import dataclasses
 import errno
 import functools
 import json
@@ -9,7 +10,7 @@ import os
 import traceback
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +42,17 @@ class _Manager(ocp.CheckpointManager):
 
     def reached_preemption(self, step: int) -> bool:
         return False
+
+
+@dataclasses.dataclass
+class _FirstOfEach(policy.PreservationPolicy):
+    """Keep the first checkpoint at or after each multiple of `steps`."""
+
+    steps: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        intervals = [checkpoint.step // self.steps for checkpoint in checkpoints]
+        return [n > 0 and n not in intervals[:i] for i, n in enumerate(intervals)]
 
 
 class Checkpoints:
@@ -189,7 +201,7 @@ class Checkpoints:
         best = policy.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False)
         keep: list[Any] = [policy.LatestN(config.keep_latest), best]
         if config.keep_every_steps:
-            keep.append(policy.EveryNSteps(config.keep_every_steps))
+            keep.append(_FirstOfEach(config.keep_every_steps))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy.AnyPreservationPolicy(keep),
             best_fn=self._rank,  # without it Orbax would not write the metrics that BestN reads

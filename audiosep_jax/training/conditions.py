@@ -19,6 +19,7 @@ from audiosep_jax.data.captions import Captions
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import check_dimensions
 from audiosep_jax.encoders.table import caption_table
+from audiosep_jax.errors import InputError
 from audiosep_jax.training import processes
 from audiosep_jax.training.config import Config
 from audiosep_jax.training.parallel import parallel_eval_step, place_state
@@ -38,8 +39,13 @@ def distinct_captions(*data_sets: Captions) -> list[str]:
 
 
 def captions_hash(captions: list[str]) -> str:
-    """Hash of a list of captions and their order."""
-    return hashlib.sha256("\0".join(captions).encode()).hexdigest()[:16]
+    """Hash of a list of captions and their order; InputError if one is no Unicode text."""
+    try:
+        text = "\0".join(captions).encode()
+    except UnicodeEncodeError as error:  # JSON can hold halves of characters
+        part = error.object[max(0, error.start - 20) : error.end + 20]
+        raise InputError(f"a caption is no Unicode text: {part!a}") from error
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 class ConditionTable(MutableMapping[str, np.ndarray]):

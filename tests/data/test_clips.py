@@ -68,6 +68,7 @@ def test_manifest_names_the_bad_row(tmp_path, row, complaint):
     [
         ("{", "is not JSON"),
         ("", "is empty"),
+        ("[" * 100_000, "is not JSON (maximum recursion depth"),
         ("\xff", "is not JSON"),
         ('{"data": [{"wav": "a", "caption": "x"},\n{"wav"]}', "line 2"),
         ('{"data": [{"wav": "a", "caption": "x"}]', "is not JSON"),
@@ -86,7 +87,8 @@ def test_what_is_no_manifest_is_refused(tmp_path, content, complaint):
 
 def test_missing_manifest_is_refused(tmp_path):
     assert "missing.json" in refused(manifest_clips, tmp_path / "missing.json")
-    assert "cannot be read" in refused(manifest_clips, tmp_path)
+    message = refused(manifest_clips, tmp_path)
+    assert message == f"{tmp_path}: cannot be read (Is a directory)"
 
 
 # -------------------------------------------------------------------------- ESC-50, folders

@@ -114,6 +114,11 @@ def test_newest_best_and_every_nth_are_kept(tmp_path: Path) -> None:
     assert kept(tmp_path) == [2, 3, 6, 8, 9]
 
 
+def test_the_first_after_each_multiple_is_kept_if_none_is_at_it(tmp_path: Path) -> None:
+    fill(tmp_path, dict.fromkeys(range(2, 15, 2)), keep_latest=1, keep_every_steps=5)
+    assert kept(tmp_path) == [6, 10, 14]
+
+
 def test_zero_keeps_no_nth(tmp_path: Path) -> None:
     fill(tmp_path, {1: 1.0, 2: 2.0, 3: None, 4: None}, keep_latest=1, keep_every_steps=0)
     assert kept(tmp_path) == [2, 4]

@@ -7,12 +7,18 @@ import pytest
 from audiosep_jax.data.captions import Captions
 from audiosep_jax.errors import InputError
 from audiosep_jax.training import conditions as conditions_module
-from audiosep_jax.training.conditions import ConditionTable, distinct_captions
+from audiosep_jax.training.conditions import ConditionTable, captions_hash, distinct_captions
 
 
 def test_captions_of_several_sets_are_sorted_and_distinct():
     first, second = Captions([("rain", "dog")]), Captions([("rain",), ("bell",)])
     assert distinct_captions(first, second) == ["bell", "dog", "rain"]
+
+
+def test_half_a_character_is_named():
+    assert captions_hash(["a", "bé"]) != captions_hash(["bé", "a"])
+    with pytest.raises(InputError, match=r"no Unicode text: 'a dog\\ud83d barks'"):
+        captions_hash(["a dog\ud83d barks"])
 
 
 def test_rows_are_those_that_were_set():
