@@ -26,7 +26,7 @@ from audiosep_jax import files
 from audiosep_jax.cli import use_compilation_cache
 from audiosep_jax.data.batches import BadClips, ClipSampler
 from audiosep_jax.data.pipeline import train_batches
-from audiosep_jax.data.sources import DataConfig, build_source, source_fingerprint
+from audiosep_jax.data.sources import DataConfig, build_source
 from audiosep_jax.data.validation import validation_set
 from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.errors import InputError
@@ -116,7 +116,7 @@ def train(config: Config, workdir: Path) -> bool:
         valid_source = build_source(config.data, "valid", config.model.sample_rate_hz)
         train_clips, valid_clips = ClipSampler(train_source), ClipSampler(valid_source)
         captions = distinct_captions(train_clips.captions, valid_clips.captions)
-        data, valid_data = source_fingerprint(train_source), source_fingerprint(valid_source)
+        data, valid_data = train_source.fingerprint, valid_source.fingerprint
         code, valid = code_version(), config.valid
         facts = {"the data": data, "the validation data": valid_data, "the code": code["sources"]}
         facts["the captions"] = captions_hash(captions)
@@ -194,7 +194,7 @@ def train(config: Config, workdir: Path) -> bool:
         stack.enter_context(contextlib.closing(log))
         for index in mixtures["bad_clips"]:
             log.say(f"validation skips {valid_source.name(index)}")
-        for path in getattr(train_source, "left_out", ()):
+        for path in train_source.left_out:
             log.say(f"{path} is left out: it is no recording in a class folder")
         gc.freeze()  # objects that live to the end are not searched for garbage again
         size = sum(x.size for x in jax.tree.leaves(state.params))

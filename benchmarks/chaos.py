@@ -329,7 +329,7 @@ def config_of(workdir: Path, step: int) -> Config:
 def batches(config: Config, processes: int, num_steps: int) -> np.ndarray:
     """Mixtures `(steps, B, S)` of all processes, in the order of the stream."""
     source = build_source(config.data, "train", config.model.sample_rate_hz)
-    captions = {caption for i in range(len(source)) for caption in source.captions(i)}
+    captions = set(source.captions.texts)
     conditions = dict.fromkeys(captions, np.zeros(1, np.float32))
     whole: Any = None
     for process in range(processes):

@@ -26,7 +26,8 @@ import soundfile
 from audiosep_jax.data.augment import AugmentConfig
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.pipeline import threads_and_workers, train_batches
-from audiosep_jax.data.sources import DataConfig, Source, build_source
+from audiosep_jax.data.source import Source
+from audiosep_jax.data.sources import DataConfig, build_source
 from audiosep_jax.workers import available_cores
 
 RATE_HZ = 32000
@@ -76,7 +77,7 @@ def clips_per_second(
     source: Source, data: DataConfig, options: argparse.Namespace, augment: AugmentConfig
 ) -> float:
     """Measure the mixtures a second; return the best of the repeats."""
-    captions = {caption for i in range(len(source)) for caption in source.captions(i)}
+    captions = set(source.captions.texts)
     conditions = dict.fromkeys(captions, np.zeros(512, np.float32))
     mixing = MixingConfig(max_mix_num=options.max_mix_num)
     best = 0.0

@@ -109,7 +109,7 @@ def measure(kind: str, root: str, num_workers: int) -> None:
     from audiosep_jax.data.batches import ClipSampler
     from audiosep_jax.data.mixing import MixingConfig
     from audiosep_jax.data.pipeline import train_batches
-    from audiosep_jax.data.sources import DataConfig, Kind, build_source, source_fingerprint
+    from audiosep_jax.data.sources import DataConfig, Kind, build_source
     from audiosep_jax.training.conditions import ConditionTable, distinct_captions
 
     mark("after imports")
@@ -117,7 +117,7 @@ def measure(kind: str, root: str, num_workers: int) -> None:
     source = build_source(data, "train", RATE_HZ)
     mark("after the list of clips")
     sampler = ClipSampler(source)
-    source_fingerprint(source)
+    _ = source.fingerprint
     captions = distinct_captions(sampler.captions)
     mark("after checks and fingerprint")
     conditions, row_E = ConditionTable(captions, FEATURES), np.ones(FEATURES, np.float32)

@@ -81,7 +81,7 @@ def fixed_batches(config: Config) -> Batches:
 def pipeline_batches(config: Config) -> Batches:
     """Yield the batches of the config's pipeline, with random embeddings of the captions."""
     source = build_source(config.data, "train", config.model.sample_rate_hz)
-    captions = sorted({caption for i in range(len(source)) for caption in source.captions(i)})
+    captions = sorted(set(source.captions.texts))
     rows = noise(len(captions), config.model.condition_features) / 20
     conditions = dict(zip(captions, rows, strict=True))
     batches: Generator[dict[str, np.ndarray], None, None] = train_batches(

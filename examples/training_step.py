@@ -58,7 +58,7 @@ def main(num_steps: int = 10) -> list[float]:
     """Train for `num_steps` and return the losses."""
     data = DataConfig(source="synthetic", num_synthetic_clips=64, segment_seconds=0.5)
     source = build_source(data, "train", CONFIG.sample_rate_hz)
-    captions = sorted({text for index in range(len(source)) for text in source.captions(index)})
+    captions = sorted(source.captions.texts)
     conditions = dict(zip(captions, HashedEncoder()(captions), strict=True))
     batches = train_batches(
         *(source, conditions, MixingConfig(), data, AugmentConfig()),

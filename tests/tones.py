@@ -1,13 +1,16 @@
 """Clips that show in a mixture, and the stream of batches made of them."""
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
 
 from audiosep_jax.audio.files import AudioError
+from audiosep_jax.data.captions import Captions
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.pipeline import train_batches
+from audiosep_jax.data.source import Source
 from audiosep_jax.data.sources import DataConfig
 
 S = 64  # samples in a segment, one second of them
@@ -16,7 +19,7 @@ MIXING = MixingConfig()
 
 
 @dataclasses.dataclass(frozen=True)
-class Tones:
+class Tones(Source):
     """Clip k is a faint sine in bin k + 1 of every segment, so that a mixture shows its parts."""
 
     all_captions: tuple[tuple[str, ...], ...]
@@ -24,11 +27,9 @@ class Tones:
     silent: frozenset[int] = frozenset()
     sample_rate_hz: int = S
 
-    def __len__(self):
-        return len(self.all_captions)
-
-    def captions(self, index):
-        return self.all_captions[index]
+    @functools.cached_property
+    def captions(self):
+        return Captions(self.all_captions)
 
     def name(self, index):
         return f"tone/{index}"
@@ -47,7 +48,7 @@ def tones(num_clips, **options):
 
 def conditions_of(source):
     """One-hot, so that a batch shows which caption was drawn."""
-    captions = sorted({c for index in range(len(source)) for c in source.captions(index)})
+    captions = sorted(source.captions.texts)
     return dict(zip(captions, np.eye(len(captions), dtype=np.float32), strict=True))
 
 

@@ -14,7 +14,8 @@ from audiosep_jax.data import augment as augment_lib
 from audiosep_jax.data import mixing as mixing_lib
 from audiosep_jax.data.augment import AugmentConfig
 from audiosep_jax.data.mixing import MixingConfig
-from audiosep_jax.data.sources import Source, WeightedSources, captions_of, recordings_of
+from audiosep_jax.data.source import Source
+from audiosep_jax.data.sources import WeightedSources
 from audiosep_jax.errors import InputError
 
 # Unusable clips in a row before a draw gives up. `data.max_bad_share` is the limit that counts:
@@ -41,13 +42,13 @@ class ClipSampler:
         if not len(source):
             raise InputError("the data set has no clips")
         self.source = source
-        self.captions = captions_of(source)
+        self.captions = source.captions
         lonely = self.captions.lonely()
         if lonely is not None:
             what = f"{source.name(lonely)} ({self.captions[lonely][0]!r})"
             raise InputError(f"no clip with another caption to mix with {what}")
-        self._recordings = recordings_of(source)
-        self.num_recordings = len(self._recordings) - 1
+        self._recordings = source.recordings
+        self.num_recordings = source.num_recordings
         # Number of the first recording of each data set, and the number of recordings.
         self.edges: tuple[int, ...] = (0, self.num_recordings)
         self._shares = np.ones(1)

@@ -23,7 +23,8 @@ from absl import flags
 from audiosep_jax.data.augment import AugmentConfig
 from audiosep_jax.data.batches import BatchMaker, ClipSampler, RowMaker, check_conditions
 from audiosep_jax.data.mixing import MixingConfig
-from audiosep_jax.data.sources import DataConfig, Source, WeightedSources, num_segment_samples
+from audiosep_jax.data.source import Source
+from audiosep_jax.data.sources import DataConfig, WeightedSources, num_segment_samples
 from audiosep_jax.errors import InputError
 from audiosep_jax.workers import available_cores, end_with_parent
 

@@ -25,6 +25,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data.captions import Captions, shared
+from audiosep_jax.data.source import Source
 from audiosep_jax.errors import InputError
 from audiosep_jax.files import read_json_object
 
@@ -47,8 +48,8 @@ def lines_name(name: str, split: str) -> str:
     return f"{name}-{split}.records.jsonl"
 
 
-class PreparedSource:
-    """Records of one split, or of several written as `train+valid`, as a `sources.Source`.
+class PreparedSource(Source):
+    """Records of one split, or of several written as `train+valid`.
 
     Args:
         folder: the output folder of `prepare`.
@@ -98,21 +99,18 @@ class PreparedSource:
         self._lines = _Lines(
             [self.folder / lines_name(name, part) for part in parts], self._starts[-1]
         )
-        self.caption_index = self._lines.captions
+        self.captions = self._lines.captions
         identity = json.dumps([[part, hashes[part]] for part in parts])
-        self.recordings: np.ndarray | None = None
         if sample_by == "recording" and len(self._lines.recordings) <= len(self):
             self.recordings = self._lines.recordings
             identity += " by recording"
-        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self._fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._start_readers()
 
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        """All sentences that describe the record; reads no audio."""
-        return self.caption_index[index]
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the splits' fingerprints, which `prepare` has written."""
+        return self._fingerprint
 
     def name(self, index: int) -> str:
         """Id of the recording, and where in it the record starts if not at its beginning."""

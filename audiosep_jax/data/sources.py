@@ -1,17 +1,4 @@
-"""Where clips come from: every source looks like a list of mono clips with captions.
-
-Batches made of them have these keys (this is the public schema):
-
-    mixture    (B, S) float32   input of the network
-    target     (B, S) float32   the clip in it that the caption describes
-    condition  (B, E) float32   embedding of the caption, L2-normalised
-    bad_clips  (B, M) int32     indices of clips skipped while making that row, padded with -1
-
-and, for evaluation, lists of N strings: `caption`, and `source_id` (name of the target's clip).
-
-A *recording* is one file, with all of its captions. A source offers it as one clip, or as several
-if it is stored in pieces.
-"""
+"""Data sets of files, mixtures of data sets, and the section of the config that names them."""
 
 import bisect
 import concurrent.futures
@@ -20,11 +7,10 @@ import hashlib
 import itertools
 import json
 import operator
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import cachetools
 import numpy as np
@@ -35,6 +21,7 @@ from audiosep_jax.audio.files import AudioError, AudioReader
 from audiosep_jax.data.captions import Captions, shared
 from audiosep_jax.data.clips import Clips, class_folder_clips, esc50_clips, manifest_clips
 from audiosep_jax.data.mixing import Audio
+from audiosep_jax.data.source import Source
 from audiosep_jax.errors import InputError
 from audiosep_jax.settings import Count, CountOrZero, Positive, Share, section, setting
 
@@ -75,7 +62,7 @@ class DataConfig:
     valid_split: str = setting(default="valid", per_process=True)
     train_folds: Folds = (1, 2, 3, 4)
     valid_folds: Folds = setting(default=(5,), per_process=True)
-    num_synthetic_clips: Annotated[int, Field(ge=2, le=2**31 - 1)] = 20000
+    num_synthetic_clips: Annotated[int, Field(ge=2, le=10**7)] = 20000
     segment_seconds: Annotated[float, Field(ge=0.01, le=3600)] = 5.0
     min_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
     max_bad_share: Share = setting(default=0.05, resumable=True)
@@ -113,49 +100,6 @@ def num_segment_samples(data: DataConfig, sample_rate_hz: int) -> int:
     return max(1, round(data.segment_seconds * sample_rate_hz))
 
 
-class Source(Protocol):
-    """A list of clips; picklable, and safe to call from several threads.
-
-    A source may also have these attributes:
-
-    - `caption_index`, a `Captions`: saves a call of `captions` for each clip.
-    - `recordings`, an int array: the index of each recording's first clip, and `len(source)`.
-      Without it every clip is a recording.
-    - `fingerprint`, a string: identifies the clips; without it their names and captions do.
-    - `left_out`, strings: paths that were found beside the clips and are no recordings.
-    """
-
-    sample_rate_hz: int
-
-    def __len__(self) -> int: ...
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        """All sentences that describe the clip; at least one."""
-
-    def name(self, index: int) -> str:
-        """Name of the clip in messages: its path or id."""
-
-    def load(self, index: int) -> Audio:
-        """The clip at `sample_rate_hz`; AudioError if unusable, also where it is sliced."""
-
-
-def captions_of(source: Source) -> Captions:
-    """Captions of all clips of a source."""
-    known: Captions | None = getattr(source, "caption_index", None)
-    return known or Captions(source.captions(index) for index in range(len(source)))
-
-
-def recordings_of(source: Source) -> np.ndarray:
-    """Index of each recording's first clip, and `len(source)`."""
-    known: np.ndarray | None = getattr(source, "recordings", None)
-    return shared(np.arange(len(source) + 1)) if known is None else known
-
-
-def num_recordings(source: Source) -> int:
-    """Number of recordings that the clips of a source belong to."""
-    return len(recordings_of(source)) - 1
-
-
 @dataclasses.dataclass(frozen=True)
 class Excerpt:
     """Mono audio of a long file, of which only what is sliced is decoded."""
@@ -174,7 +118,7 @@ class Excerpt:
         return audio_files.read_segment(self.path, begin, end, self.sample_rate_hz)
 
 
-class FileSource:
+class FileSource(Source):
     """Clips in audio files, decoded on demand.
 
     Files of up to half a minute are decoded whole, and the last `cache_megabytes` of them stay in
@@ -198,12 +142,10 @@ class FileSource:
         cache_megabytes: int = 512,
         sample_by: SampleBy = "recording",
     ) -> None:
-        self.clips = clips
-        self.left_out = clips.left_out
+        self.clips, self.captions, self.left_out = clips, clips.captions, clips.left_out
         self.sample_rate_hz = sample_rate_hz
         self.min_seconds = min_seconds
         self.cache_megabytes = cache_megabytes
-        self.caption_index = clips.captions
         # Index of each file's first piece, and the number of pieces; None where a file is a clip.
         self.pieces: np.ndarray | None = None
         if sample_by == "duration":
@@ -211,15 +153,8 @@ class FileSource:
                 counts = list(pool.map(self._num_pieces, clips.paths))
             if max(counts) > 1:
                 self.pieces = shared([0, *itertools.accumulate(counts)], np.int64)
-                self.caption_index = self.caption_index.repeated(counts)
+                self.captions = self.captions.repeated(counts)
         self._start_cache()
-
-    def __len__(self) -> int:
-        return len(self.caption_index)
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        """All sentences that describe the clip."""
-        return self.caption_index[index]
 
     def name(self, index: int) -> str:
         """The clip's path, and the piece of it."""
@@ -241,11 +176,9 @@ class FileSource:
         begin, end = (len(audio_S) * k // count for k in (piece, piece + 1))
         return audio_S[begin:end]
 
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the files' names and captions, in order, wherever they are."""
-        names = self.clips.paths if self.pieces is None else map(self.name, range(len(self)))
-        return _fingerprint(names, self.caption_index)
+    def names(self) -> Iterable[str]:
+        """Names of all clips, in order."""
+        return self.clips.paths if self.pieces is None else super().names()
 
     @cachetools.cachedmethod(lambda self: self._cache, lock=lambda self: self._lock)
     def _decoded(self, file: int) -> Audio:
@@ -301,7 +234,7 @@ class FileSource:
         self._start_cache()
 
 
-class WeightedSources:
+class WeightedSources(Source):
     """The clips of several sources, one source after another, numbered through.
 
     Targets and interferers come from each in proportion to its weight, whatever its size. Weights
@@ -315,30 +248,19 @@ class WeightedSources:
             raise InputError(f"{len(weights)} weights for {len(sources)} data sets")
         self.sources = tuple(sources)
         self.sample_rate_hz = sources[0].sample_rate_hz
-        firsts = [recordings_of(source)[:-1] for source in sources]
+        firsts = [source.recordings[:-1] for source in sources]
         self.weights = tuple(float(weight) for weight in weights or map(len, firsts))
         self.starts = (0, *itertools.accumulate(len(source) for source in sources))
-        self.caption_index = Captions.joined([captions_of(source) for source in sources])
+        self.captions = Captions.joined([source.captions for source in sources])
+        self.left_out = tuple(path for source in sources for path in source.left_out)
         placed = [part + start for part, start in zip(firsts, self.starts, strict=False)]
         self.recordings = shared(np.concatenate([*placed, [len(self)]]), np.int64)
 
     @property
     def fingerprint(self) -> str:
         """Hash of the sources' own."""
-        parts = json.dumps([source_fingerprint(source) for source in self.sources])
+        parts = json.dumps([source.fingerprint for source in self.sources])
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Paths that are no recordings."""
-        return tuple(path for source in self.sources for path in getattr(source, "left_out", ()))
-
-    def __len__(self) -> int:
-        return self.starts[-1]
-
-    def captions(self, index: int) -> tuple[str, ...]:
-        """All sentences that describe the clip."""
-        return self.caption_index[index]
 
     def name(self, index: int) -> str:
         """Name that the clip's own source gives it."""
@@ -355,25 +277,6 @@ class WeightedSources:
             raise IndexError(f"clip {index} of {len(self)}")
         which = bisect.bisect_right(self.starts, index) - 1
         return self.sources[which], index - self.starts[which]
-
-
-def source_fingerprint(source: Source) -> str:
-    """Hash of the clips' file names and captions, in order, wherever the files are."""
-    known: str | None = getattr(source, "fingerprint", None)
-    if known is not None:
-        return known
-    return _fingerprint(map(source.name, range(len(source))), captions_of(source))
-
-
-def _fingerprint(names: Iterable[str], captions: Captions) -> str:
-    """Hash of a line of JSON for each clip: the last part of its name, then its captions."""
-    encode = json.encoder.encode_basestring_ascii  # json.dumps would take most of the time
-    texts = [encode(text) for text in captions.texts]
-    digest = hashlib.sha256()
-    for name, numbers in zip(names, captions.all_numbers(), strict=True):
-        cells = [encode(os.path.basename(name)), *(texts[number] for number in numbers)]
-        digest.update(f"[{', '.join(cells)}]\n".encode())
-    return digest.hexdigest()[:16]
 
 
 # ------------------------------------------------------------------------------ from a config

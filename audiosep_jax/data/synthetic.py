@@ -4,9 +4,13 @@ Every kind is a pure function of (generator, number of samples, rate). All of th
 below 4 kHz and overlap in frequency, so that telling them apart takes more than a band filter.
 """
 
+import functools
+
 import numpy as np
 from scipy import signal
 
+from audiosep_jax.data.captions import Captions
+from audiosep_jax.data.source import Source
 from audiosep_jax.errors import InputError
 
 SAMPLE_RATES_HZ = (8000, 48000)
@@ -357,20 +361,15 @@ SOUNDS = {
 KINDS = {make.__name__: (make, tuple(words.split("|"))) for make, words in SOUNDS.items()}
 
 
-class SyntheticSource:
+class SyntheticSource(Source):
     """`num_clips` made-up clips; clip `index` is a pure function of (seed, index, rate)."""
 
     def __init__(self, num_clips: int, seed: int, sample_rate_hz: int):
         low_hz, high_hz = SAMPLE_RATES_HZ
-        if num_clips < 1 or seed < 0:
-            raise InputError(f"synthetic: need num_clips >= 1 and seed >= 0: {num_clips}, {seed}")
         if not low_hz <= sample_rate_hz <= high_hz:
-            raise InputError(
-                f"synthetic: sample_rate_hz must lie in {low_hz} to {high_hz}: {sample_rate_hz}"
-            )
-        self.num_clips = num_clips
-        self.seed = seed
-        self.sample_rate_hz = sample_rate_hz
+            limits = f"must lie in {low_hz} to {high_hz} for synthetic clips"
+            raise InputError(f"sample_rate_hz={sample_rate_hz} {limits}")
+        self.num_clips, self.seed, self.sample_rate_hz = num_clips, seed, sample_rate_hz
 
     def __len__(self) -> int:
         return self.num_clips
@@ -381,9 +380,10 @@ class SyntheticSource:
             raise IndexError(f"clip {index} of a synthetic source of {self.num_clips}")
         return list(KINDS)[index % len(KINDS)]
 
-    def captions(self, index: int) -> tuple[str, ...]:
-        """All wordings for the clip's kind; no wording is shared between kinds."""
-        return KINDS[self.kind(index)][1]
+    @functools.cached_property
+    def captions(self) -> Captions:
+        """All wordings for the kind of each clip; no wording is shared between kinds."""
+        return Captions(KINDS[self.kind(index)][1] for index in range(self.num_clips))
 
     def name(self, index: int) -> str:
         """Identity of the clip, such as synthetic/siren/000123."""

@@ -8,7 +8,8 @@ import numpy as np
 from audiosep_jax.data import mixing as mixing_lib
 from audiosep_jax.data.batches import ClipSampler, check_conditions
 from audiosep_jax.data.mixing import MixingConfig
-from audiosep_jax.data.sources import DataConfig, Source, num_segment_samples
+from audiosep_jax.data.source import Source
+from audiosep_jax.data.sources import DataConfig, num_segment_samples
 from audiosep_jax.errors import InputError
 
 _AUDIBLE_ENERGY = 1e-8  # -80 dB of full scale

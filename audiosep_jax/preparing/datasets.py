@@ -46,7 +46,7 @@ def synthetic(num_clips: int) -> Items:
         seed = sources.SYNTHETIC_SEEDS[split]
         clips = SyntheticSource(count, seed, 32000)
         for index in range(count):
-            name, captions = clips.name(index), clips.captions(index)
+            name, captions = clips.name(index), clips.captions[index]
             yield Recording(name, split, captions, synthetic=(seed, index))
 
 

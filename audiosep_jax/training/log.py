@@ -23,7 +23,6 @@ from tqdm import tqdm
 
 from audiosep_jax import files
 from audiosep_jax.data.batches import BadClips
-from audiosep_jax.data.sources import num_recordings
 from audiosep_jax.errors import InputError
 from audiosep_jax.plots import spectrogram_picture
 from audiosep_jax.training.config import Config
@@ -215,7 +214,7 @@ class Progress:
         means = {name: float(np.mean(xs)) if xs else math.nan for name, xs in finite.items()}
         means["learning_rate"] = self._values["learning_rate"][-1]
         self._values.clear()
-        epoch = step * self._config.batch_size / num_recordings(self.bad_clips.source)
+        epoch = step * self._config.batch_size / self.bad_clips.source.num_recordings
         used, num_bad = memory(), len(self.bad_clips.indices)
         rows = {f"train/{name}": value for name, value in means.items()}
         if steps_per_second:

@@ -22,7 +22,6 @@ from audiosep_jax.data.sources import (
     WeightedSources,
     build_source,
     num_segment_samples,
-    source_fingerprint,
 )
 from audiosep_jax.errors import InputError
 
@@ -67,7 +66,7 @@ def test_source_names_and_describes_its_clips(tmp_path):
     source = source_of(tmp_path)
     assert len(source) == 4
     assert source.name(2) == str(tmp_path / "2.wav")
-    assert source.captions(2) == ("noise 2",)
+    assert source.captions[2] == ("noise 2",)
 
 
 def test_unusable_clips_are_named(tmp_path):
@@ -210,7 +209,7 @@ def long_and_short(tmp_path, **options):
 def test_by_duration_a_recording_counts_as_its_pieces_of_15_seconds(tmp_path):
     whole, pieces = long_and_short(tmp_path), long_and_short(tmp_path, sample_by="duration")
     assert (len(whole), len(pieces)) == (2, 4)
-    assert [pieces.captions(k) for k in range(4)] == [("noise 0",)] * 3 + [("noise 1",)]
+    assert [pieces.captions[k] for k in range(4)] == [("noise 0",)] * 3 + [("noise 1",)]
     assert pieces.name(1) == f"{tmp_path / '0.wav'} piece 2 of 3"
     joined_S = np.concatenate([pieces.load(k)[:] for k in range(3)])
     np.testing.assert_array_equal(joined_S, whole.load(0)[:])
@@ -245,8 +244,8 @@ def test_build_source_of_each_layout(tmp_path):
 
     assert len(build_source(esc50_config, "train", RATE_HZ)) == 2
     assert build_source(esc50_config, "valid", RATE_HZ).name(0).endswith("2-a.wav")
-    assert build_source(folders, "train", RATE_HZ).captions(0) == ("audio",)
-    assert build_source(folders, "valid", RATE_HZ).captions(0) == ("bell",)
+    assert build_source(folders, "train", RATE_HZ).captions[0] == ("audio",)
+    assert build_source(folders, "valid", RATE_HZ).captions[0] == ("bell",)
     assert len(build_source(folders, "valid", RATE_HZ).load(0)) == RATE_HZ
     with pytest.raises(AudioError, match="min_seconds=2"):
         build_source(listed, "train", RATE_HZ).load(0)
@@ -265,7 +264,7 @@ def test_build_source_of_several_data_sets(tmp_path):
     both = build_source(config, "train", RATE_HZ)
     assert len(both) == 6
     assert both.weights == (1.0, 3.0)
-    assert both.captions(5) == ("bell",)
+    assert both.captions[5] == ("bell",)
     assert len(build_source(config, "valid", RATE_HZ)) == 1
     own = dataclasses.replace(config, valid_root="")
     assert "set data.valid_root" in refused(build_source, own, "valid", RATE_HZ)
@@ -277,7 +276,7 @@ def test_synthetic_validation_is_held_out():
     assert len(train) == len(valid) == 30
     assert train.sample_rate_hz == RATE_HZ
     for index in range(12):
-        assert train.captions(index) == valid.captions(index)
+        assert train.captions[index] == valid.captions[index]
         assert not np.array_equal(train.load(index), valid.load(index))
 
 
@@ -301,7 +300,7 @@ def test_clips_are_those_of_the_sources_one_after_another():
     there = [(part, place) for part in parts for place in range(len(part))]
     assert len(joined) == len(there) == 6
     for index, (part, place) in enumerate(there):
-        assert joined.captions(index) == part.captions(place)
+        assert joined.captions[index] == part.captions[place]
         assert joined.name(index) == part.name(place)
         np.testing.assert_array_equal(joined.load(index), part.load(place))
     for index in (-1, 6):
@@ -329,11 +328,10 @@ class Named(Tones):
 
 def test_fingerprint_is_made_of_the_sources_own():
     named, other = Named((("x",),)), tones(3)
-    assert source_fingerprint(named) == "my own"
-    first = source_fingerprint(WeightedSources([named, other]))
-    assert first == source_fingerprint(WeightedSources([named, tones(3)]))
-    assert first != source_fingerprint(WeightedSources([other, named]))
-    assert first != source_fingerprint(WeightedSources([named, tones(4)]))
+    first = WeightedSources([named, other]).fingerprint
+    assert first == WeightedSources([named, tones(3)]).fingerprint
+    assert first != WeightedSources([other, named]).fingerprint
+    assert first != WeightedSources([named, tones(4)]).fingerprint
 
 
 # --------------------------------------------------------------------------------- config

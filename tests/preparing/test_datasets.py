@@ -340,7 +340,7 @@ def test_synthetic_clips_are_those_of_training(tmp_path):
         source = build_source(config, split, examples.RATE_HZ)
         seed, index = item.synthetic
         assert (seed, index) == (source.seed, 7 if split == "train" else 1)
-        assert (item.id, item.captions) == (source.name(index), source.captions(index))
+        assert (item.id, item.captions) == (source.name(index), source.captions[index])
         assert dataclasses.replace(item, synthetic=None).places == ()
 
 

@@ -276,5 +276,5 @@ def test_real_clips(shared, tmp_path):
     assert (len(train), len(valid)) == (5, 2)
     for index, line in enumerate(table[1:6]):
         assert train.name(index) == line.split(",")[0]
-        assert train.captions(index) == (line.split(",")[3].replace("_", " "),)
+        assert train.captions[index] == (line.split(",")[3].replace("_", " "),)
         assert 4.9 < len(train.load(index)) / examples.RATE_HZ < 5.1

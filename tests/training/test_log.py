@@ -20,6 +20,7 @@ from separator_examples import TINY
 from tensorboardX.proto.event_pb2 import Event
 
 from audiosep_jax.data.batches import BadClips
+from audiosep_jax.data.source import Source
 from audiosep_jax.errors import InputError
 from audiosep_jax.plots import spectrogram_picture
 from audiosep_jax.training import log as log_module
@@ -222,7 +223,7 @@ def test_a_workdir_that_cannot_be_written_to_is_an_input_error(tmp_path):
 # ------------------------------------------------------------------ progress
 
 
-class NoClips:
+class NoClips(Source):
     def __len__(self):
         return 10
 

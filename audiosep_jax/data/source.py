@@ -1,0 +1,79 @@
+"""The interface of a data set, and the keys of the batches that are made of it.
+
+    mixture    (B, S) float32   input of the network
+    target     (B, S) float32   the clip in it that the caption describes
+    condition  (B, E) float32   embedding of the caption, L2-normalised
+    bad_clips  (B, M) int32     indices of clips skipped while making that row, padded with -1
+
+For evaluation there are also lists of N strings: `caption`, and `source_id` (the target's name).
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from audiosep_jax.data.captions import Captions, shared
+from audiosep_jax.data.mixing import Audio
+
+
+class Source:
+    """Base class of data sets: a list of mono clips with captions.
+
+    A source is picklable, and several threads may call it.
+
+    Attributes:
+        sample_rate_hz: rate of the clips.
+        left_out: paths that were found beside the clips and are no recordings.
+    """
+
+    sample_rate_hz: int
+    left_out: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def captions(self) -> Captions:
+        """The sentences that describe each clip, at least one for each."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def name(self, index: int) -> str:
+        """Name of the clip in messages: its path or id."""
+        raise NotImplementedError
+
+    def load(self, index: int) -> Audio:
+        """The clip at `sample_rate_hz`; AudioError if unusable, also where it is sliced."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def recordings(self) -> np.ndarray:
+        """Index of each recording's first clip, and `len(self)`.
+
+        A recording is one file. A source offers it as one clip, or as several if it is stored in
+        pieces.
+        """
+        return shared(np.arange(len(self) + 1))
+
+    @property
+    def num_recordings(self) -> int:
+        """Number of recordings that the clips belong to."""
+        return len(self.recordings) - 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the clips' file names and captions, in order, wherever the files are."""
+        encode = json.encoder.encode_basestring_ascii  # json.dumps would take most of the time
+        texts = [encode(text) for text in self.captions.texts]
+        digest = hashlib.sha256()
+        for name, numbers in zip(self.names(), self.captions.all_numbers(), strict=True):
+            cells = [encode(os.path.basename(name)), *(texts[number] for number in numbers)]
+            digest.update(f"[{', '.join(cells)}]\n".encode())
+        return digest.hexdigest()[:16]
+
+    def names(self) -> Iterable[str]:
+        """Names of all clips, in order."""
+        return map(self.name, range(len(self)))
