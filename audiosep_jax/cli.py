@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import math
 import os
 import signal
@@ -81,6 +82,8 @@ def exit_code(command: Callable[[], object], hint: str = "") -> int:
     Args:
         hint: printed after "stopped", for example how to continue.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     with _signals_raise():
         try:
             code = command()

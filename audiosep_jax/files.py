@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from audiosep_jax.errors import InputError
 
 CACHE_VARIABLE = "AUDIOSEP_JAX_CACHE"
 _DELIMITERS = ",;\t"
+_NOT_UTF_8 = "backslashreplace"  # names of files may hold bytes that are no text
 
 
 def cache_folder(*names: str) -> Path:
@@ -64,7 +66,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a UTF-8 text file whole or not at all."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.write_text(text, encoding="utf-8", errors=_NOT_UTF_8, newline="\n")
 
 
 def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 1) -> None:
@@ -76,8 +78,9 @@ def write_csv(
     path: str | os.PathLike[str], header: Sequence[str], rows: Sequence[Sequence[object]]
 ) -> None:
     """Write a CSV file with a header line, whole or not at all."""
-    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(path, text.getvalue())
 
 
 def make_folder(path: Path) -> None:
@@ -193,24 +196,35 @@ class Line(NamedTuple):
     cells: list[str]
 
 
+class Row(NamedTuple):
+    """Cells of one line of a CSV file by column, and where the line is."""
+
+    number: int  # from 1, as an editor counts
+    cells: dict[str, str]
+
+
 def csv_lines(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> Iterator[Line]:
     """Yield the lines of a CSV file that are not blank, without spaces around their cells.
 
-    The delimiter is a comma, a semicolon or a tab, whichever is most frequent in the first line.
+    The delimiter is a comma, a semicolon or a tab, whichever is most frequent in the first line
+    that is not blank, or what a first line `sep=;` of a spreadsheet says.
     """
     number = 0
     with _reading(path), open(path, newline="", encoding=encoding) as file:
         try:
-            first = file.readline()
-            delimiter = max(_DELIMITERS, key=first.count)
+            head = [file.readline()]
+            while head[-1] and not head[-1].strip(_DELIMITERS + " \r\n"):
+                head.append(file.readline())
+            named = head[-1].rstrip("\r\n") in [f"sep={x}" for x in _DELIMITERS]
+            delimiter = head[-1][4] if named else max(_DELIMITERS, key=head[-1].count)
             # strict: an unclosed quote would otherwise swallow the rest of the file.
             reader = csv.reader(
-                itertools.chain([first], file),
+                itertools.chain(head, file),
                 delimiter=delimiter,
                 skipinitialspace=True,
                 strict=True,
             )
-            for row in reader:
+            for row in itertools.islice(reader, len(head) if named else 0, None):
                 number = reader.line_num
                 cells = [cell.strip() for cell in row]
                 if any(cells):
@@ -220,36 +234,48 @@ def csv_lines(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> Iter
 
 
 def read_csv(
-    path: str | os.PathLike[str], columns: Sequence[str] = ()
-) -> list[tuple[int, dict[str, str]]]:
-    """Line number and cells by column of each row of a CSV file with a header.
+    path: str | os.PathLike[str],
+    columns: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    *,
+    ragged: bool = False,
+    encoding: str = "utf-8-sig",
+) -> list[Row]:
+    """Rows of a CSV file with a header. A repeated name is numbered: `noise`, `noise (2)`.
 
     Args:
         columns: names that the header must hold. They are found whatever their case.
+        optional: further names that are found whatever their case.
+        ragged: take cells that a row lacks as empty, and ignore those beyond the header.
 
     Raises:
-        InputError: the file cannot be read, a column is missing or named twice, or a row has
-            another number of cells than the header.
+        InputError: the file cannot be read, a column is missing or ambiguous, or a row has another
+            number of cells than the header.
     """
-    lines = list(csv_lines(path))
+    lines = list(csv_lines(path, encoding))
     if not lines:
         raise InputError(f"{path}: is empty; its first line must name the columns")
-    known = {name.casefold(): name for name in columns}
-    header = [known.get(name.casefold(), name) for name in lines[0].cells]
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise InputError(
-            f"{path}: has no column {missing[0]!r}; its first line names {', '.join(header)[:80]}"
-        )
-    twice = [name for name in header if header.count(name) > 1]
-    if twice:
-        raise InputError(f"{path}: names the column {twice[0]!r} twice")
+    known = {name.casefold(): name for name in (*columns, *optional)}
+    names = [known.get(name.casefold(), name) for name in lines[0].cells]
+    counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
+    header = [f"{x} ({n})" if n > 1 else x for x, n in zip(names, counts, strict=True)]
+    for name in columns:
+        if name not in header:
+            found = ", ".join(names)[:80]
+            raise InputError(f"{path}: has no column {name!r}; its first line names {found}")
+    for name in known.values():
+        if f"{name} (2)" in header and f"{name} (2)" not in columns:
+            raise InputError(f"{path}: names the column {name!r} twice")
     for number, cells in lines[1:]:
-        if len(cells) != len(header):
+        if not ragged and (len(cells) < len(header) or any(cells[len(header) :])):
             raise InputError(
                 f"{path}: line {number} has {len(cells)} cells where the header has {len(header)}"
             )
-    return [(number, dict(zip(header, cells, strict=True))) for number, cells in lines[1:]]
+    empty = itertools.repeat("")
+    return [
+        Row(number, dict(zip(header, itertools.chain(cells, empty), strict=False)))
+        for number, cells in lines[1:]
+    ]
 
 
 class FinishedLog:

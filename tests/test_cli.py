@@ -1,8 +1,10 @@
 """Command lines: options, messages, exit codes and signals."""
 
 import argparse
+import io
 import os
 import signal
+import sys
 
 import pytest
 
@@ -73,6 +75,13 @@ def test_ctrl_c_is_130(capsys):
 
     assert exit_code(command) == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+def test_names_that_the_terminal_cannot_show_are_no_error(monkeypatch):
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    assert exit_code(lambda: print("ü \udcff", flush=True)) == 0
+    assert shown.getvalue() == b"\\xfc \\udcff\n"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_json_comes_back(tmp_path_factory, value):
     [
         (b"{", r"is not JSON \(.*line 1"),
         (b"[1]", "holds a JSON list, not an object"),
-        (b"\xff\xfe{\x00", "is not text in UTF-8"),
+        (b"\xff\xfe{\x00", r"a\.json: is not text in UTF-8"),
     ],
 )
 def test_json_that_is_none_is_refused_with_the_reason(tmp_path, content, message):
@@ -88,11 +88,35 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_tables_of_spreadsheets_are_read(tmp_path, delimiter):
     text = "File,QUERY\r\n a.wav , rain\r\n   ,\r\nb.wav,dog\r\n".replace(",", delimiter)
-    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
-    rows = files.read_csv(tmp_path / "a.csv", ["file", "query"])
-    assert rows == [
-        (2, {"file": "a.wav", "query": "rain"}),
-        (4, {"file": "b.wav", "query": "dog"}),
+    for head, first in (("", 1), ("\r\n,,\r\n".replace(",", delimiter), 3)):
+        (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + (head + text).encode())
+        assert files.read_csv(tmp_path / "a.csv", ["file", "query"]) == [
+            (first + 1, {"file": "a.wav", "query": "rain"}),
+            (first + 3, {"file": "b.wav", "query": "dog"}),
+        ]
+
+
+def test_the_delimiter_may_be_named_and_empty_columns_follow(tmp_path):
+    (tmp_path / "a.csv").write_text("sep=;\na,b;c,d;;\n1;2;;\n3;4;;;\n")
+    rows = files.read_csv(tmp_path / "a.csv", ["a,b"])
+    empty = {"": "", " (2)": ""}
+    assert rows == [(3, {"a,b": "1", "c,d": "2", **empty}), (4, {"a,b": "3", "c,d": "4", **empty})]
+
+
+def test_a_repeated_name_is_numbered_if_it_is_asked_for(tmp_path):
+    (tmp_path / "a.csv").write_text("x,noise,x,Noise\n1,2,3,4\n")
+    rows = files.read_csv(tmp_path / "a.csv", ["noise", "noise (2)"])
+    assert rows == [(2, {"x": "1", "noise": "2", "x (2)": "3", "noise (2)": "4"})]
+    with pytest.raises(InputError, match="names the column 'noise' twice"):
+        files.read_csv(tmp_path / "a.csv", optional=["noise"])
+
+
+def test_cells_that_a_row_lacks_are_empty_if_rows_may_be_ragged(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'a,b\r\n1,"x\ny"\r\n\r\n2\r\n3,z,more\r\n')
+    assert files.read_csv(tmp_path / "a.csv", ["a"], ragged=True) == [
+        (3, {"a": "1", "b": "x\ny"}),
+        (5, {"a": "2", "b": ""}),
+        (6, {"a": "3", "b": "z"}),
     ]
 
 
@@ -103,6 +127,7 @@ def test_tables_of_spreadsheets_are_read(tmp_path, delimiter):
         ("file,text\n", r"has no column 'query'; its first line names file, text"),
         ("file,query,file\n", "names the column 'file' twice"),
         ("file,query\n\na.wav\n", "line 3 has 1 cells where the header has 2"),
+        ("file,query\na.wav,rain,big\n", "line 2 has 3 cells where the header has 2"),
         ('file,query\na.wav,"rain\nb.wav,dog\n', "the row after line 1 is not CSV"),
     ],
 )
@@ -123,6 +148,8 @@ def test_written_tables_come_back(tmp_path):
     rows = [["a, b", 'c "d"'], ["x\ny", "1"]]
     files.write_csv(tmp_path / "a.csv", ["one", "two"], rows)
     assert [list(row.values()) for _, row in files.read_csv(tmp_path / "a.csv")] == rows
+    files.write_csv(tmp_path / "b.csv", ["name"], [["caf\udce9.wav"]])  # of a file: no UTF-8
+    assert files.read_csv(tmp_path / "b.csv") == [(2, {"name": "caf\\udce9.wav"})]
 
 
 def test_a_log_outlives_a_kill_in_the_middle_of_a_line(tmp_path):

@@ -2,12 +2,13 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax.cli import Parser, exit_code, local_path, number, shard
+from audiosep_jax.cli import Parser, exit_code, local_path, number, say, shard
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import MAX_SNR_DB
 from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS, Protocol
@@ -52,10 +53,15 @@ NAMED = 3  # unusable files that a message names
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; return 0, or 2 after one line on stderr."""
-    words = list(argv)
-    verb = words.pop(0) if words and words[0] in VERBS else "score"
-    hint = "; the same command continues" if verb in ("score", "watch") else ""
-    return exit_code(lambda: VERBS[verb](words), hint)
+    named = bool(argv) and not argv[0].startswith("-")
+    verb, words = (argv[0], argv[1:]) if named else ("score", argv)
+
+    def run() -> None:
+        if verb not in VERBS:
+            raise InputError(f"unknown verb {verb!r}; known: {', '.join(VERBS)}")
+        VERBS[verb](words)
+
+    return exit_code(run, "; the same command continues" if verb in ("score", "watch") else "")
 
 
 # ---------------------------------------------------------------------- score
@@ -70,36 +76,42 @@ def _score(words: Sequence[str]) -> None:
     arguments = parser.parse_args(words)
     if not arguments.checkpoint and arguments.baseline in ("", "random_query"):
         raise InputError("--checkpoint is needed, or a --baseline that has no model")
-    _evaluate(arguments, _command(words))
-
-
-def _evaluate(arguments: argparse.Namespace, command: str) -> None:
-    # ------------------------------------------------------------------ the list and its files
-    from audiosep_jax import files
-    from audiosep_jax.evaluation import figures, mixtures, report, results, runner
-
     protocol, items = _listed(arguments, arguments.allow_missing)
-
-    # ------------------------------------------------------------------ the separator
-    from audiosep_jax.cli import use_compilation_cache
-    from audiosep_jax.evaluation.scores import score_functions
     from audiosep_jax.separation.options import load_separator
 
-    use_compilation_cache()
     checkpoint = arguments.checkpoint
     separator = load_separator(checkpoint, arguments.text_model) if checkpoint else None
+    _evaluate(arguments, protocol, items, separator, _command(words))
+
+
+def _evaluate(
+    arguments: argparse.Namespace,
+    protocol: Protocol,
+    items: "list[Item]",
+    separator: "Separator | None",
+    command: str,
+) -> None:
+    """Score the mixtures, or those of this shard; write the results when all are scored."""
+    from audiosep_jax import files
+    from audiosep_jax.cli import use_compilation_cache
+    from audiosep_jax.evaluation import figures, mixtures, report, results, runner
+    from audiosep_jax.evaluation.scores import score_functions
+
+    # ------------------------------------------------------------------ what is scored, and how
+    use_compilation_cache()
     items = _with_queries(items, arguments)
+    with_clap = arguments.clap_score or bool(arguments.clap_model)
     run = results.Run(
         protocol,
         runner.scoring_rate(arguments.sample_rate_hz, protocol, separator),
         baseline=arguments.baseline,
-        checkpoint=_about(checkpoint, separator) if separator else None,
+        checkpoint=_about(arguments.checkpoint, separator) if separator else None,
         metadata=arguments.metadata,
         query=arguments.query,
         query_column=arguments.query_column,
         extras={
             "speech": arguments.speech or protocol.speech,
-            "clap_model": arguments.clap_model if arguments.clap_score else None,
+            "clap_model": arguments.clap_model if with_clap else None,
             "wrong_query": bool(items[0].wrong_query),
         },
         command=command,
@@ -118,6 +130,7 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     done = {n: row for n, row in log.read().items() if "reason" not in row or "silent" in row}
     mine = items[index::count]
     mixtures.check_unchanged(mine, done)
+    with_figures = not arguments.no_figures and _matplotlib_exists()
     examples = figures.Examples()
     with log:
         runner.score_items(
@@ -128,7 +141,7 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
             scores,
             batch_size=arguments.batch_size,
             num_threads=arguments.num_threads,
-            on_estimate=None if arguments.no_figures else examples.keep,
+            on_estimate=examples.keep if with_figures else None,
         )
 
     # ------------------------------------------------------------------ results, if all is done
@@ -145,14 +158,18 @@ def _evaluate(arguments: argparse.Namespace, command: str) -> None:
     results.write_csv(output / results.CSV_NAME, rows)
     files.write_json(output / results.JSON_NAME, content)
     drawn = []
-    if not arguments.no_figures:
-        try:
-            drawn = figures.draw(content, rows, output)
-            drawn += examples.draw(rows, items, estimator, output)
-        except InputError as error:  # matplotlib is not installed
-            print(f"note: {error}")
+    if with_figures:
+        drawn = figures.draw(content, rows, output)
+        drawn += examples.draw(rows, items, estimator, output)
     files.write_text(output / results.MARKDOWN_NAME, report.markdown(content, drawn))
     _print(content, output)
+
+
+def _matplotlib_exists() -> bool:
+    exists = importlib.util.find_spec("matplotlib") is not None
+    if not exists:
+        print("note: no figures, which need matplotlib: pip install 'audiosep-jax[plot]'")
+    return exists
 
 
 def _about(checkpoint: str, separator: "Separator") -> dict[str, Any]:
@@ -169,14 +186,21 @@ def _listed(
     arguments: argparse.Namespace, allow_missing: bool = False
 ) -> "tuple[Protocol, list[Item]]":
     """Protocol and its mixtures, whose files exist."""
+    from audiosep_jax import files
     from audiosep_jax.evaluation import lists
 
     protocol = PROTOCOLS[arguments.protocol]
     if arguments.metadata is None and not protocol.folder:
         raise InputError(f"--metadata is needed: the CSV file that lists {protocol.name}")
+    files.check_writable(arguments.output / "x")
+    rows = lists.read_list(protocol, arguments.metadata, arguments.audio)
+    known = (*protocol.columns, *lists.OPTIONAL_COLUMNS, arguments.query_column, "")
+    unused = [name for name in rows[0].cells if name not in known]
+    if protocol.own and unused:
+        print(f"note: columns of the list that are not used: {', '.join(unused)}")
     items = lists.items_of(
         protocol,
-        lists.read_list(protocol, arguments.metadata, arguments.audio),
+        rows,
         arguments.audio,
         arguments.audio2 or arguments.audio,
         layout=arguments.layout,
@@ -184,6 +208,9 @@ def _listed(
         query=arguments.query or ("" if arguments.query_column else protocol.default_query),
         snr_db=arguments.snr_db,
     )
+    for option in ("snr_db", "audio2"):
+        if vars(arguments)[option] is not None and all(item.mixture for item in items):
+            raise InputError(f"--{option} cannot be used: no mixture of the list has to be mixed")
     paths = {path for item in items for path in item.files}
     missing = sorted(f"{path}: no such file" for path in paths if not path.is_file())
     _check_usable(missing, len(paths), "files", allow_missing)
@@ -247,19 +274,34 @@ def _watch(words: Sequence[str]) -> None:
     poll = "seconds between looks for new checkpoints (default: 30)"
     parser.add_argument("--poll_seconds", type=number(float, 0.001, 1e9), default=30.0, help=poll)
     arguments = parser.parse_args(words)
+    protocol, items = _listed(arguments, arguments.allow_missing)
     from audiosep_jax.evaluation.lists import list_fingerprint
     from audiosep_jax.evaluation.watch import watch
+    from audiosep_jax.separation.options import load_separator
 
-    def score(checkpoint: Path, place: Path) -> None:
+    damaged = []
+
+    def score(checkpoint: Path, place: Path) -> bool:
+        try:
+            separator = load_separator(str(checkpoint), arguments.text_model)
+        except InputError as error:
+            if checkpoint.is_dir():  # otherwise training has removed it
+                say("skipped:", str(error))
+                damaged.append(checkpoint.name)
+            return False
         print(checkpoint, flush=True)
         values = {"checkpoint": str(checkpoint), "output": place, "shard": (0, 1)}
-        _evaluate(argparse.Namespace(**vars(arguments) | values), _command(["watch", *words]))
+        options = argparse.Namespace(**vars(arguments) | values)
+        _evaluate(options, protocol, items, separator, _command(["watch", *words]))
+        return True
 
     names = ("protocol", "baseline", "sample_rate_hz", "speech", "clap_score", "clap_model")
     about = {name: vars(arguments)[name] for name in (*names, "no_wrong_query")}
-    about["list"] = list_fingerprint(_listed(arguments, arguments.allow_missing)[1])
+    about["list"] = list_fingerprint(items)
     options = {"overwrite": arguments.overwrite, "poll_seconds": arguments.poll_seconds}
     watch(arguments.workdir, arguments.output, score, about, **options)
+    if damaged:
+        raise InputError(f"{arguments.workdir}: not scored, cannot be read: {', '.join(damaged)}")
 
 
 def _render(words: Sequence[str]) -> None:
@@ -294,6 +336,8 @@ def _pairs(words: Sequence[str]) -> None:
     arguments = parser.parse_args(words)
     if not arguments.audio.exists():
         raise InputError(f"--audio {arguments.audio}: no such file or folder")
+    if arguments.output.exists():
+        raise InputError(f"--output {arguments.output}: exists; remove it or choose another name")
     from audiosep_jax.evaluation import mixtures
 
     mixtures.make_pairs(
@@ -350,9 +394,9 @@ def _add_list(parser: Parser) -> None:
     snr = "SNR of pairs without one in the list (default: 0; for own lists the noise is unscaled)"
     add("--snr_db", type=_SNR, help=snr)
     add("--query_column", default="", metavar="NAME", help="column of the queries")
-    add("--query", default="", metavar="TEXT", help="one query for all mixtures")
+    add("--query", type=str.strip, default="", metavar="TEXT", help="one query for all mixtures")
     rate = "sample rate of scoring or rendering (default: the protocol's)"
-    add("--sample_rate_hz", type=number(int, 100), help=rate)
+    add("--sample_rate_hz", type=number(int, 100, 768_000), help=rate)
     threads = "threads that read and score (default: 4)"
     add("--num_threads", type=number(int, 1), default=4, help=threads)
 
@@ -369,7 +413,7 @@ def _add_scoring(parser: Parser) -> None:
     add("--no_wrong_query", action="store_true", help=wrong)
     add("--speech", action="store_true", help="also score PESQ, STOI and segmental SNR")
     add("--clap_score", action="store_true", help="also score CLAPScore, which needs no target")
-    add("--clap_model", default="", metavar="DIR", help="CLAP of CLAPScore (default: published)")
+    add("--clap_model", default="", metavar="DIR", help="CLAPScore with this CLAP")
     add("--no_figures", action="store_true", help="draw no figures, which need matplotlib")
     add("--allow_missing", action="store_true", help="score the others if files are missing")
     add("--overwrite", action="store_true", help="discard the results in the output folder")

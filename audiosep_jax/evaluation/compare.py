@@ -77,14 +77,19 @@ def _parser() -> Parser:
 
 def read_evaluation(folder: Path, name: str = "") -> Evaluation:
     """Results in a folder; InputError if there are none."""
-    if not (folder / results.JSON_NAME).is_file():
+    path = folder / results.JSON_NAME
+    content = files.read_json_object(path) if path.is_file() else {}
+    if not content.keys() >= {"protocol", "scores", "missing", "sample_rate_hz"}:
         raise InputError(f"{folder}: holds no results; run audiosep evaluate first")
-    content = files.read_json_object(folder / results.JSON_NAME)
-    rows = [
-        {x: cell if x in FACTS else float(cell or "nan") for x, cell in cells.items()}
-        for _, cells in files.read_csv(folder / results.CSV_NAME, FACTS)
-        if not cells["reason"]
-    ]
+    rows = []
+    for line, cells in files.read_csv(folder / results.CSV_NAME, FACTS):
+        try:
+            scores = {x: float(cells[x]) for x in content["scores"] if not cells["reason"]}
+        except (KeyError, ValueError) as error:
+            where = f"{folder / results.CSV_NAME}: line {line}"
+            raise InputError(f"{where}: a score is missing or no number ({error})") from error
+        if scores:
+            rows.append({**cells, **scores})
     return Evaluation(name or folder.name, content, rows)
 
 

@@ -6,11 +6,12 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from audiosep_jax import files
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.protocols import Protocol
+from audiosep_jax.files import Row
 
 Layout = Literal["auto", "rendered", "pairs"]
 MAX_SNR_DB = 200.0  # far beyond it the power of the scaled noise leaves the range of float32
@@ -18,13 +19,6 @@ OPTIONAL_COLUMNS = (
     *("query", "noise", "mixture", "snr", "id", "class", "noise_query"),
     *("target_start", "noise_start", "seconds"),
 )
-
-
-class Row(NamedTuple):
-    """Cells of one line of a list by column; `line` counts from 1, as an editor does."""
-
-    line: int
-    cells: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,32 +49,27 @@ class Item:
 
 
 def read_list(protocol: Protocol, metadata: Path | None, audio: Path) -> list[Row]:
-    """Rows of a list, or of the files in `audio` for a protocol without a list.
+    """Rows of a list, or of the files in `audio` if a protocol has a folder instead of a list.
 
     Raises:
         InputError: the list cannot be read, is empty, or lacks a column; or a line has another
             number of cells than the header.
     """
     if metadata is None:
-        if not protocol.folder:
-            raise InputError(f"metadata=None: {protocol.name} needs the CSV file that lists it")
         paths = sorted((audio / protocol.folder).glob("*.wav"))
         if not paths:
             raise InputError(f"{audio / protocol.folder}: holds no .wav file")
         return [Row(0, {"file": path.name}) for path in paths]
-    lines = list(files.csv_lines(metadata))
-    if len(lines) < 2:
+    columns = protocol.columns
+    rows = files.read_csv(metadata, () if protocol.by_position else columns, OPTIONAL_COLUMNS)
+    if not rows:
         raise InputError(f"{metadata}: lists no mixture")
-    names = _columns(protocol, lines[0].cells)
-    missing = [name for name in protocol.columns if name not in names]
-    if missing:
-        wanted = f"{protocol.name} needs {', '.join(protocol.columns)}"
-        found = f"its first line has {', '.join(names)[:80]}"
-        raise InputError(f"{metadata}: has no column {missing[0]!r}; {wanted}; {found}")
-    for number, cells in lines[1:]:
-        if len(cells) != len(names):
-            raise InputError(f"{metadata}: line {number} has {len(cells)} fields, not {len(names)}")
-    return [Row(number, dict(zip(names, cells, strict=True))) for number, cells in lines[1:]]
+    if not protocol.by_position:
+        return rows
+    if len(rows[0].cells) != len(columns):
+        order = ", ".join(columns)
+        raise InputError(f"{metadata}: has {len(rows[0].cells)} columns, not, in order, {order}")
+    return [Row(line, dict(zip(columns, cells.values(), strict=True))) for line, cells in rows]
 
 
 def items_of(
@@ -107,7 +96,8 @@ def items_of(
     """
     column = query_column or protocol.query
     if not query and column not in rows[0].cells:
-        raise InputError(f"the list has no column {column!r} of queries")
+        found = ", ".join(rows[0].cells)[:80]
+        raise InputError(f"the list has no column {column!r} of queries, only {found}")
     kinds = {"rendered": protocol.rendered or protocol.own, "pairs": protocol.pair}
     if layout != "auto" and not kinds[layout]:
         raise InputError(f"layout={layout}: the lists of {protocol.name} have no such files")
@@ -146,7 +136,7 @@ def items_of(
             seconds=_number(row, "seconds", 0.001),
             clips=tuple(cells[protocol.clips].split("+++") if protocol.clips else pair),
             noise_query=cells.get(protocol.noise_query, ""),
-            line=row.line,
+            line=row.number,
             rendered=(rendered[0], rendered[1]),
         )
 
@@ -182,21 +172,6 @@ def list_fingerprint(items: Sequence[Item]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _columns(protocol: Protocol, header: Sequence[str]) -> list[str]:
-    """Names of the columns; the case of those that are known does not matter.
-
-    A repeated name is numbered: Clotho's list has `noise_wav1` twice.
-    """
-    known = {name.casefold(): name for name in (*OPTIONAL_COLUMNS, *protocol.columns)}
-    names = [known.get(name.casefold(), name) for name in header]
-    if protocol.by_position and len(names) == len(protocol.columns):
-        return list(protocol.columns)
-    return [
-        f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name
-        for i, name in enumerate(names)
-    ]
-
-
 def _number(row: Row, column: str, low: float, high: float = 1e9) -> float | None:
     """Number in a column; None if the column does not exist or the cell is empty."""
     text = row.cells.get(column)
@@ -212,4 +187,4 @@ def _number(row: Row, column: str, low: float, high: float = 1e9) -> float | Non
 
 
 def _mistake(row: Row, what: str) -> InputError:
-    return InputError(f"line {row.line} of the list has {what}")
+    return InputError(f"line {row.number} of the list has {what}")

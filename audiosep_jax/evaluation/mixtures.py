@@ -21,8 +21,11 @@ from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data.clips import Clip, class_folder_clips, esc50_clips, manifest_clips
 from audiosep_jax.data.mixing import caption_key, energy, mix_at_snr
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.lists import Item
+from audiosep_jax.evaluation.lists import Item, list_fingerprint
 from audiosep_jax.metrics import POWER_FLOOR
+
+RENDERED = "rendered.json"  # list and sample rate of the mixtures in a folder
+OTHER_FOLDER = "choose another output folder"
 
 
 class SilentError(AudioError):
@@ -134,6 +137,16 @@ def render(
     paths = [_rendered_paths(item, output) for item in items]
     if len({path for pair in paths for path in pair}) < 2 * len(items):
         raise InputError(f"{output}: two mixtures of the list have the same id and file name")
+    read = {os.path.realpath(path) for item in items for path in item.files}
+    for path in (path for pair in paths for path in pair if os.path.realpath(path) in read):
+        raise InputError(
+            f"{path}: would be replaced, but it is a sound of the list; {OTHER_FOLDER}"
+        )
+    about = {"list": list_fingerprint(items), "sample_rate_hz": sample_rate_hz}
+    mark = output / RENDERED
+    if mark.exists() and files.read_json_object(mark) != about:
+        raise InputError(f"{output}: holds mixtures of another list or sample rate; {OTHER_FOLDER}")
+    files.write_json(mark, about)
 
     def write(position: int) -> None:
         made = load(items[position], sample_rate_hz)
@@ -179,6 +192,10 @@ def make_pairs(
         noise = others[int(rng.integers(len(others)))]
         query = target.captions[int(rng.integers(len(target.captions)))]
         names = [Path(os.path.relpath(clip.path, root)).as_posix() for clip in (target, noise)]
+        try:
+            "".join(names).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{names}: a name is not UTF-8, rename the file") from error
         snr_db = snrs_db[number % len(snrs_db)]
         lines.append([number, query, query, *names, noise.captions[0], f"{snr_db:g}"])
     columns = ("id", "query", "class", "target", "noise", "noise_query", "snr")

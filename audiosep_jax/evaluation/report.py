@@ -13,7 +13,7 @@ def markdown(content: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     """Page of one results.json; `figures` are the names of files beside it."""
     parts = [
         f"# {content['title']}",
-        *_differences(content["notes"]),
+        *_notes(content),
         _scores(content),
         *_published(content),
         *_classes(content),
@@ -35,7 +35,7 @@ def cell(value: Any) -> str:
     """Text of a value in a table."""
     if value is None:
         return "-"
-    text = f"{value:.2f}" if isinstance(value, float) else str(value)
+    text = f"{value:.2f}" if isinstance(value, float) else " ".join(str(value).split())
     return text.replace("|", "\\|")
 
 
@@ -44,9 +44,11 @@ def name_of(score: str) -> str:
     return HEADINGS.get(score, score)
 
 
-def _differences(notes: Sequence[str]) -> list[str]:
-    lines = ["> **This differs from the published benchmark:**", ">", *(f"> - {x}" for x in notes)]
-    return ["\n".join(lines)] if notes else []
+def _notes(content: Mapping[str, Any]) -> list[str]:
+    differs = "This differs from the published benchmark:"
+    title = differs if PROTOCOLS[content["protocol"]].count else "Notes:"
+    lines = [f"> **{title}**", ">", *(f"> - {note}" for note in content["notes"])]
+    return ["\n".join(lines)] if content["notes"] else []
 
 
 def _scores(content: Mapping[str, Any]) -> str:

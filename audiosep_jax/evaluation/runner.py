@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
-from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation import baselines, mixtures
 from audiosep_jax.evaluation.baselines import Body
 from audiosep_jax.evaluation.lists import Item
@@ -157,6 +156,7 @@ def score_items(
     def row_of(result: Estimate | Unscored) -> Row:
         return _row(result, estimator.scoring_hz, scores)
 
+    batch_size = min(batch_size, len(items))
     with ThreadPoolExecutor(num_threads) as pool:
         lengths: dict[int, int] = {}
         for item, found in zip(items, pool.map(length, items), strict=True):
@@ -255,7 +255,7 @@ def _load(item: Item, estimator: Estimator, frames: int | None) -> _Loaded | Uns
         mixtures.check_sounds(item, made)
     except SilentError as error:
         return Unscored(item, str(error), mixtures.fingerprint_of(item))
-    except AudioError as error:
+    except (AudioError, OSError) as error:
         return Unscored(item, str(error))
     both_CS = np.stack([made.mixture_S, made.target_S])
     mixture_S, target_S = audio_files.resample(both_CS, scoring_hz, model_hz)
@@ -300,20 +300,18 @@ def _collected(
     hosts = [np.asarray(x) for x in out]
     estimates = zip(*(host.reshape(-1, host.shape[-1]) for host in hosts), strict=True)
 
-    def scored_rate(x: _Loaded, estimate_S: np.ndarray) -> np.ndarray:
-        estimate_S = estimate_S[x.part]
-        if not np.isfinite(estimate_S).all():
-            raise InputError(f"the estimate of {x.item.id} is not finite: the weights are broken")
-        rates = estimator.sample_rate_hz, estimator.scoring_hz
-        back_S = audio_files.resample(estimate_S[None], *rates)[0]
-        return fitted(back_S, len(x.mixture.target_S))
+    def scored(x: _Loaded, estimates_KS: Sequence[np.ndarray]) -> Estimate | Unscored:
+        back = []
+        for estimate_S in estimates_KS:
+            estimate_S = estimate_S[x.part]
+            if not np.isfinite(estimate_S).all():
+                return Unscored(x.item, f"{x.item.id}: its estimate is not finite")
+            rates = estimator.sample_rate_hz, estimator.scoring_hz
+            estimate_S = audio_files.resample(estimate_S[None], *rates)[0]
+            back.append(fitted(estimate_S, len(x.mixture.target_S)))
+        return Estimate(x.item, x.mixture, *back)
 
-    return [
-        Estimate(x.item, x.mixture, *(scored_rate(x, estimate_S) for estimate_S in next(estimates)))
-        if isinstance(x, _Loaded)
-        else x
-        for x in loaded
-    ]
+    return [scored(x, next(estimates)) if isinstance(x, _Loaded) else x for x in loaded]
 
 
 def _row(result: Estimate | Unscored, sample_rate_hz: int, scores: Sequence[ScoreFunction]) -> Row:

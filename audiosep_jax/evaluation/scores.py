@@ -26,6 +26,7 @@ class Scored(NamedTuple):
 ScoreFunction = Callable[[Scored], Mapping[str, float]]
 
 PESQ_RATE_HZ, LOWEST_PESQ = 16000, 1.0  # wide band
+STOI_LEAST_SECONDS = 0.4  # its shortest segment: 30 frames
 _TINY = 1e-10
 
 
@@ -101,16 +102,18 @@ def pesq_wide_band(reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate_
     if not pair_CS.any(axis=1).all():
         return LOWEST_PESQ
     try:
-        return float(pesq.pesq(PESQ_RATE_HZ, pair_CS[0], pair_CS[1], "wb"))
+        value = float(pesq.pesq(PESQ_RATE_HZ, pair_CS[0], pair_CS[1], "wb"))
     except (pesq.NoUtterancesError, pesq.BufferTooShortError):
         return LOWEST_PESQ
+    return value if np.isfinite(value) else LOWEST_PESQ
 
 
 def stoi(reference_S: np.ndarray, estimate_S: np.ndarray, sample_rate_hz: int) -> float:
-    """Short-time objective intelligibility (Taal et al., 2011); 0 if either is silent."""
+    """Short-time objective intelligibility (Taal et al., 2011); 0 for silent or short clips."""
     import pystoi
 
-    if not np.any(reference_S) or not np.any(estimate_S):
+    is_short = len(reference_S) < STOI_LEAST_SECONDS * sample_rate_hz
+    if is_short or not np.any(reference_S) or not np.any(estimate_S):
         return 0.0
     return float(pystoi.stoi(reference_S, estimate_S, sample_rate_hz, extended=False))
 

@@ -13,7 +13,7 @@ from audiosep_jax.evaluation.results import JSON_NAME
 from audiosep_jax.training.checkpoints import FOLDER
 
 MARK = "watched.json"  # written last: the settings, and that TensorBoard has the scores
-Score = Callable[[Path, Path], None]  # (checkpoint's folder, folder of results)
+Score = Callable[[Path, Path], bool]  # (checkpoint's folder, folder of results)
 
 
 def watch(
@@ -25,54 +25,51 @@ def watch(
     overwrite: bool = False,
     poll_seconds: float = 30.0,
     sleep: Callable[[float], None] = time.sleep,
-) -> int:
+) -> None:
     """Score all checkpoints, oldest first, and wait for new ones up to the run's last step.
 
-    Checkpoints that were scored before, or that training has removed since, are skipped. Results
-    of step 3000 are written to `output/00003000`. Returns how many were scored now.
+    Checkpoints that were scored before are skipped. Results of step 3000 are written to
+    `output/00003000`.
 
     Args:
+        score: writes the results of a checkpoint; returns False if it cannot be read.
         about: settings of `score`; a checkpoint that was scored with others is scored again.
     """
     seen: set[str] = set()
-    num_scored = 0
     with SummaryWriter(str(workdir / "tensorboard" / f"evaluate-{output.name}")) as board:
         while True:
             # Orbax renames the folder of a checkpoint to its step when it is complete.
             names = sorted(path.name for path in (workdir / FOLDER).glob("*"))
             waiting = [name for name in names if name.isdecimal() and name not in seen]
+            if not waiting and not seen:
+                print(f"{workdir}: has no checkpoint yet", flush=True)
             for name in waiting:
                 seen.add(name)
-                mark = output / name / MARK
-                if not overwrite and mark.is_file() and files.read_json_object(mark) == about:
-                    continue
-                num_scored += _score(workdir / FOLDER / name, output / name, score, board, about)
+                place = output / name
+                if (overwrite or not _is_scored(place, about)) and score(
+                    workdir / FOLDER / name, place
+                ):
+                    _add_to_board(board, int(name), files.read_json_object(place / JSON_NAME))
+                    files.write_json(place / MARK, about)
             if _finished(workdir, seen):
-                return num_scored
+                return
             if not waiting:
                 sleep(poll_seconds)
 
 
-def _score(
-    checkpoint: Path, place: Path, score: Score, board: SummaryWriter, about: dict[str, Any]
-) -> bool:
-    """Score a checkpoint; return False if it was removed meanwhile."""
+def _is_scored(place: Path, about: dict[str, Any]) -> bool:
     try:
-        score(checkpoint, place)
-    except (FileNotFoundError, InputError):
-        if checkpoint.is_dir():
-            raise
+        return files.read_json_object(place / MARK) == about
+    except InputError:  # it does not exist, or a kill has damaged it
         return False
-    content = files.read_json_object(place / JSON_NAME)
-    protocol, step = content["protocol"], int(checkpoint.name)
+
+
+def _add_to_board(board: SummaryWriter, step: int, content: dict[str, Any]) -> None:
     for name, value in content["scores"].items():
-        if value["mean"] is not None:
-            board.add_scalar(f"{protocol}/{name}", value["mean"], step)
+        board.add_scalar(f"{content['protocol']}/{name}", value["mean"], step)
     if content["notes"]:
-        board.add_text(f"{protocol}/notes", "; ".join(content["notes"]), step)
+        board.add_text(f"{content['protocol']}/notes", "; ".join(content["notes"]), step)
     board.flush()
-    files.write_json(place / MARK, about)
-    return True
 
 
 def _finished(workdir: Path, seen: set[str]) -> bool:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from audiosep_jax import files, workers
 from audiosep_jax.cli import Parser, exit_code, local_path, number, shard
 from audiosep_jax.errors import InputError
-from audiosep_jax.preparing.datasets import DATASETS, excluding
+from audiosep_jax.preparing.datasets import DATASETS
+from audiosep_jax.preparing.exclusion import REASON, excluding
 
 if TYPE_CHECKING:  # imported where they are used, so that help and mistakes answer at once
-    from audiosep_jax.preparing.shards import Plan, Shard
+    from audiosep_jax.preparing.plan import Plan, Settings, Shard
 
 EXAMPLE = f"""examples:
   audiosep prepare clotho --root downloads/clotho --output data/clotho
@@ -46,28 +47,36 @@ def main(argv: Sequence[str]) -> int:
 def prepare(options: argparse.Namespace) -> list[str]:
     """Prepare the data set and return lines that say what was written."""
     from audiosep_jax.preparing import shards
+    from audiosep_jax.preparing.plan import Settings, make_plan
 
     output: Path = options.output
     folder = output.with_name(output.name + ".parts")
-    settings = shards.Settings(options.source, options.sample_rate, options.min_seconds)
+    settings = Settings(options.source, options.sample_rate, options.min_seconds)
     with _held(folder, options.shard):
-        items = excluding(DATASETS[options.source].read(options), options.exclude)
-        plan = shards.make_plan(items, folder, settings)
+        items = DATASETS[options.source].read(**_given(options))
+        plan = make_plan(excluding(items, options.exclude), folder, settings)
         if _is_finished(output, plan.fingerprint):
             files.remove(folder)
             return [f"{output} is finished already"]
         if not plan.shards:
-            reason = f"; the first was left out: {plan.skipped[0]}" if plan.skipped else ""
+            first = plan.skipped[0] if plan.skipped else None
+            reason = f"; left out: {first.id}: {first.reason}, and others" if first else ""
             raise InputError(f"{options.source}: lists no recording to prepare{reason}")
         _write(plan, options, settings)
         if options.shard[1] > 1:
             left = sum(shards.read_account(folder, row) is None for row in plan.shards)
             return [f"wrote into {folder}; {left} of {len(plan.shards)} shards are left"]
         report = shards.finish(plan, settings, output)
-    return _summary(report, output)
+    return _summary(report, options)
 
 
-def _write(plan: "Plan", options: argparse.Namespace, settings: Any) -> None:
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Options that describe the data set, without those that were not given."""
+    names = ("root", "valid_root", "valid_folds", "num_clips")
+    return {name: vars(options)[name] for name in names if vars(options)[name] is not None}
+
+
+def _write(plan: "Plan", options: argparse.Namespace, settings: "Settings") -> None:
     """Write the shards of this process that are missing, with a progress bar."""
     from tqdm import tqdm
 
@@ -93,8 +102,8 @@ def _write(plan: "Plan", options: argparse.Namespace, settings: Any) -> None:
 
 def _search_files(todo: Sequence["Shard"], root: Path | None) -> None:
     """Refuse a wrong folder at once, not after hours of recordings that are missing."""
+    from audiosep_jax.preparing.plan import recordings_of
     from audiosep_jax.preparing.recordings import find
-    from audiosep_jax.preparing.shards import recordings_of
 
     searched, wanted = 0, ""
     for row in todo[:: max(1, len(todo) // 8)]:
@@ -111,7 +120,10 @@ def _search_files(todo: Sequence["Shard"], root: Path | None) -> None:
 
 @contextlib.contextmanager
 def _held(folder: Path, shard: tuple[int, int]) -> Iterator[None]:
-    """Hold the folder of unfinished work; remove it if no shard of it is finished."""
+    """Hold the folder of unfinished work; remove it if no shard of it is finished.
+
+    An OSError of the block becomes an InputError, such as "No space left on device".
+    """
     import filelock
 
     files.make_folder(folder)
@@ -124,6 +136,8 @@ def _held(folder: Path, shard: tuple[int, int]) -> Iterator[None]:
         raise files.cannot_write(folder, error) from error
     try:
         yield
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: {error.strerror or error}") from error
     finally:
         lock.release()
         with contextlib.suppress(OSError):
@@ -148,16 +162,19 @@ def _is_finished(output: Path, fingerprint: str) -> bool:
     )
 
 
-def _summary(report: dict[str, Any], output: Path) -> list[str]:
+def _summary(report: dict[str, Any], options: argparse.Namespace) -> list[str]:
     lines = [
         f"{split}: {row['records']} records of {row['recordings']} recordings, "
         f"{row['seconds'] / 3600:.2f} h"
         for split, row in report["splits"].items()
     ]
     if report["num_skipped"]:
-        where = output / "prepare_report.json"
+        where = options.output / "prepare_report.json"
         lines.append(f"skipped {report['num_skipped']} recordings; {where} says why")
-    return [*lines, f"wrote {output}"]
+    if options.exclude:
+        excluded = sum(row["reason"].startswith(REASON) for row in report["skipped"])
+        lines.append(f"excluded {excluded} recordings that --exclude names")
+    return [*lines, f"wrote {options.output}"]
 
 
 # ---------------------------------------------------------------------------------- arguments
@@ -171,9 +188,9 @@ def _parser() -> Parser:
     add("--output", type=local_path, required=True, metavar="DIR", help="data set to write")
     add("--root", type=Path, metavar="PATH", help="the downloaded folder or file")
     add("--valid_root", type=Path, metavar="PATH", help="held-out clips of manifest and folders")
-    add("--valid_folds", type=_folds, default=(5,), metavar="N,N", help="of esc50 (default: 5)")
+    add("--valid_folds", type=_folds, metavar="N,N", help="of esc50 (default: 5)")
     clips = "of synthetic (default: 20000)"
-    add("--num_clips", type=number(int, 1), default=20000, metavar="N", help=clips)
+    add("--num_clips", type=number(int, 1), metavar="N", help=clips)
     exclude = "CSV or text files of recordings to leave out of training, such as the benchmarks' "
     exclude += "lists: every cell that is the id of a recording excludes it"
     add("--exclude", type=Path, nargs="+", default=(), metavar="LIST", help=exclude)
@@ -188,21 +205,29 @@ def _parser() -> Parser:
 
 
 def _folds(text: str) -> tuple[int, ...]:
-    return tuple(int(fold) for fold in text.split(","))
+    folds = text.split(",")
+    if not {*folds} < {"1", "2", "3", "4", "5"}:
+        raise argparse.ArgumentTypeError(f"{text!r} must be some of the folds 1 to 5, such as 4,5")
+    return tuple(map(int, folds))
 
 
 def _check(options: argparse.Namespace) -> None:
     """Check all that can be checked before anything is loaded."""
-    if options.source == "synthetic":
-        if options.root:
-            raise InputError("--root cannot be used with synthetic: its clips are generated")
-    elif options.root is None:
-        raise InputError(f"--root is missing: the folder of {options.source}")
-    if options.valid_root and options.source not in ("manifest", "folders"):
-        raise InputError(f"--valid_root cannot be used with {options.source}, which has splits")
-    places = [("--root", options.root), ("--valid_root", options.valid_root)]
-    for option, place in [*places, *(("--exclude", path) for path in options.exclude)]:
-        if place is not None and not place.exists():
+    source, given, takes = options.source, _given(options), DATASETS[options.source].options
+    for name in given:
+        if name not in takes:
+            raise InputError(f"--{name} cannot be used with {source}")
+    if "root" in takes and options.root is None:
+        raise InputError(f"--root is missing: the folder or file of {source}")
+    roots = [("--root", options.root), ("--valid_root", options.valid_root)]
+    roots = [(option, place) for option, place in roots if place is not None]
+    for option, place in [*roots, *(("--exclude", path) for path in options.exclude)]:
+        if not place.exists():
             raise InputError(f"{option}: {place}: no such file or folder")
-    if not options.output.name or os.path.isfile(options.output):
+    output = options.output.resolve()
+    utf_8 = str(output).encode(errors="replace").decode() == str(output)  # TFDS needs it
+    if options.output.name in ("", "..") or os.path.isfile(output) or not utf_8:
         raise InputError(f"--output: {options.output} cannot be a folder")
+    for option, place in roots:
+        if source == "folders" and place.resolve() in output.parents:
+            raise InputError(f"--output: {output} is in {option}: it would become a class of it")

@@ -6,16 +6,15 @@ is decoded. docs/data.md says where the parts of each folder come from. A new da
 and a row of DATASETS.
 """
 
-import argparse
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from audiosep_jax import files
-from audiosep_jax.audio.files import RECORDING_SUFFIXES
 from audiosep_jax.data import sources
-from audiosep_jax.data.clips import class_folder_clips, esc50_clips, manifest_clips
+from audiosep_jax.data.clips import Clips, class_folder_clips, esc50_clips, manifest_clips
 from audiosep_jax.errors import InputError
 from audiosep_jax.preparing.recordings import Recording, Skipped, expected
 
@@ -24,21 +23,22 @@ CLOTHO_RATE_HZ = 44100
 SPEECH, NOISY_SPEECH = "a person speaking", "a person speaking in noise"
 # Bounds where the annotations state no length; a clip at the end of a video is shorter than 10 s.
 UP_TO_10_SECONDS, UP_TO_30_SECONDS = (0.0, expected(10.0)[1]), (0.0, expected(30.0)[1])
-_ID_LENGTH = 11  # characters of the id of a video
+LONGEST_SECONDS = 1e6  # an annotation beyond it is wrong
 HINT = "docs/data.md says what belongs there"
 
 
 class Dataset(NamedTuple):
-    """How to read a data set, given the options of the command, and its line of the help."""
+    """Function that reads a data set, its line of the help, and the options that it takes."""
 
-    read: Callable[[argparse.Namespace], Items]
+    read: Callable[..., Items]
     help: str
+    options: tuple[str, ...] = ("root",)
 
 
 # ------------------------------------------------------------- sources that training reads too
 
 
-def synthetic(num_clips: int) -> Items:
+def synthetic(num_clips: int = 20000) -> Items:
     """Clips made by arithmetic, and a tenth as many, at least one, for validation."""
     from audiosep_jax.data.synthetic import SyntheticSource
 
@@ -50,23 +50,22 @@ def synthetic(num_clips: int) -> Items:
             yield Recording(name, split, captions, synthetic=(seed, index))
 
 
-def clip_lists(source: str, root: Path, valid_root: Path | None) -> Items:
+def clip_lists(read: Callable[[Path], Clips], root: Path, valid_root: Path | None = None) -> Items:
+    """Manifests or folders of classes: `root` for training, `valid_root` for validation."""
     for split, place in (("train", root), ("valid", valid_root)):
         if place is None:
             continue
-        listed = manifest_clips if source == "manifest" else class_folder_clips
-        base = place.parent if source == "manifest" else place
-        clips = listed(place)
+        clips = read(place)
+        base = place if place.is_dir() else place.parent
         for clip in clips:
             inside = clip.path.is_relative_to(base)
             name = (clip.path.relative_to(base) if inside else clip.path).as_posix()
-            name = name.encode(errors="replace").decode()  # a file name may not be UTF-8
             yield Recording(name, split, clip.captions, (str(clip.path),))
         for path in clips.left_out:
             yield Skipped(os.path.relpath(path, base), split, "is no recording in a class folder")
 
 
-def esc50(root: Path, valid_folds: Sequence[int]) -> Items:
+def esc50(root: Path, valid_folds: Sequence[int] = (5,)) -> Items:
     """ESC-50; the folds that are not held out are for training."""
     train_folds = set(range(1, 6)) - set(valid_folds)
     for split, folds in (("train", train_folds), ("valid", set(valid_folds))):
@@ -93,7 +92,7 @@ def audioset(root: Path) -> Items:
             root / "audio",
         )
         for line, row in files.csv_lines(table):
-            if row and not row[0].startswith("#"):
+            if not row[0].startswith("#"):
                 yield _segment(f"{table.name} line {line}", row, split, names, folders)
 
 
@@ -101,12 +100,13 @@ def _audioset_labels(root: Path) -> dict[str, str]:
     ontology = root / "ontology.json"
     if ontology.is_file():
         try:
-            return {row["id"]: row["name"] for row in files.read_json(ontology)}
+            return {row["id"]: str(row["name"]) for row in files.read_json(ontology)}
         except (KeyError, TypeError) as error:
             message = f'{ontology}: is not a list of labels with "id" and "name"; {HINT}'
             raise InputError(message) from error
     table = root / "class_labels_indices.csv"
-    return {row["mid"]: row["display_name"] for _, row in _rows(table, ("mid", "display_name"))}
+    rows = files.read_csv(table, ("mid", "display_name"))
+    return {row["mid"]: row["display_name"] for _, row in rows}
 
 
 def _segment(
@@ -117,7 +117,7 @@ def _segment(
         labels = [names[mid.strip()] for mid in row[3].split(",") if mid.strip() in names]
     except (IndexError, ValueError):
         return Skipped(where, split, "is not: id, start, end, labels")
-    if not video or not 0 <= start < end:
+    if not video or not 0 <= start < end < LONGEST_SECONDS:
         reason = f"is not a segment of a video: {video!r} {start:g} to {end:g} s"
         return Skipped(where, split, reason)
     if not labels:
@@ -132,12 +132,12 @@ def vggsound(root: Path) -> Items:
     table = root / "vggsound.csv"
     for line, row in files.csv_lines(table):
         where = f"{table.name} line {line}"
-        if len(row) != 4 or not row[0] or not row[1].strip().isdecimal() or not row[2].strip():
+        if len(row) != 4 or not row[0] or not row[1].isdecimal() or not row[2]:
             yield Skipped(where, "", "is not: video, start, label, split")
-        elif row[3].strip() not in ("train", "test"):
+        elif row[3] not in ("train", "test"):
             yield Skipped(where, "", f"split {row[3]!r} is neither train nor test")
         else:
-            video, start, label, split = (field.strip() for field in row)
+            video, start, label, split = row
             places = _places([root / "audio"], _youtube_names(video, float(start)))
             name = f"{video}_{int(start):06d}"
             yield Recording(name, split, (label,), places, UP_TO_10_SECONDS)
@@ -150,14 +150,15 @@ def audiocaps(root: Path) -> Items:
         folders = _existing(root / "audio" / name, root / name, root / "audio")
         captions: dict[tuple[str, int], list[str]] = {}
         numbers: dict[tuple[str, int], str] = {}
-        for line, row in _rows(table, ("audiocap_id", "youtube_id", "start_time", "caption")):
-            video, start = row["youtube_id"].strip(), row["start_time"].strip()
+        columns = ("audiocap_id", "youtube_id", "start_time", "caption")
+        for line, row in files.read_csv(table, columns, ragged=True):
+            video, start = row["youtube_id"], row["start_time"]
             caption = " ".join(row["caption"].split())
             if not video or not start.isdecimal() or not caption:
                 yield Skipped(f"{table.name} line {line}", split, "no video, start or caption")
                 continue
             captions.setdefault((video, int(start)), []).append(caption)
-            numbers.setdefault((video, int(start)), row["audiocap_id"].strip())
+            numbers.setdefault((video, int(start)), row["audiocap_id"])
         for (video, begin), sentences in captions.items():
             names = (f"Y{video}", *_youtube_names(video, begin), numbers[video, begin])
             places, distinct = _places(folders, filter(None, names)), dict.fromkeys(sentences)
@@ -206,8 +207,8 @@ def clotho(root: Path) -> Items:
         table = root / f"clotho_captions_{name}.csv"
         seconds = _clotho_seconds(root / f"clotho_metadata_{name}.csv")
         folders = _existing(root / name, root / f"clotho_audio_{name}" / name)
-        for line, row in _rows(table, columns):
-            file = row["file_name"].strip()
+        for line, row in files.read_csv(table, columns, ragged=True):
+            file = row["file_name"]
             sentences = (" ".join(row[column].split()) for column in columns[1:])
             captions = tuple(dict.fromkeys(filter(None, sentences)))
             if not file or not captions:
@@ -224,11 +225,12 @@ def _clotho_seconds(table: Path) -> dict[str, tuple[float, float]]:
     found: dict[str, tuple[float, float]] = {}
     if not table.is_file():
         return found
-    for _, row in _rows(table, ("file_name", "start_end_samples"), encoding="latin-1"):
+    columns = ("file_name", "start_end_samples")
+    for _, row in files.read_csv(table, columns, ragged=True, encoding="latin-1"):
         bounds = row["start_end_samples"].strip(" []").split(",")
         if len(bounds) == 2 and all(bound.strip().isdecimal() for bound in bounds):
             seconds = (int(bounds[1]) - int(bounds[0])) / CLOTHO_RATE_HZ
-            found[row["file_name"].strip()] = expected(seconds)
+            found[row["file_name"]] = expected(seconds)
     return found
 
 
@@ -240,18 +242,20 @@ def wavcaps(root: Path) -> Items:
         "FreeSound": "fsd_final.json",
         "SoundBible": "sb_final.json",
     }
-    parts = {part: root / "json_files" / part / file for part, file in names.items()}
-    if not any(table.is_file() for table in parts.values()):
+    tables = {part: root / "json_files" / part / file for part, file in names.items()}
+    tables = {part: table for part, table in tables.items() if table.is_file()}
+    if not tables:
         raise InputError(f"{root / 'json_files'}: has no part of WavCaps; {HINT}")
     barred = _wavcaps_barred(root / "json_files" / "blacklist")
-    for part, table in parts.items():
-        if not table.is_file():
-            continue
+    for part, table in tables.items():
         content = files.read_json(table)
+        rows = content.get("data") if isinstance(content, dict) else content
+        if not isinstance(rows, list):
+            raise InputError(f"{table}: holds no list of recordings; {HINT}")
         tops = ("waveforms", "audio", ".")
         folders = _existing(*(root / top / f"{part}_flac" for top in tops), root / part)
-        for number, row in enumerate(content["data"] if isinstance(content, dict) else content):
-            yield _wavcaps_row(f"{table.name} row {number + 1}", row, part, folders, barred)
+        for number, row in enumerate(rows, start=1):
+            yield _wavcaps_row(f"{table.name} row {number}", row, part, folders, barred)
 
 
 def _wavcaps_row(
@@ -265,8 +269,9 @@ def _wavcaps_row(
         return Skipped(name, "train", "no caption")
     if f"{part.split('_')[0]}/{file}" in barred:
         return Skipped(name, "train", "on a blacklist of WavCaps: it is part of an evaluation set")
-    seconds = row.get("duration")
-    bounds = expected(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
+    seconds, bounds = row.get("duration"), None
+    if isinstance(seconds, int | float) and 0 < seconds < LONGEST_SECONDS:
+        bounds = expected(seconds)
     return Recording(name, "train", (caption,), _places(folders, (file,)), bounds)
 
 
@@ -275,7 +280,9 @@ def _wavcaps_barred(folder: Path) -> set[str]:
     barred: set[str] = set()
     for name in ("blacklist_exclude_test_ac.json", "blacklist_exclude_ub8k_esc50_vggsound.json"):
         if (folder / name).is_file():
-            for part, listed in files.read_json(folder / name).items():
+            for part, listed in files.read_json_object(folder / name).items():
+                if not isinstance(listed, list):
+                    raise InputError(f"{folder / name}: {part!r} is no list of recordings")
                 barred.update(f"{part}/{str(file).removesuffix('.wav')}" for file in listed)
     return barred
 
@@ -288,8 +295,8 @@ def fsd50k(root: Path) -> Items:
         table = truth / f"{name}.csv"
         folder = root / f"FSD50K.{name}_audio"
         columns = ("fname", "labels", "split") if name == "dev" else ("fname", "labels")
-        for line, row in _rows(table, columns):
-            where, file = f"{table.name} line {line}", row["fname"].strip()
+        for line, row in files.read_csv(table, columns, ragged=True):
+            where, file = f"{table.name} line {line}", row["fname"]
             split = {"train": "train", "val": "valid"}.get(row.get("split", ""), "test")
             labels = [label for label in row["labels"].split(",") if label in known]
             if not file or (name == "dev" and split == "test"):
@@ -331,62 +338,11 @@ def voicebank_demand(root: Path) -> Items:
 
 
 def _transcript(path: Path) -> tuple[str, ...]:
-    try:
-        words = " ".join(path.read_text(encoding="utf-8").split())
-    except (OSError, ValueError):
-        return ()
-    return (f"a person says: {words}",) if words else ()
+    words = files.read_text(path).split() if path.is_file() else []
+    return (f"a person says: {' '.join(words)}",) if words else ()
 
 
 # ------------------------------------------------------------------------------------- helpers
-
-
-def excluding(items: Iterable[Recording | Skipped], lists: Iterable[Path]) -> Items:
-    """Leave out of training every recording that a list names.
-
-    A list is a CSV or text file; each cell counts as an id, with or without a suffix. A recording
-    of a video is also known by the id of the video, which is how the lists of benchmarks name it.
-    """
-    barred: dict[str, str] = {}
-    for path in lists:
-        for _, cells in files.csv_lines(path):
-            barred |= {_stem(cell): path.name for cell in cells if cell}
-    for item in items:
-        names = {_stem(item.id), _video(_stem(item.id))}
-        found = next((barred[name] for name in names if name in barred), None)
-        if isinstance(item, Recording) and item.split.startswith("train") and found:
-            yield Skipped(item.id, item.split, f"named in {found}, which --exclude gives")
-        else:
-            yield item
-
-
-def _stem(name: str) -> str:
-    """File name without the suffix of a recording, and without the Y before the id of a video."""
-    stem, suffix = os.path.splitext(os.path.basename(name))
-    name = stem if suffix.lower() in RECORDING_SUFFIXES else os.path.basename(name)
-    return name[1:] if len(name) == 1 + _ID_LENGTH and name[0] == "Y" else name
-
-
-def _video(name: str) -> str:
-    """Id of the video of which `<id>_<start>` is a segment."""
-    return name[:_ID_LENGTH] if name[_ID_LENGTH : _ID_LENGTH + 1] == "_" else name
-
-
-def _rows(
-    table: Path, columns: Sequence[str], *, encoding: str = "utf-8-sig"
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and cells by column of each row of a CSV file with a header.
-
-    Cells that a row lacks are empty: the files of these data sets are not all regular.
-    """
-    lines = files.csv_lines(table, encoding)
-    header = next(lines, files.Line(0, [])).cells
-    missing = [column for column in columns if column not in header]
-    if missing:
-        raise InputError(f"{table}: its first line has no column {missing[0]!r}; {HINT}")
-    for number, cells in lines:
-        padded = [*cells, *[""] * (len(header) - len(cells))]
-        yield number, dict(zip(header, padded, strict=False))
 
 
 def _existing(*folders: Path) -> list[Path]:
@@ -400,28 +356,23 @@ def _places(folders: Iterable[Path], names: Iterable[str]) -> tuple[str, ...]:
 
 DATASETS = {
     "manifest": Dataset(
-        lambda options: clip_lists("manifest", options.root, options.valid_root),
+        functools.partial(clip_lists, manifest_clips),
         '--root FILE.json: {"data": [{"wav": ..., "caption": ...}]}; also --valid_root',
+        ("root", "valid_root"),
     ),
     "folders": Dataset(
-        lambda options: clip_lists("folders", options.root, options.valid_root),
+        functools.partial(clip_lists, class_folder_clips),
         "--root DIR: a folder for each class; also --valid_root",
+        ("root", "valid_root"),
     ),
-    "synthetic": Dataset(
-        lambda options: synthetic(options.num_clips), "sounds made by arithmetic; --num_clips"
-    ),
-    "esc50": Dataset(
-        lambda options: esc50(options.root, options.valid_folds),
-        "--root DIR: ESC-50; --valid_folds",
-    ),
-    "audioset": Dataset(lambda options: audioset(options.root), "--root DIR: AudioSet"),
-    "vggsound": Dataset(lambda options: vggsound(options.root), "--root DIR: VGGSound"),
-    "audiocaps": Dataset(lambda options: audiocaps(options.root), "--root DIR: AudioCaps"),
-    "clotho": Dataset(lambda options: clotho(options.root), "--root DIR: Clotho v2"),
-    "wavcaps": Dataset(lambda options: wavcaps(options.root), "--root DIR: WavCaps"),
-    "fsd50k": Dataset(lambda options: fsd50k(options.root), "--root DIR: FSD50K"),
-    "music": Dataset(lambda options: music(options.root), "--root DIR: MUSIC"),
-    "voicebank_demand": Dataset(
-        lambda options: voicebank_demand(options.root), "--root DIR: Voicebank-DEMAND"
-    ),
+    "synthetic": Dataset(synthetic, "sounds made by arithmetic; --num_clips", ("num_clips",)),
+    "esc50": Dataset(esc50, "--root DIR: ESC-50; also --valid_folds", ("root", "valid_folds")),
+    "audioset": Dataset(audioset, "--root DIR: AudioSet"),
+    "vggsound": Dataset(vggsound, "--root DIR: VGGSound"),
+    "audiocaps": Dataset(audiocaps, "--root DIR: AudioCaps"),
+    "clotho": Dataset(clotho, "--root DIR: Clotho v2"),
+    "wavcaps": Dataset(wavcaps, "--root DIR: WavCaps"),
+    "fsd50k": Dataset(fsd50k, "--root DIR: FSD50K"),
+    "music": Dataset(music, "--root DIR: MUSIC"),
+    "voicebank_demand": Dataset(voicebank_demand, "--root DIR: Voicebank-DEMAND"),
 }

@@ -12,7 +12,6 @@ import numpy as np
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import RECORDING_SUFFIXES, AudioError
-from audiosep_jax.data.prepared import FULL_SCALE
 from audiosep_jax.data.sources import RECORD_SECONDS
 
 # Annotations are rounded, and tools that cut videos stop at the border of a frame.
@@ -28,7 +27,7 @@ class Recording:
     split: str
     captions: tuple[str, ...]
     # Paths where the file may be; the first that exists is taken. A path that does not end in one
-    # of RECORDING_SUFFIXES is tried with each of them.
+    # of RECORDING_SUFFIXES is tried with each of them, in lower and then in upper case.
     places: tuple[str, ...] = ()
     seconds: tuple[float, float] | None = None  # least and most that the annotation allows
     twin: str = ""  # file that must have the same length
@@ -52,11 +51,12 @@ def expected(seconds: float) -> tuple[float, float]:
 
 def find(recording: Recording) -> Path | None:
     """Return the file of a recording, or None if it does not exist."""
-    for place in recording.places:
-        whole = place.lower().endswith(RECORDING_SUFFIXES)
-        for suffix in ("",) if whole else RECORDING_SUFFIXES:
-            if os.path.isfile(place + suffix):
-                return Path(place + suffix)
+    for suffixes in (RECORDING_SUFFIXES, [suffix.upper() for suffix in RECORDING_SUFFIXES]):
+        for place in recording.places:
+            whole = place.lower().endswith(RECORDING_SUFFIXES)
+            for suffix in ("",) if whole else suffixes:
+                if os.path.isfile(place + suffix):
+                    return Path(place + suffix)
     return None
 
 
@@ -71,13 +71,17 @@ def records(
     Raises:
         AudioError: the audio is missing, damaged, silent, or of another length than annotated.
     """
+    from audiosep_jax.data.prepared import FULL_SCALE  # slow to import; --help must be fast
+
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=str(spool_folder)) as spool:
         num_samples, peak = 0, 0.0
         for block_S in _blocks(recording, sample_rate_hz):
             spool.write(np.ascontiguousarray(block_S, "<f4").data)
             num_samples += len(block_S)
             peak = max(peak, float(np.abs(block_S).max(initial=0.0)))
-        _check(recording, num_samples, sample_rate_hz, min_seconds, peak)
+        _check(recording, num_samples, sample_rate_hz, min_seconds)
+        if round(peak * FULL_SCALE) == 0:
+            raise AudioError("is silent")
         highest = (FULL_SCALE - 1) / FULL_SCALE
         gain = np.float32(FULL_SCALE * min(1.0, highest / peak if peak > 1 else 1.0))
         spool.seek(0)
@@ -117,9 +121,7 @@ def _file_blocks(path: str | Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
         raise AudioError(str(error).removeprefix(f"{path}: ")) from error
 
 
-def _check(
-    recording: Recording, num_samples: int, sample_rate_hz: int, min_seconds: float, peak: float
-) -> None:
+def _check(recording: Recording, num_samples: int, sample_rate_hz: int, min_seconds: float) -> None:
     seconds = num_samples / sample_rate_hz
     if seconds < min_seconds:
         raise AudioError(f"{seconds:.3g} s is shorter than min_seconds={min_seconds:g}")
@@ -127,8 +129,6 @@ def _check(
     if not least <= seconds <= most:
         bounds = f"{least:g} to {most:g}" if least else f"at most {most:g}"
         raise AudioError(f"lasts {seconds:.2f} s; its annotation says {bounds} s")
-    if round(peak * FULL_SCALE) == 0:
-        raise AudioError("is silent")
     if recording.twin:
         _check_twin(recording.twin, num_samples, sample_rate_hz)
 
@@ -145,9 +145,15 @@ def _check_twin(twin: str, num_samples: int, sample_rate_hz: int) -> None:
 
 
 def to_json(recording: Recording) -> list[Any]:
-    """Fields of a recording as plain values, in order."""
+    """Fields of a recording as plain values, in order; its id and captions as valid Unicode."""
     r = recording  # dataclasses.astuple would copy millions of them deeply
-    return [r.id, r.split, r.captions, r.places, r.seconds, r.twin, r.synthetic]
+    captions = tuple(map(_text, r.captions))
+    return [_text(r.id), r.split, captions, r.places, r.seconds, r.twin, r.synthetic]
+
+
+def _text(text: str) -> str:
+    """Text whose lone surrogates, as of file names that are not UTF-8, are written out."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def from_json(row: list[Any]) -> Recording:

@@ -1,25 +1,20 @@
 """Shards of a prepared data set: each one is a task, written whole or not at all.
 
-The recordings are cut into shards before any audio is read, by the lengths in the annotations. A
-shard therefore holds the same recordings on every machine, and a run that was killed goes on with
-the shards that are missing. The list of recordings is kept on disk: memory does not grow with it.
+A run that was killed goes on with the shards that are missing.
 """
 
-import array
-import bisect
 import concurrent.futures
-import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import json
 import multiprocessing
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -28,143 +23,17 @@ from tensorflow_datasets.core import example_serializer
 
 from audiosep_jax import files, workers
 from audiosep_jax.audio.files import AudioError
-from audiosep_jax.data.prepared import lines_name, shard_name
+from audiosep_jax.cli import Terminated
+from audiosep_jax.data.prepared import lines_name
 from audiosep_jax.errors import InputError
 from audiosep_jax.preparing import recordings as recordings_lib
-from audiosep_jax.preparing.recordings import Recording, Skipped
+from audiosep_jax.preparing.plan import VERSION, Plan, Settings, Shard, recordings_of
+from audiosep_jax.preparing.recordings import Recording
 
 REPORT_FILE = "prepare_report.json"
-PLAN_FILE = "plan.json"
-SHARD_BYTES = 192 << 20
 # int16 noise hardly compresses; unpacking it took three times as long as reading it.
 WRITER_OPTIONS = "group_size:1,uncompressed"
-VERSION = "1.0.0"
-# Small data sets have more and smaller shards, to keep all cores busy and lose little to a kill.
-_LEAST_SHARDS = 32
-_LEAST_SHARD_SECONDS = 100.0
-_MOST_SHARD_RECORDINGS = 4096
-_UNKNOWN_SECONDS = 10.0  # assumed length of a recording whose annotations state none
 _DESCRIPTION = "Captioned audio records of at most 15 s, int16 mono, by audiosep_jax."
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Settings that determine, with the recordings, the bytes that are written."""
-
-    name: str
-    sample_rate_hz: int
-    min_seconds: float
-    version: str = VERSION
-
-
-class Shard(NamedTuple):
-    """A file of the data set, and where its recordings are listed."""
-
-    split: str
-    name: str
-    listed: Path  # list of the recordings of its split
-    offset: int  # of the shard's first line in the list, in bytes
-    num_recordings: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """All shards of a data set, and the rows of the annotations that describe no recording."""
-
-    folder: Path
-    fingerprint: str
-    shards: tuple[Shard, ...]
-    skipped: tuple[Skipped, ...]
-
-
-# ------------------------------------------------------------------------------------- the plan
-
-
-def make_plan(items: Iterable[Recording | Skipped], folder: Path, settings: Settings) -> Plan:
-    """Cut recordings into shards, and list them in files of `folder`.
-
-    The fingerprint covers the recordings and the settings, but not where the files are, so that
-    several machines agree on it.
-
-    Raises:
-        InputError: `folder` was begun with other recordings or settings.
-    """
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(settings)).encode())
-    lists: dict[str, _List] = {}
-    skipped: list[Skipped] = []
-    # Machines that share the folder have lists of their own: their file names may differ.
-    lists_folder = Path(tempfile.mkdtemp(prefix=".lists-", dir=folder))
-    with contextlib.ExitStack() as stack:
-        for item in items:
-            if isinstance(item, Recording):
-                if item.split not in lists:
-                    path = lists_folder / f"{item.split}.jsonl"
-                    lists[item.split] = _List(path, stack.enter_context(path.open("wb")))
-                row = recordings_lib.to_json(item)
-                if lists[item.split].add(item, row):
-                    id_, split, captions, _, seconds, _, synthetic = row
-                    digest.update(json.dumps([id_, split, captions, seconds, synthetic]).encode())
-                    continue
-                item = Skipped(item.id, item.split, "listed twice")
-            skipped.append(item)
-            digest.update(json.dumps(dataclasses.astuple(item)).encode())
-    plan_path, fingerprint = folder / PLAN_FILE, digest.hexdigest()[:32]
-    if plan_path.exists() and files.read_json_object(plan_path).get("plan") != fingerprint:
-        raise InputError(
-            f"{folder}: was begun with other recordings or settings; "
-            "remove it or choose another output folder"
-        )
-    files.write_json(plan_path, {"plan": fingerprint, **dataclasses.asdict(settings)})
-    total_seconds = sum(sum(listed.seconds) for listed in lists.values())
-    full = SHARD_BYTES / (2 * settings.sample_rate_hz)
-    shard_seconds = max(_LEAST_SHARD_SECONDS, min(full, total_seconds / _LEAST_SHARDS))
-    shards = [
-        shard
-        for split, listed in sorted(lists.items())
-        for shard in _cut(listed, settings.name, split, shard_seconds)
-    ]
-    return Plan(folder, fingerprint, tuple(shards), tuple(skipped))
-
-
-class _List:
-    """List of the recordings of a split: a line of JSON each, with their lengths and offsets."""
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self._file = path, file
-        self._seen: set[bytes] = set()
-        self.seconds, self.offsets = array.array("d"), array.array("q")
-
-    def add(self, recording: Recording, row: list[Any]) -> bool:
-        """Append a recording; False if its id is in the list already."""
-        key = hashlib.blake2b(recording.id.encode(errors="replace"), digest_size=8).digest()
-        if key in self._seen:
-            return False
-        self._seen.add(key)
-        self.offsets.append(self._file.tell())
-        self.seconds.append(recording.seconds[1] if recording.seconds else _UNKNOWN_SECONDS)
-        self._file.write(json.dumps(row).encode() + b"\n")
-        return True
-
-
-def _cut(listed: _List, name: str, split: str, shard_seconds: float) -> list[Shard]:
-    """Consecutive recordings of about `shard_seconds` each."""
-    ends, total = np.cumsum(listed.seconds), len(listed.seconds)
-    starts = [0]
-    while starts[-1] < total:
-        done = ends[starts[-1] - 1] if starts[-1] else 0.0
-        end = bisect.bisect_left(ends, done + shard_seconds - 1e-6) + 1
-        starts.append(min(end, starts[-1] + _MOST_SHARD_RECORDINGS, total))
-    count = len(starts) - 1
-    return [
-        Shard(
-            split,
-            shard_name(name, split, number, count),
-            listed.path,
-            listed.offsets[starts[number]],
-            starts[number + 1] - starts[number],
-        )
-        for number in range(count)
-    ]
 
 
 # ----------------------------------------------------------------------------------- one shard
@@ -209,7 +78,8 @@ def write_shard(folder: Path, shard: Shard, settings: Settings) -> None:
             with partial.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except RuntimeError as error:  # ArrayRecord's own errors
-        reason = " ".join(str(error).split())[:200]
+        full, text = os.strerror(errno.ENOSPC), " ".join(str(error).split())
+        reason = full if full in text else text[:200]
         raise InputError(f"{folder / shard.name}: cannot be written ({reason})") from error
     written = Written(
         num_recordings=shard.num_recordings - len(skipped),
@@ -232,14 +102,6 @@ def read_account(folder: Path, shard: Shard) -> Written | None:
     except (InputError, OSError, KeyError, TypeError):
         return None
     return written if whole else None
-
-
-def recordings_of(shard: Shard) -> Iterator[Recording]:
-    """Recordings of a shard, in order."""
-    with shard.listed.open("rb") as file:
-        file.seek(shard.offset)
-        for _ in range(shard.num_recordings):
-            yield recordings_lib.from_json(json.loads(file.readline()))
 
 
 def _line(recording: Recording, start_seconds: float) -> str:
@@ -314,6 +176,10 @@ def write_shards(
             "a worker process was killed, perhaps because memory ran out; run the same command "
             "again to go on, with fewer workers"
         ) from error
+    except (KeyboardInterrupt, Terminated):
+        for worker in multiprocessing.active_children():
+            worker.kill()  # a shard may take minutes, and is written whole or not at all
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

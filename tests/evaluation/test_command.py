@@ -1,6 +1,7 @@
 """The command with a tiny network, against a slow reference."""
 
 import csv
+import importlib.util
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from evaluation_examples import (
 from tiny_run import save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
+from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation import figures, mixtures, runner
 from audiosep_jax.evaluation.command import main
 from audiosep_jax.evaluation.compare import main as compare_main
@@ -387,7 +389,7 @@ def test_a_list_of_one_query_has_no_wrong_one(place, tmp_path, capsys):
     assert "query_gap" not in results(tmp_path)["scores"]
 
 
-def test_make_pairs_writes_a_list_that_can_be_scored(tmp_path):
+def test_make_pairs_writes_a_list_that_can_be_scored(tmp_path, capsys):
     for name in ("dog", "rain"):
         write_clips(tmp_path / "clips" / name, 2)
     words = ["--audio", str(tmp_path / "clips"), "--num_pairs", "5", "--snrs_db", "-5", "5"]
@@ -397,6 +399,11 @@ def test_make_pairs_writes_a_list_that_can_be_scored(tmp_path):
     assert main([*words, "--baseline", "mixture", "--output", str(tmp_path / "out")]) == 0
     found = [float(row["sdr"]) for row in table(tmp_path / "out")]
     np.testing.assert_allclose(found, [-5, 5, -5, 5, -5], atol=1e-4)
+    words = ["--audio", str(tmp_path / "clips"), "--output", str(tmp_path / "pairs.csv")]
+    before = (tmp_path / "pairs.csv").read_bytes()
+    assert main(["pairs", *words]) == 2
+    assert "pairs.csv: exists; remove it or choose another name" in capsys.readouterr().err
+    assert (tmp_path / "pairs.csv").read_bytes() == before
 
 
 WHOLE = ["--audio", ".", "--protocol", "esc50", "--metadata", "x", "--output", "x"]
@@ -413,7 +420,7 @@ PAIRS = ["--audio", ".", "--output", "x"]
         ([*WHOLE[:4], *WHOLE[6:], "--baseline", "mixture"], "--metadata is needed: the CSV"),
         (WHOLE, "--checkpoint is needed"),
         ([*WHOLE, "--batch_size", "0"], "--batch_size: 0 is not in 1..inf"),
-        ([*WHOLE, "--sample_rate_hz", "9"], "--sample_rate_hz: 9 is not in 100..inf"),
+        ([*WHOLE, "--sample_rate_hz", "9"], "--sample_rate_hz: 9 is not in 100..768000"),
         ([*WHOLE, "--snr_db", "nan"], "--snr_db: nan is not in -200..200"),
         (["pairs", *PAIRS, "--snrs_db", "0", "inf"], "--snrs_db: inf is not in -200..200"),
         (["pairs", *PAIRS, "--seed", "-1"], "--seed: -1 is not in 0..inf"),
@@ -423,6 +430,7 @@ PAIRS = ["--audio", ".", "--output", "x"]
         (["render", *WHOLE, "--allow_missing"], "unrecognized arguments: --allow_missing"),
         (["--output", "gs://bucket/x"], "--output: gs://bucket/x is not a local path; mount or"),
         (["--shard", "2/2"], "--shard: 2/2 must be i/n"),
+        (["compare", "a", "b"], "unknown verb 'compare'; known: score, watch, render, pairs"),
     ],
 )
 def test_mistakes_are_told_at_once(words, message, capsys):
@@ -475,6 +483,53 @@ def test_a_watched_run_is_scored_by_checkpoint(place):
     assert main(other) == 2
     assert main([*other, "--overwrite"]) == 0
     assert main(["watch", str(place / "none"), *words]) == 2
+
+
+def test_a_damaged_checkpoint_is_no_obstacle_for_those_behind_it(place, tmp_path, capsys):
+    config = tiny_config()
+    config.num_steps = 20
+    save_run(tmp_path / "run", scores={10: 1.0, 20: 2.0}, config=config)
+    for path in (tmp_path / "run" / "checkpoints" / "00000010" / "model").rglob("d/*"):
+        path.write_bytes(b"")
+    words = ["--protocol", "mixtures", "--metadata", str(place / "pairs.csv"), "--no_figures"]
+    words += ["--audio", str(place / "audio"), "--output", str(tmp_path / "out")]
+    for _ in range(2):
+        assert main(["watch", str(tmp_path / "run"), *words]) == 2
+        told = capsys.readouterr().err
+        assert "skipped: --checkpoint" in told
+        assert "run: not scored, cannot be read: 00000010" in told
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["00000020"]
+
+
+def test_options_and_columns_without_effect_are_named(place, tmp_path, capsys):
+    rows = [("dog", "clip0.wav", "clip1.wav", "10"), ("rain", "clip2.wav", "clip3.wav", "10")]
+    header = ("query", "target", "noise", "SNR_dB")
+    write_list(tmp_path / "list.csv", header, rows)
+    words = ("--baseline", "mixture")
+    assert run(place, tmp_path / "out", *words, metadata=tmp_path / "list.csv") == 0
+    assert "note: columns of the list that are not used: SNR_dB" in capsys.readouterr().out
+    write_list(tmp_path / "list.csv", ("query", "target", "mixture"), [row[:3] for row in rows])
+    words = ("--baseline", "mixture", "--snr_db", "5")
+    assert run(place, tmp_path / "other", *words, metadata=tmp_path / "list.csv") == 2
+    assert "--snr_db cannot be used: no mixture of the list has" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert run(place, tmp_path / "file", "--baseline", "mixture") == 2
+    assert "file is not a writable folder" in capsys.readouterr().err
+
+
+def test_a_figure_that_cannot_be_written_is_an_error(place, tmp_path, capsys, monkeypatch):
+    """Unlike matplotlib that is not installed, which is a note."""
+
+    def full(path, *size):
+        raise InputError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(figures, "new_figure", full)
+    assert run(place, tmp_path, "--baseline", "mixture", figures=True) == 2
+    assert "histogram.png: cannot be written (No space" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert run(place, tmp_path, "--baseline", "mixture", figures=True) == 0
+    assert "note: no figures, which need matplotlib" in capsys.readouterr().out
+    assert (tmp_path / "results.md").is_file()
 
 
 def test_the_command_is_the_same_for_all_processes(place, tmp_path):

@@ -1,6 +1,7 @@
 """Paired differences, by closed forms, and the command that writes them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -96,6 +97,14 @@ def test_other_mixtures_are_refused(tmp_path, pair):
         compare([read_evaluation(a, "x"), read_evaluation(b, "x")])
     with pytest.raises(InputError, match="holds no results"):
         read_evaluation(tmp_path)
+    table = (b / "results.csv").read_text()
+    for cell in ("loud", ""):
+        (b / "results.csv").write_text(re.sub(r",8,[-0-9.]+", f",8,{cell}", table, count=1))
+        with pytest.raises(InputError, match=r"results\.csv: line 2: a score is missing or no"):
+            read_evaluation(b)
+    (b / "results.json").write_text("{}")
+    with pytest.raises(InputError, match="holds no results"):
+        read_evaluation(b)
 
 
 def test_the_command_writes_what_it_says(tmp_path, pair, capsys):

@@ -162,7 +162,7 @@ def test_rendered_twice_or_by_two_processes_are_the_same_bytes(tmp_path):
     for n in (1, 0):
         render_own(tmp_path, tmp_path / "shared", shard=(n, 2), num_threads=1)
     once = contents(tmp_path / "once")
-    assert len(once) == 9
+    assert len(once) == 10  # with the list of the mixtures, and the mark of the list rendered
     assert contents(tmp_path / "shared") == once
     # What is rendered is what is scored, and it can be read back.
     protocol = PROTOCOLS["mixtures"]
@@ -186,6 +186,22 @@ def test_rendering_stays_inside_its_folder(tmp_path):
         with pytest.raises(InputError, match=message):
             render_own(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_rendering_replaces_nothing_of_another_list(tmp_path):
+    write_clips(tmp_path, 3)
+    table = "id,query,target,noise\n0,dog,clip0.wav,{}\n"
+    (tmp_path / "list.csv").write_text(table.format("clip1.wav"))
+    render_own(tmp_path, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    render_own(tmp_path, tmp_path / "out")
+    (tmp_path / "list.csv").write_text(table.format("clip2.wav"))
+    with pytest.raises(InputError, match="holds mixtures of another list or sample rate"):
+        render_own(tmp_path, tmp_path / "out")
+    (tmp_path / "list.csv").write_text(table.format("out/mixture-0.wav"))
+    with pytest.raises(InputError, match=r"out/mixture-0\.wav: would be replaced"):
+        render_own(tmp_path, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
 
 
 def test_random_pairs(tmp_path):
@@ -212,6 +228,9 @@ def test_random_pairs(tmp_path):
     assert items[3].snr_db == 0
     with pytest.raises(InputError, match="two different captions"):
         make_pairs(clips[::3], tmp_path, path, num_pairs=2, snrs_db=(0,), seed=0)
+    clips[1] = Clip(tmp_path / "caf\udce9.wav", ("rain",))
+    with pytest.raises(InputError, match="a name is not UTF-8"):
+        make_pairs(clips, tmp_path, path, num_pairs=20, snrs_db=(0,), seed=0)
 
 
 def test_clips_of_a_folder(tmp_path, shared):

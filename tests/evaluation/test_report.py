@@ -58,6 +58,9 @@ def test_own_mixtures_have_nothing_published_beside_them():
     page = report.markdown(content_of(protocol="mixtures", title="own mixtures"))
     assert "AudioSep |" not in page
     assert "published" not in page
+    page = report.markdown(content_of(protocol="mixtures", notes=["the baseline mixture"]))
+    assert "**Notes:**" in page
+    assert "published" not in page
 
 
 def test_classes_come_best_first_and_of_many_only_the_ends():
@@ -69,7 +72,7 @@ def test_classes_come_best_first_and_of_many_only_the_ends():
 
 
 def test_missing_mixtures_are_named():
-    missing = [{"row": n, "id": f"m{n}", "reason": "a.wav: no such | file"} for n in range(60)]
+    missing = [{"row": n, "id": f"m{n}", "reason": "a.wav: no\nsuch | file"} for n in range(60)]
     page = report.markdown(content_of(missing=missing))
     assert "Not scored: 60" in page
     assert "a.wav: no such \\| file" in page

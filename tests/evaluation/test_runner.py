@@ -1,21 +1,48 @@
 """The runner's batches: clips of many lengths share shapes, and each equals the clip alone."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from evaluation_examples import RATE_HZ, write_clips
 from separator_examples import SMALLEST, tiny_variables, unit_rows
 
 from audiosep_jax.evaluation.lists import Item
+from audiosep_jax.evaluation.results import RowLog
 from audiosep_jax.evaluation.runner import (
     RARE,
+    make_estimator,
     padded,
     padded_frames,
     plan,
+    score_items,
     separate_padded,
 )
 from audiosep_jax.model import make_model
 
 LENGTHS = (17, 257)
+
+
+def test_an_estimate_that_is_not_finite_counts_as_one_that_is_missing(tmp_path):
+    clips = write_clips(tmp_path, 3)
+    items = [
+        Item(n, f"m{n}", "q", "q", tmp_path / f"clip{n}.wav", None, (tmp_path / "clip2.wav",))
+        for n in range(2)
+    ]
+
+    def broken(variables, batch):
+        good = jnp.mean(batch["target"] ** 2) < 1.5 * np.mean(clips["clip0.wav"] ** 2)
+        return jnp.where(good, batch["target"], jnp.nan)
+
+    estimator = make_estimator(None, "mixture", ["q"], RATE_HZ)
+    estimator = dataclasses.replace(estimator, body=broken)
+    with RowLog(tmp_path / "out", {}) as log:
+        score_items(items, estimator, log, {}, batch_size=10**6)
+    rows = log.read()
+    assert rows[0]["sdr"] > 60
+    assert rows[1]["reason"] == "m1: its estimate is not finite"
 
 
 def test_each_is_separated_as_by_itself():

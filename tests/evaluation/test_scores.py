@@ -40,6 +40,14 @@ def test_a_perfect_estimate_has_the_highest_scores():
     assert -10 < values["segmental_snr"] <= 35
 
 
+@pytest.mark.parametrize("num_samples", [1, 10, 400, 3000, 6400, 6500])
+def test_the_shortest_clips_have_the_lowest_scores(num_samples):
+    audio_S = speech_like()[2000 : 2000 + num_samples]
+    values = scores.speech_scores(clip(audio_S, audio_S))
+    assert 1 <= values["pesq"] <= 4.65
+    assert values["stoi"] == (0 if num_samples < 6400 else pytest.approx(values["stoi"]))
+
+
 def test_more_noise_scores_lower():
     reference_S = speech_like()
     rows = [scores.speech_scores(clip(reference_S, noisy(reference_S, snr))) for snr in (20, 5, -5)]

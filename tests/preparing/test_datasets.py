@@ -1,6 +1,5 @@
 """Each data set, in its true layout and with wrong rows in it, gives its recordings."""
 
-import argparse
 import dataclasses
 import json
 
@@ -48,6 +47,7 @@ def test_audioset(tmp_path):
         'none, 0.000, 10.000, "/m/none"\n'
         'back, 10.000, 0.000, "/m/09x0r"\n'
         "half, 10.000\n"
+        'endless, 0.000, inf, "/m/09x0r"\n'
         'gone, 20.000, 30.000, "/m/09x0r"\n',
     )
     write(tmp_path / "eval_segments.csv", head + 'abc, 5.500, 15.500, "/m/09x0r"\n')
@@ -78,6 +78,7 @@ def test_audioset(tmp_path):
         "none",
         "balanced_train_segments.csv line 7",
         "balanced_train_segments.csv line 8",
+        "balanced_train_segments.csv line 9",
     ]
     assert "no label of the ontology: /m/none" in skipped[0][1]
     # The other file of labels, as YouTube-8M's page of AudioSet has it, says the same.
@@ -197,6 +198,7 @@ def test_wavcaps(tmp_path):
     write(folder / "AudioSet_SL" / "as_final.json", json.dumps(content))
     bells = [
         {"title": "Bell", "id": "2218", "caption": "A bell.", "duration": 1.5698125},
+        {"id": "2", "caption": "A bell.", "duration": float("inf")},
         {"id": "Ybarred", "caption": "Not of AudioSet.", "duration": None},
     ]
     write(folder / "SoundBible" / "sb_final.json", json.dumps(bells))
@@ -210,6 +212,7 @@ def test_wavcaps(tmp_path):
             "waveforms/AudioSet_SL_flac/Yb0RFKhbpFJA.flac",
         ),
         ("SoundBible/2218", "train", ("A bell.",), (1.07, 2.07), "SoundBible_flac/2218.flac"),
+        ("SoundBible/2", "train", ("A bell.",), None, None),
         ("SoundBible/Ybarred", "train", ("Not of AudioSet.",), None, None),
     ]
     assert [id_ for id_, _ in skipped] == [
@@ -314,7 +317,7 @@ def test_manifest_joins_the_captions_of_a_file(tmp_path):
     content = {"data": [{"wav": wav, "caption": caption} for wav, caption in data]}
     write(tmp_path / "list.json", json.dumps(content))
     audio(tmp_path, "a/b.wav")
-    items = datasets.clip_lists("manifest", tmp_path / "list.json", None)
+    items = datasets.DATASETS["manifest"].read(tmp_path / "list.json")
     assert rows(items, tmp_path)[0] == [
         ("a/b.wav", "train", ("dog", "puppy"), None, "a/b.wav"),
         ("c.wav", "train", ("cat",), None, None),
@@ -323,7 +326,7 @@ def test_manifest_joins_the_captions_of_a_file(tmp_path):
 
 def test_folders_and_their_validation_set(tmp_path):
     audio(tmp_path, "t/big_dog/1.wav", "v/rain/2.flac")
-    items = datasets.clip_lists("folders", tmp_path / "t", tmp_path / "v")
+    items = datasets.DATASETS["folders"].read(tmp_path / "t", tmp_path / "v")
     assert rows(items, tmp_path)[0] == [
         ("big_dog/1.wav", "train", ("big dog",), None, "t/big_dog/1.wav"),
         ("rain/2.flac", "valid", ("rain",), None, "v/rain/2.flac"),
@@ -359,7 +362,7 @@ def test_synthetic_clips_are_those_of_training(tmp_path):
 )
 def test_an_empty_folder_is_refused(tmp_path, source, named):
     with pytest.raises(InputError) as caught:
-        list(datasets.DATASETS[source].read(argparse.Namespace(root=tmp_path)))
+        list(datasets.DATASETS[source].read(root=tmp_path))
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -371,34 +374,26 @@ def test_tables_that_are_none_are_refused(tmp_path):
     (tmp_path / "train.csv").write_bytes(b"audiocap_id,youtube_id,start_time,caption\n1,\xff,2,x\n")
     with pytest.raises(InputError, match="is not text in UTF-8"):
         list(datasets.audiocaps(tmp_path))
-    write(tmp_path / "MUSIC_solo_videos.json", "{")
-    with pytest.raises(InputError, match="is not JSON"):
-        list(datasets.music(tmp_path))
 
 
-def test_cells_that_a_row_lacks_are_empty(tmp_path):
-    write(tmp_path / "t.csv", 'a,b\r\n1,"x\ny"\r\n\r\n2\r\n3,z,more\r\n')
-    assert list(datasets._rows(tmp_path / "t.csv", ("a",))) == [
-        (3, {"a": "1", "b": "x\ny"}),
-        (5, {"a": "2", "b": ""}),
-        (6, {"a": "3", "b": "z"}),
-    ]
+SOUNDBIBLE = "json_files/SoundBible/sb_final.json"
+BLACKLIST = "json_files/blacklist/blacklist_exclude_test_ac.json"
 
 
 @pytest.mark.parametrize(
-    ("content", "excluded"),
+    ("source", "content", "message"),
     [
-        ("file,caption\nYabcdefghijk.wav,x\n", ["abcdefghijk", "abcdefghijk_30", "dog.wav"]),
-        ("abcdefghijk_30\n", ["abcdefghijk_30", "dog.wav"]),
-        ("other\n", []),
+        ("music", {"MUSIC_solo_videos.json": "{"}, "is not JSON"),
+        ("music", {"MUSIC_solo_videos.json": '{"videos": 5}'}, 'has no "videos" by instrument'),
+        ("wavcaps", {SOUNDBIBLE: '{"rows": []}'}, "holds no list of recordings"),
+        ("wavcaps", {SOUNDBIBLE: "5"}, "holds no list of recordings"),
+        ("wavcaps", {SOUNDBIBLE: "[]", BLACKLIST: '["x"]'}, "holds a JSON list, not an object"),
+        ("wavcaps", {SOUNDBIBLE: "[]", BLACKLIST: '{"FreeSound": 5}'}, "'FreeSound' is no list"),
+        ("audioset", {"ontology.json": '{"id": "x"}', "eval_segments.csv": ""}, "is not a list of"),
     ],
 )
-def test_recordings_of_a_benchmark_can_be_left_out_of_training(tmp_path, content, excluded):
-    write(tmp_path / "list.csv", content + ("dog.wav\n" if excluded else ""))
-    names = ["abcdefghijk", "abcdefghijk_30", "dog.wav", "xbcdefghijk"]
-    items = [datasets.Recording(name, "train", ("x",)) for name in names]
-    items += [datasets.Recording("abcdefghijk", "test", ("x",)), Skipped("row 3", "train", "bad")]
-    found = list(datasets.excluding(items, [tmp_path / "list.csv"]))
-    left_out = [item.id for item in found if isinstance(item, Skipped)]
-    assert left_out == [*excluded, "row 3"]
-    assert [item.id for item in found] == [item.id for item in items]
+def test_json_of_another_shape_is_refused(tmp_path, source, content, message):
+    for name, text in content.items():
+        write(tmp_path / name, text)
+    with pytest.raises(InputError, match=message):
+        list(datasets.DATASETS[source].read(tmp_path))

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -201,6 +202,10 @@ def test_a_full_disk_is_one_line(whole, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     message = refused(capsys, tmp_path / "data", "folders", "--root", whole[0])
     assert "cannot be written (No space left on device)" in message
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: full(None))
+    message = refused(capsys, tmp_path / "data", "folders", "--root", whole[0])
+    assert "No space left on device" in message
 
 
 def test_files_in_the_wrong_place_are_told_at_once(tmp_path, capsys):
@@ -228,7 +233,11 @@ def test_nothing_usable_is_refused_and_forgotten(tmp_path, capsys):
         (("esc50", "--root", "no"), "--root: no: no such"),
         (("synthetic", "--root", "."), "--root cannot be used with synthetic"),
         (("esc50", "--root", ".", "--valid_root", "."), "--valid_root cannot be used with esc50"),
-        (("esc50", "--root", ".", "--valid_folds", "a"), "--valid_folds"),
+        (("folders", "--root", ".", "--valid_folds", "5"), "--valid_folds cannot be used with"),
+        (("esc50", "--root", ".", "--num_clips", "5"), "--num_clips cannot be used with esc50"),
+        (("esc50", "--root", ".", "--valid_folds", "a"), "'a' must be some of the folds 1 to 5"),
+        (("esc50", "--root", ".", "--valid_folds", "1,2,3,4,5"), "must be some of the folds"),
+        (("folders", "--root", ".."), "would become a class of it"),
         (("synthetic", "--shard", "2/2"), "--shard"),
         (("synthetic", "--exclude", "no.csv"), "--exclude: no.csv"),
         (("synthetic", "--num_clips", "0"), "--num_clips"),
@@ -250,7 +259,19 @@ def test_an_output_that_is_something_else_is_refused(tmp_path, capsys):
         capsys, tmp_path / "data", "synthetic", "--num_clips", "9"
     )
     (tmp_path / "file").touch()
-    assert "cannot be a folder" in refused(capsys, tmp_path / "file", "synthetic")
+    for name in ("file", "caf\udce9"):  # the latter is not UTF-8
+        assert "cannot be a folder" in refused(capsys, tmp_path / name, "synthetic")
+
+
+def test_what_a_list_excludes_is_counted(tmp_path, capsys):
+    root = examples.class_folders(tmp_path / "clips", num_clips=4)
+    for name, count in (("002.wav", 1), ("none.wav", 0)):
+        (tmp_path / "list.csv").write_text(f"file\n{name}\n")
+        words = ("--root", root, "--exclude", tmp_path / "list.csv")
+        assert examples.run(tmp_path / name, "folders", *words) == 0
+        told = capsys.readouterr().out
+        assert f"excluded {count} recordings that --exclude names" in told
+        assert f"{4 - count} records" in told
 
 
 def test_help_shows_an_example_without_loading(capsys):

@@ -129,6 +129,8 @@ def test_the_first_place_that_is_there_is_taken(tmp_path):
     recording = Recording("x", "train", (), places)
     assert find(recording) == tmp_path / "b.wav"
     assert find(Recording("x", "train", (), places[:2])) is None
+    (tmp_path / "d.WAV").touch()
+    assert find(Recording("x", "train", (), (str(tmp_path / "d"),))) == tmp_path / "d.WAV"
 
 
 def test_json_round_trip():

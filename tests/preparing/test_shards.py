@@ -1,5 +1,6 @@
 """Shards hold every recording once, in equal bytes everywhere, and nothing half-written."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from audiosep_jax.data.prepared import PreparedSource
 from audiosep_jax.errors import InputError
 from audiosep_jax.preparing import recordings as recordings_lib
 from audiosep_jax.preparing import shards
+from audiosep_jax.preparing.plan import Settings, make_plan, recordings_of
 from audiosep_jax.preparing.recordings import Recording, Skipped
-from audiosep_jax.preparing.shards import Settings, make_plan, read_account, write_shard
+from audiosep_jax.preparing.shards import read_account, write_shard
 
 SETTINGS = Settings("folders", examples.RATE_HZ, 0.1)
 
@@ -61,10 +63,7 @@ def test_shards_hold_every_recording_once_in_order_and_one_split_each(tmp_path):
     plan = make_plan(recordings, tmp_path, SETTINGS)
     for split in ("train", "valid"):
         rows = [
-            row
-            for shard in plan.shards
-            if shard.split == split
-            for row in shards.recordings_of(shard)
+            row for shard in plan.shards if shard.split == split for row in recordings_of(shard)
         ]
         assert rows == [row for row in recordings if row.split == split]
     assert [shard.num_recordings for shard in plan.shards] == [10] * 6 + [6] + [10] * 3 + [4]
@@ -101,6 +100,16 @@ def test_a_recording_listed_twice_is_prepared_once(tmp_path):
     plan = make_plan([*listed(5), again, elsewhere], tmp_path, SETTINGS)
     assert plan.skipped == (Skipped("1", "train", "listed twice"),)
     assert sum(shard.num_recordings for shard in plan.shards) == 6
+
+
+def test_names_and_captions_that_are_no_text_are_prepared(tmp_path):
+    """As of files whose names are not UTF-8, and of JSON with half a surrogate pair."""
+    path = examples.save(tmp_path / "a.wav")
+    odd = [Recording(name, "train", (name,), (str(path),)) for name in ("caf\udce9", "caf\udce8")]
+    account, _ = written(odd, folder(tmp_path))
+    rows = [json.loads(line) for line in account.lines.splitlines()]
+    assert [row["id"] for row in rows] == ["caf\\udce9", "caf\\udce8"]
+    assert rows[0]["captions"] == ["caf\\udce9"]
 
 
 def test_a_folder_of_another_plan_is_refused(tmp_path):
@@ -153,12 +162,12 @@ def test_every_process_writes_the_same_bytes(tmp_path):
     account, _ = written(recordings, folder(tmp_path))
     program = (
         "import sys; from pathlib import Path\n"
-        "from audiosep_jax.preparing import shards\n"
+        "from audiosep_jax.preparing import plan as plans, shards\n"
         "from audiosep_jax.preparing.recordings import Recording\n"
         "r = Recording('0.wav', 'train', ('a', '\\u00fc'), (sys.argv[1],))\n"
-        f"settings = shards.Settings('folders', {examples.RATE_HZ}, 0.1)\n"
+        f"settings = plans.Settings('folders', {examples.RATE_HZ}, 0.1)\n"
         "parts = Path(sys.argv[2]); parts.mkdir()\n"
-        "plan = shards.make_plan([r], parts, settings)\n"
+        "plan = plans.make_plan([r], parts, settings)\n"
         "shards.write_shard(parts, plan.shards[0], settings)\n"
         "print(shards.read_account(parts, plan.shards[0]).sha256)"
     )
