@@ -17,7 +17,9 @@ next recording's), so `_only_inside` sets them to zero again in front of every c
 """
 
 import dataclasses
+import itertools
 import math
+import operator
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -26,6 +28,7 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.model.folding import FoldedConv3x3
 from audiosep_jax.model.layers import (
     STATISTICS,
     BatchNorm,
@@ -48,7 +51,8 @@ class ResUNetConfig(ModelConfig):
     """Sizes of the ResUNet; the defaults are the published ResUNet30 at 32 kHz.
 
     `remat` recomputes every block for its gradient instead of keeping its activations: the same
-    numbers in less memory, with a fifth more work.
+    numbers in less memory, with a fifth more work. `fold` keeps so many neighbouring bins of the
+    outermost level in its channels, and fewer of the next ones: 4 suits TPUs (see `folding`).
     """
 
     network: Literal["resunet"] = "resunet"
@@ -57,6 +61,7 @@ class ResUNetConfig(ModelConfig):
     time_pools: Sizes = (2, 2, 2, 2, 2, 1)
     frequency_pools: Sizes = (2, 2, 2, 2, 2, 2)
     remat: bool = setting(default=False, resumable=True)
+    fold: Size = setting(default=1, resumable=True)
 
     def __post_init__(self) -> None:
         if not len(self.encoder_channels) == len(self.time_pools) == len(self.frequency_pools):
@@ -69,7 +74,19 @@ class ResUNetConfig(ModelConfig):
                 f"window_samples={self.window_samples} must be a multiple of "
                 f"{2 * self.frequency_stride}, twice the product of frequency_pools"
             )
+        if self.fold not in self._frequency_strides():
+            raise InputError(
+                f"fold={self.fold} must be 1 or the product of the first ones of "
+                f"frequency_pools={self.frequency_pools}"
+            )
         super().__post_init__()
+
+    def folds(self) -> list[int]:
+        """Bins in the channels at each level, the innermost included."""
+        return [max(self.fold // stride, 1) for stride in self._frequency_strides()]
+
+    def _frequency_strides(self) -> list[int]:
+        return list(itertools.accumulate(self.frequency_pools, operator.mul, initial=1))
 
     @property
     def time_stride(self) -> int:
@@ -87,6 +104,7 @@ class Block:
     """Sizes of a block, and its place in time.
 
     stride: (time, frequency) factor of its pooling or upsampling.
+    fold: bins in the channels of its convolutions.
     level: STFT frames that one of its frames covers; a decoder's are those after upsampling.
 
     The rest is 0 outside of a stream, and counts the block's own frames:
@@ -104,11 +122,17 @@ class Block:
     out_channels: int
     stride: tuple[int, int]
     level: int = 1
+    fold: int = 1
     delay: int = 0
     before: int = 0
     lag: int = 0
     behind: int = 0
     skip: int = 0
+
+    @property
+    def inner_fold(self) -> int:
+        """Bins in the channels on the other side of its pooling or upsampling."""
+        return max(self.fold // self.stride[1], 1)
 
     def shifts(self) -> dict[str, int]:
         """Channels of each FiLM shift of the block, by its published name."""
@@ -134,15 +158,18 @@ def block_table(config: ResUNetConfig) -> list[Block]:
     ins = (config.stem_channels, *outs[:-1])
     strides = list(zip(config.time_pools, config.frequency_pools, strict=True))
     levels = [math.prod(config.time_pools[:i]) for i in range(depth + 1)]
+    folds = config.folds()
     encoder = [
-        Block(f"encoder_block{i + 1}", "encoder", ins[i], outs[i], strides[i], levels[i])
+        Block(f"encoder_block{i + 1}", "encoder", ins[i], outs[i], strides[i], levels[i], folds[i])
         for i in range(depth)
     ]
     name = f"conv_block{depth + 1}a"
-    middle = Block(name, "middle", outs[-1], outs[-1], (1, 1), levels[-1])
+    middle = Block(name, "middle", outs[-1], outs[-1], (1, 1), levels[-1], folds[-1])
     ins = (*outs[1:], outs[-1])
     decoder = [
-        Block(f"decoder_block{depth - i}", "decoder", ins[i], outs[i], strides[i], levels[i])
+        Block(
+            f"decoder_block{depth - i}", "decoder", ins[i], outs[i], strides[i], levels[i], folds[i]
+        )
         for i in reversed(range(depth))
     ]
     return [*encoder, middle, *decoder]
@@ -204,6 +231,7 @@ class ResidualBlock(nn.Module):
     features: int
     dtype: jnp.dtype | None
     axis_name: str | None
+    fold: int
 
     @nn.compact
     def __call__(
@@ -219,17 +247,24 @@ class ResidualBlock(nn.Module):
         x is the concatenation of the inputs on the channels. Both convolutions see zeros in the
         frames that are not `inside_T`.
         """
-        bn1 = BatchNorm(self.axis_name, LEAK, name="bn1")
-        bn2 = BatchNorm(self.axis_name, LEAK, name="bn2")
-        conv1 = conv3x3(self.features, self.dtype, "conv1")
-        conv2 = conv3x3(self.features, self.dtype, "conv2")
+        fold, widths = self.fold, tuple(part.shape[-1] // self.fold for part in parts_BTFC)
+        bn1 = BatchNorm(self.axis_name, LEAK, fold, name="bn1")
+        bn2 = BatchNorm(self.axis_name, LEAK, fold, name="bn2")
+        if fold == 1:
+            conv1, conv2 = (conv3x3(self.features, self.dtype, f"conv{i}") for i in (1, 2))
+        else:
+            conv1, conv2 = (
+                FoldedConv3x3(self.features, self.dtype, fold, ins, name=f"conv{i}")
+                for i, ins in ((1, widths), (2, (self.features,)))
+            )
         y_BTFC = bn1(*parts_BTFC, shift_BC=beta1_BC, train=train)
         y_BTFC = conv1(_only_inside(y_BTFC, inside_T))
         y_BTFC = bn2(y_BTFC, shift_BC=beta2_BC, train=train)
         y_BTFC = conv2(_only_inside(y_BTFC, inside_T))
-        if sum(part.shape[-1] for part in parts_BTFC) == self.features:
+        if sum(widths) == self.features:
             return jnp.concatenate(parts_BTFC, axis=-1) + y_BTFC
-        return Pointwise(self.features, self.dtype, name="shortcut")(*parts_BTFC) + y_BTFC
+        shortcut = Pointwise(self.features, self.dtype, fold=fold, name="shortcut")
+        return shortcut(*parts_BTFC) + y_BTFC
 
 
 def _only_inside(x_BTFC: jax.Array, inside_T: jax.Array | None) -> jax.Array:
@@ -269,7 +304,7 @@ class EncoderBlock(nn.Module):
         x_BTFC = jnp.pad(x_BTFC, ((0, 0), (0, block.behind), (0, 0), (0, 0)))
         beta = f"{block.name}->conv_block1->beta"
         skip_BTFC = ResidualBlock(
-            block.out_channels, self.dtype, self.axis_name, name="conv_block1"
+            block.out_channels, self.dtype, self.axis_name, block.fold, name="conv_block1"
         )(
             x_BTFC,
             beta1_BC=shifts[f"{beta}1"],
@@ -277,7 +312,7 @@ class EncoderBlock(nn.Module):
             train=train,
             inside_T=block.inside(span, x_BTFC.shape[1]),
         )
-        pooled_BTFC = average_pool(skip_BTFC, block.stride)
+        pooled_BTFC = average_pool(skip_BTFC, block.stride, block.fold)
         start, pool = block.before - block.lag, block.stride[0]
         return (
             pooled_BTFC[:, start // pool : (start + count) // pool],
@@ -307,11 +342,11 @@ class DecoderBlock(nn.Module):
         name, features = block.name, block.out_channels
         x_BTFC = _after_past(self, "past", block.before // block.stride[0], x_BTFC)
         skip_BTFC = _after_past(self, "past skip", block.skip, skip_BTFC)[:, : block.before + count]
-        bn1 = BatchNorm(self.axis_name, LEAK, name="bn1")
-        upsample = Upsample(features, block.stride, self.dtype, name="conv1")
-        conv = ResidualBlock(features, self.dtype, self.axis_name, name="conv_block2")
+        bn1 = BatchNorm(self.axis_name, LEAK, block.inner_fold, name="bn1")
+        upsample = Upsample(features, block.stride, self.dtype, block.fold, name="conv1")
+        conv = ResidualBlock(features, self.dtype, self.axis_name, block.fold, name="conv_block2")
         # The published decoder also owns a norm that it does not use; here it only makes variables.
-        BatchNorm(name="bn2")(x_BTFC, train=False)
+        BatchNorm(fold=block.inner_fold, name="bn2")(x_BTFC, train=False)
         x_BTFC = upsample(bn1(x_BTFC, shift_BC=shifts[f"{name}->beta1"], train=train))
         beta = f"{name}->conv_block2->beta"
         y_BTFC = conv(
@@ -355,8 +390,8 @@ class UNet(nn.Module):
             total = -(-span.total // config.time_stride) * config.time_stride
             span = Span(span.first, total)
         x_BTF = jnp.pad(x_BTF, ((0, 0), (0, -frames % config.time_stride), (0, 0)))
-        x_BTFC = x_BTF[:, :, :-1, None]
-        x_BTFC = Pointwise(config.stem_channels, dtype, name="pre_conv")(x_BTFC)
+        x_BTFC = x_BTF[:, :, :-1].reshape(*x_BTF.shape[:2], -1, config.fold)
+        x_BTFC = Pointwise(config.stem_channels, dtype, fold=config.fold, name="pre_conv")(x_BTFC)
 
         def run(block: nn.Module, *inputs: Any) -> Any:
             return block(*inputs, train=train, span=span)
@@ -373,8 +408,9 @@ class UNet(nn.Module):
             x_BTFC, skip_BTFC = run(encoder, x_BTFC, shifts)
             if block.kind == "encoder":
                 skips.append(skip_BTFC)
-        mask = Pointwise(self.mask_channels, dtype, mag_BTF.dtype, name="after_conv")
-        mask_BTFC = mask(x_BTFC)
+        channels = self.mask_channels
+        mask = Pointwise(channels, dtype, mag_BTF.dtype, config.fold, name="after_conv")
+        mask_BTFC = mask(x_BTFC).reshape(*x_BTFC.shape[:2], -1, channels)
         return jnp.pad(mask_BTFC[:, :frames], ((0, 0), (0, 0), (0, 1), (0, 0)))
 
 
