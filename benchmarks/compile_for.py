@@ -1,8 +1,8 @@
 """Compile inference and the training step for TPUs or GPUs that are not there, and count.
 
     pip install libtpu                     (TPUs: v4, v5e, v5p, v6e, tpu7x)
-    python benchmarks/compile_for.py --topology v5e:2x2 --batch_size 12 --dtype bfloat16
-    python benchmarks/compile_for.py --topology v4:4x4x4 --batch_size 12 --dtype bfloat16 --remat
+    python benchmarks/compile_for.py --topology v5e:2x2 --batch_size 12 --dtype bfloat16 --fold 4
+    python benchmarks/compile_for.py --topology v4:4x4x4 --batch_size 24 --dtype bfloat16 --remat
     pip install 'jax[cuda12]'              (GPUs of one machine: a100, h100, h200)
     python benchmarks/compile_for.py --topology h100:8 --batch_size 12 --dtype bfloat16
 
@@ -231,6 +231,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of a clip (default: the config's)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
     parser.add_argument("--remat", action="store_true", help="compute blocks again for gradients")
+    parser.add_argument("--fold", type=int, help="bins in the channels; 4 suits TPUs")
     parser.add_argument("--hlo", type=Path, help="folder for the text of the optimised programs")
     parser.set_defaults(accumulate=None, data="fixed", root=None)  # what read_config also takes
     return parser.parse_args()

@@ -13,6 +13,7 @@ measured first, with a matmul of 4096 x 4096 and a copy.
 """
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import statistics
@@ -56,6 +57,7 @@ def read_config(arguments: argparse.Namespace) -> Config:
         "batch_size": arguments.batch_size,
         "model.dtype": arguments.dtype,
         "model.remat": arguments.remat or None,
+        "model.fold": arguments.fold,
         "optim.accumulate_steps": arguments.accumulate,
         "data.segment_seconds": arguments.seconds,
         "data.source": None if arguments.data == "fixed" else arguments.data,
@@ -152,6 +154,7 @@ def block_seconds(
     dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
     found: dict[str, float] = {}
     for block, frames, bins in block_shapes(config, num_samples):
+        block = dataclasses.replace(block, fold=1)  # the shapes below are those without folding
         inside: tuple[int, ...] = (batch_size, frames, bins, block.in_channels)
         shapes = [inside]
         kind: Any = EncoderBlock
@@ -258,6 +261,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of a clip (default: the config's)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
     parser.add_argument("--remat", action="store_true", help="compute blocks again for gradients")
+    parser.add_argument("--fold", type=int, help="bins in the channels; 4 suits TPUs")
     parser.add_argument("--accumulate", type=int, help="parts of a batch, one after another")
     parser.add_argument("--steps", type=int, default=20, help="that are timed (default: 20)")
     parser.add_argument("--warmup", type=int, default=3, help="that are not (default: 3)")

@@ -87,9 +87,10 @@ def _moments(x: jax.Array, fold: int) -> jax.Array:
     hardly anything cancels, and it spares one of two passes over the input.
     """
     axes = tuple(range(x.ndim - 1))
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    rough_C = x[:, ::16].mean(axes)
-    rest = x - rough_C
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    # A converted x of two uses would be stored, by XLA for TPUs.
+    rough_C = x[:, ::16].astype(dtype).mean(axes)
+    rest = x.astype(dtype) - rough_C
     shift_C, square_C = rest.mean(axes), (rest**2).mean(axes)
     mean_RC = (rough_C + shift_C).reshape(fold, -1)
     variance_RC = jnp.maximum(square_C - shift_C**2, 0).reshape(fold, -1)
