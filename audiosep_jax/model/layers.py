@@ -60,8 +60,8 @@ class BatchNorm(nn.Module):
         rate_C = jax.lax.rsqrt(variance_C + BATCH_NORM_EPSILON)
         # shard_map wants what is multiplied by x to vary over the devices if x does, as these do.
         zeros_C = jnp.zeros_like(parts[0], scale_C.dtype, (channels,))
-        vectors = (mean_C, rate_C, scale_C + zeros_C, offset_BC + zeros_C)
-        vectors = tuple(fold_vector(vector, self.fold, widths) for vector in vectors)
+        own = (mean_C, rate_C, scale_C + zeros_C, offset_BC + zeros_C)
+        vectors = tuple(fold_vector(vector, self.fold, widths) for vector in own)
         return _normalise(self.axis_name, self.leak, self.fold, parts, vectors)
 
     def _statistics(self, parts: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array, int]:

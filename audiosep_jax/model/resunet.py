@@ -250,13 +250,7 @@ class ResidualBlock(nn.Module):
         fold, widths = self.fold, tuple(part.shape[-1] // self.fold for part in parts_BTFC)
         bn1 = BatchNorm(self.axis_name, LEAK, fold, name="bn1")
         bn2 = BatchNorm(self.axis_name, LEAK, fold, name="bn2")
-        if fold == 1:
-            conv1, conv2 = (conv3x3(self.features, self.dtype, f"conv{i}") for i in (1, 2))
-        else:
-            conv1, conv2 = (
-                FoldedConv3x3(self.features, self.dtype, fold, ins, name=f"conv{i}")
-                for i, ins in ((1, widths), (2, (self.features,)))
-            )
+        conv1, conv2 = self._conv("conv1", widths), self._conv("conv2", (self.features,))
         y_BTFC = bn1(*parts_BTFC, shift_BC=beta1_BC, train=train)
         y_BTFC = conv1(_only_inside(y_BTFC, inside_T))
         y_BTFC = bn2(y_BTFC, shift_BC=beta2_BC, train=train)
@@ -265,6 +259,11 @@ class ResidualBlock(nn.Module):
             return jnp.concatenate(parts_BTFC, axis=-1) + y_BTFC
         shortcut = Pointwise(self.features, self.dtype, fold=fold, name="shortcut")
         return shortcut(*parts_BTFC) + y_BTFC
+
+    def _conv(self, name: str, widths: tuple[int, ...]) -> Any:
+        if self.fold == 1:
+            return conv3x3(self.features, self.dtype, name)
+        return FoldedConv3x3(self.features, self.dtype, self.fold, widths, name=name)
 
 
 def _only_inside(x_BTFC: jax.Array, inside_T: jax.Array | None) -> jax.Array:
