@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from audiosep_jax import files
 from audiosep_jax.errors import InputError
@@ -46,7 +46,9 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def local_path(text: str) -> Path:
-    """Parse a path; refuse an address such as gs://bucket, which would make a folder `gs:`."""
+    """Parse a path; refuse an address, such as gs://bucket, and an empty name."""
+    if not text:  # as an unset variable of a shell; it would mean this folder
+        raise argparse.ArgumentTypeError("a path is empty")
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text} is not a local path; mount or copy it first")
     return Path(text)
@@ -82,6 +84,9 @@ def exit_code(command: Callable[[], object], hint: str = "") -> int:
     Args:
         hint: printed after "stopped", for example how to continue.
     """
+    # A command that was started without them can print nevertheless.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     with _signals_raise():
@@ -133,7 +138,16 @@ def say(*words: str) -> None:
     line = " ".join(" ".join(words).split())
     encoding = sys.stderr.encoding or "utf-8"
     line = line.encode(encoding, "backslashreplace").decode(encoding)
-    print("".join(x if x.isprintable() else "?" for x in line), file=sys.stderr, flush=True)
+    line = "".join(x if x.isprintable() else "?" for x in line)
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:  # a full disk or a closed terminal does not end the work
+        discard(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """Let a stream of the process go nowhere, after it could not be written to."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def use_compilation_cache() -> None:

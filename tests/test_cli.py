@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from audiosep_jax.cli import Parser, exit_code, naming, say, shard
+from audiosep_jax.cli import Parser, exit_code, local_path, naming, say, shard
 from audiosep_jax.errors import InputError
 
 
@@ -101,3 +101,24 @@ def test_messages_name_the_option(message, told):
 def test_lines_control_no_terminal(capsys):
     say("a\nb", "\x1b[31mred\x07")
     assert capsys.readouterr().err == "a b ?[31mred?\n"
+
+
+def test_streams_that_are_closed_or_full_end_nothing(monkeypatch, capfd):
+    def work():
+        print("a path")
+        say("a line")
+        return 3
+
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert exit_code(work) == 3
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert exit_code(work) == 3
+
+
+@pytest.mark.parametrize("text", ["", "gs://bucket/a.wav"])
+def test_a_path_is_neither_empty_nor_an_address(text):
+    """`""` is what the shell makes of an unset variable, and would mean this folder."""
+    with pytest.raises(argparse.ArgumentTypeError):
+        local_path(text)

@@ -40,8 +40,9 @@ __all__ = [
 RECORDING_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".wave", ".aif", ".aiff", ".aifc", ".au"),
     *(".snd", ".caf", ".w64", ".rf64"),
-    *(".m4a", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".aac", ".wma", ".mpg", ".mpeg"),
-    *(".3gp", ".ts"),
+    *(".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".mkv", ".mka", ".webm", ".avi"),
+    *(".aac", ".ac3", ".eac3", ".dts", ".amr", ".ape", ".wv", ".tta", ".spx", ".wma", ".wmv"),
+    *(".asf", ".flv", ".mp2", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".vob", ".mxf", ".ogv"),
 )
 _PLAUSIBLE_RATE_HZ = range(100, 10_000_001)
 _READ_FRAMES = 1 << 20
@@ -221,6 +222,7 @@ class AudioWriter:
         with contextlib.ExitStack() as stack:
             self._partial = stack.enter_context(files.replacing(path))
             self._output = stack.enter_context(_Output(self._partial))
+            stack.callback(self._abandon)  # before the file below it is closed
             with self._errors():
                 self._file = soundfile.SoundFile(
                     self._output, "w", sample_rate_hz, num_channels, **options
@@ -257,9 +259,11 @@ class AudioWriter:
             with self._stack:
                 self.close()
         else:
-            with contextlib.suppress(*_WRITE_ERRORS):
-                self._file.close()
             self._stack.__exit__(kind, value, trace)
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(AttributeError, *_WRITE_ERRORS):  # if it could not be opened
+            self._file.close()
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from audiosep_jax import files
-from audiosep_jax.cli import exit_code, say
+from audiosep_jax.cli import discard, exit_code, say
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.jobs import Job, finished_records, is_list, own_files, plan
 from audiosep_jax.separation.options import (
@@ -175,8 +175,10 @@ def _report(record: "Record", output: Path, prefix: str) -> None:
         for name in record["files"]:
             sys.stdout.buffer.write(os.fsencode(output / name) + b"\n")  # it need not be UTF-8
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads the paths any more; the work continues
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # the work continues, also if nobody reads the paths any more
+        discard(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            say(f"warning: paths of results cannot be printed ({error.strerror})")
     for result in record["results"]:
         times = [f"{start:.1f}-{end:.1f}" for start, end in result["active"]]
         more = f" and {len(times) - SPANS_SHOWN} more" if len(times) > SPANS_SHOWN else ""
@@ -185,5 +187,5 @@ def _report(record: "Record", output: Path, prefix: str) -> None:
     if record["gain"] < 1:
         say(
             f"{prefix}all results are multiplied by {record['gain']:.3g} so that none clips; "
-            "--subtype FLOAT keeps their level"
+            "--output_format wav --subtype FLOAT keeps their level"
         )

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from audiosep_jax import files
+from audiosep_jax.cli import say
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.queries import Part, Query, queries_of
 
@@ -71,8 +72,8 @@ def plan(sources: Sequence[Path], output: Path, queries: Sequence[Query]) -> lis
 def _recordings(source: Path, output: Path) -> list[Path]:
     """Return the sorted recordings below a folder, relative to it.
 
-    Hidden files and the output folder are left out. A folder that cannot be opened is included, so
-    that it is reported like a recording that cannot be opened.
+    Hidden files and the output folder are left out; a line on stderr tells of other files. A folder
+    that cannot be opened is included, so that it is reported like such a recording.
     """
     from audiosep_jax.audio.files import RECORDING_SUFFIXES
 
@@ -80,6 +81,7 @@ def _recordings(source: Path, output: Path) -> list[Path]:
     if source.resolve() == results:
         raise InputError(f"--output {output}: is the input folder; choose another")
     found: list[Path] = []
+    others: list[Path] = []
 
     def closed(error: OSError) -> None:
         if Path(error.filename) == source:
@@ -89,13 +91,13 @@ def _recordings(source: Path, output: Path) -> list[Path]:
     for folder, folders, names in os.walk(source, onerror=closed):
         here = Path(folder)
         folders[:] = [x for x in folders if x[0] != "." and (here / x).resolve() != results]
-        found += [
-            here / name
-            for name in names
-            if name[0] != "." and Path(name).suffix.lower() in RECORDING_SUFFIXES
-        ]
+        for path in (here / name for name in names if name[0] != "."):
+            (found if path.suffix.lower() in RECORDING_SUFFIXES else others).append(path)
+    left_out = f"files of other kinds: {len(others)}, such as {min(others)}" if others else ""
     if not found:
-        raise InputError(f"{source}: holds no recordings")
+        raise InputError(f"{source}: holds no recordings; {left_out}".removesuffix("; "))
+    if others:
+        say(f"{source}: left out are {left_out}")
     return sorted(path.relative_to(source) for path in found)
 
 

@@ -145,7 +145,7 @@ def make_parser() -> Parser:
     parser = Parser("audiosep separate", description, EXAMPLE)
     parser.add_argument(
         "input",
-        type=Path,
+        type=local_path,
         nargs="+",
         metavar="INPUT",
         help="recordings in any format that libsndfile reads (or ffmpeg, if it is installed), "

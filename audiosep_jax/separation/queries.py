@@ -113,13 +113,14 @@ def _blend(query: Query, vectors: Mapping[Part, "np.ndarray"]) -> "np.ndarray":
     import numpy as np
 
     total_E = np.zeros(vectors[query[0]].shape[1])
+    largest = max(abs(part.weight or 0) for part in query)
     for part in query:
         if len(vectors[part]) > 1:
             raise InputError(f"{part}: has {len(vectors[part])} rows; a blend takes one")
         row_E = vectors[part][0].astype(np.float64)
         assert part.weight is not None
-        total_E += part.weight * row_E / max(float(np.linalg.norm(row_E)), 1e-12)
+        total_E += part.weight / largest * row_E / max(float(np.linalg.norm(row_E)), 1e-12)
     length = float(np.linalg.norm(total_E))
-    if length < SMALLEST_BLEND * max(abs(part.weight or 0) for part in query):
+    if length < SMALLEST_BLEND:
         raise InputError("--weight: the weighted queries cancel each other")
     return total_E / length

@@ -1,5 +1,6 @@
 """Audio files: every format and rate is read as it is, and every broken file is named."""
 
+import gc
 import io
 import os
 import resource
@@ -747,15 +748,18 @@ def test_files_get_their_usual_suffix():
 
 
 @pytest.mark.parametrize("kind", ["WAV FLOAT", "FLAC PCM_16", "OGG VORBIS", "MP3 MPEG_LAYER_III"])
-def test_the_systems_reason_is_named_where_a_file_cannot_be_written(tmp_path, kind):
-    """libsndfile alone says "System error" of a full disk."""
+@pytest.mark.parametrize("room", [10_000, 20])
+def test_the_systems_reason_is_named_where_a_file_cannot_be_written(tmp_path, capfd, kind, room):
+    """libsndfile alone says "System error" of a full disk, and soundfile prints traces."""
     format, subtype = kind.split()
     noise_CS = 0.1 * np.random.default_rng(0).standard_normal((2, 400_000))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with pytest.raises(InputError, match=r"a: cannot be written \(File too large\)"):
             audio_files.write(tmp_path / "a", noise_CS, 44100, format=format, subtype=subtype)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    gc.collect()
+    assert capfd.readouterr().err == ""
     assert not list(tmp_path.iterdir())

@@ -220,7 +220,8 @@ def refused(capfd, tmp_path, code, words):
         ("x" * 5000, "cannot be opened"),
         ("in.wav/below.wav", ""),
         ("/dev/null", "is not a file"),
-        ("https://example.com/a.wav", "no such file"),
+        ("https://example.com/a.wav", "is not a local path"),
+        ("", "a path is empty"),
     ],
 )
 def test_what_is_no_file(tmp_path, command, capfd, monkeypatch, name, words):

@@ -74,9 +74,16 @@ def test_recordings_of_one_name_stay_apart(tmp_path):
     assert found == ["A.ogg", "a.flac", "a.wav", "b", "x/a"]
 
 
+def test_files_that_are_no_recordings_are_told(tmp_path, capsys):
+    tree(tmp_path, "a.wav", "b.m4b", "x/notes.txt", "x/c.mid", ".hidden.txt")
+    assert [place for _, place in places(plan([tmp_path], tmp_path / "o", [RAIN]))] == ["a", "b"]
+    told = f"{tmp_path}: left out are files of other kinds: 2, such as {tmp_path}/x/c.mid\n"
+    assert capsys.readouterr().err == told
+
+
 def test_a_folder_that_cannot_be(tmp_path):
     tree(tmp_path, "notes.txt")
-    with pytest.raises(InputError, match="holds no recordings"):
+    with pytest.raises(InputError, match=r"holds no recordings; files of other kinds: 1, such as"):
         plan([tmp_path], tmp_path / "out", [RAIN])
     tree(tmp_path, "a.wav")
     with pytest.raises(InputError, match="is the input folder"):

@@ -1,5 +1,6 @@
 """Queries: parts in order, weights, and the conditions they give."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -74,6 +75,10 @@ def test_a_blend_weighs_directions_not_lengths(tmp_path):
     condition_NE = conditions(queries_of(parts), embed(Embedder(), values), 3)
     assert labels_of(queries_of(parts), values) == ["2 rain + -1 far"]
     np.testing.assert_allclose(condition_NE, np.array([[0, 2, -1]]) / np.sqrt(5), rtol=1e-6)
+    for factor in (1e-300, 1e300):  # only ratios of weights count
+        scaled = [dataclasses.replace(part, weight=part.weight * factor) for part in parts]
+        vectors = embed(Embedder(), read(scaled))
+        np.testing.assert_allclose(conditions(queries_of(scaled), vectors, 3), condition_NE)
 
 
 def test_a_blend_of_nothing(tmp_path):
