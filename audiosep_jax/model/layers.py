@@ -240,12 +240,6 @@ class Upsample(nn.Module):
         return y.reshape(batch, frames * time, bins * frequency, self.features)
 
 
-def conv3x3(features: int, dtype: jnp.dtype | None, name: str) -> nn.Conv:
-    """3x3 convolution without bias, zero-padded to the size of its input."""
-    init = nn.initializers.xavier_uniform()
-    return nn.Conv(features, (3, 3), use_bias=False, dtype=dtype, kernel_init=init, name=name)
-
-
 def average_pool(x_BTFC: jax.Array, stride: tuple[int, int], fold: int = 1) -> jax.Array:
     """Mean of each window, as a sum of strided views: 20 times faster on a CPU than a mean."""
     if fold > 1:

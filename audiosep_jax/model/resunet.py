@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.model.convolution import conv3x3
 from audiosep_jax.model.folding import FoldedConv3x3
 from audiosep_jax.model.layers import (
     STATISTICS,
@@ -35,7 +36,6 @@ from audiosep_jax.model.layers import (
     Pointwise,
     Upsample,
     average_pool,
-    conv3x3,
 )
 from audiosep_jax.model.network import ModelConfig, Network, Size, Span
 from audiosep_jax.settings import section, setting
