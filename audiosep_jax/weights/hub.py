@@ -168,7 +168,7 @@ def _near(source: str) -> str:
     """End of a message for a mistyped path: the nearest name in the folder that should hold it."""
     path = Path(source)
     try:
-        names = [entry.name for entry in path.parent.iterdir()]
+        names = [entry.name for entry in path.parent.iterdir() if entry.name != path.name]
     except (OSError, ValueError):
         return ""
     near = difflib.get_close_matches(path.name, names, n=1)

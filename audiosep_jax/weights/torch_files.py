@@ -98,8 +98,11 @@ def _unknown_format(head: bytes) -> str:
 
 
 def _read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, np.ndarray]:
-    with safetensors.safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in _select(list(file.keys()), prefixes)}
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in _select(list(file.keys()), prefixes)}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"is an incomplete or damaged file ({error}); fetch it again") from error
 
 
 def _read_zip(file: BinaryIO, prefixes: tuple[str, ...]) -> dict[str, np.ndarray]:

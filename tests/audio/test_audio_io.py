@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiosep_jax.audio import files as audio_files
+from audiosep_jax.audio import writing
 from audiosep_jax.audio.files import AudioError
 from audiosep_jax.errors import InputError
 
@@ -226,7 +227,7 @@ def test_integer_files_neither_wrap_nor_clip(tmp_path, subtype):
 
 
 def test_long_audio_gets_64_bit_lengths(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio_files, "_WAV_MAX_BYTES", 1000)
+    monkeypatch.setattr(writing, "_WAV_MAX_BYTES", 1000)
     path, audio_CS = tmp_path / "a.wav", sines()
     audio_files.write(path, audio_CS, RATE_HZ)
     assert path.read_bytes()[:4] == b"RF64"
@@ -356,7 +357,7 @@ def test_clamping_limits_and_keeps_the_rest(tmp_path):
 
 
 def test_a_wav_of_unknown_length_ends_with_an_error_where_it_gets_too_long(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio_files, "_WAV_MAX_BYTES", 40_000)
+    monkeypatch.setattr(writing, "_WAV_MAX_BYTES", 40_000)
     with (
         pytest.raises(InputError, match="more than 4 GB"),
         audio_files.AudioWriter(tmp_path / "new" / "a.wav", RATE_HZ, 2) as out,

@@ -161,6 +161,12 @@ def test_what_is_neither_a_folder_nor_a_hub_id(source):
         hub.snapshot(source, ["x"])
 
 
+def test_what_is_there_but_no_folder_is_not_told_as_the_nearest(tmp_path):
+    (tmp_path / "pipe").touch()
+    with pytest.raises(InputError, match="not a hub id \\(owner/name\\)$"):
+        hub.snapshot(str(tmp_path / "pipe"), ["x"])
+
+
 @pytest.mark.parametrize("source", ["runs/demoo", "demoo", "runs/deep/demoo"])
 def test_a_mistyped_folder_is_told_the_nearest_one(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)

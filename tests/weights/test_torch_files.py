@@ -369,6 +369,16 @@ def test_what_was_saved_in_place_of_the_weights_is_named(tmp_path, name, content
     assert message in refusal(tmp_path / name)
 
 
+@pytest.mark.parametrize("kept", [50, -100])
+def test_a_truncated_safetensors_file_is_to_be_fetched_again(tmp_path, kept):
+    write_safetensors(tmp_path / "a.safetensors", {"w": np.zeros(100, np.float32)})
+    content = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "a.safetensors").write_bytes(content[:kept])
+    message = refusal(tmp_path / "a.safetensors")
+    assert "is an incomplete or damaged file" in message
+    assert message.endswith("fetch it again")
+
+
 def test_missing_files_and_folders(tmp_path):
     assert "no such file" in refusal(tmp_path / "nothing.ckpt")
     assert "is not a file" in refusal(tmp_path)
