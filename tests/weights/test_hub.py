@@ -163,7 +163,7 @@ def test_what_is_neither_a_folder_nor_a_hub_id(source):
 
 def test_what_is_there_but_no_folder_is_not_told_as_the_nearest(tmp_path):
     (tmp_path / "pipe").touch()
-    with pytest.raises(InputError, match="not a hub id \\(owner/name\\)$"):
+    with pytest.raises(InputError, match=r"not a hub id \(owner/name\)$"):
         hub.snapshot(str(tmp_path / "pipe"), ["x"])
 
 
