@@ -21,18 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from networks import random_separator
+from networks import block_modules, random_separator
 from roofline import block_shapes, network_flop
 
 from audiosep_jax.model import make_model
 from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS, apply_mask, magnitude
 from audiosep_jax.model.layers import BatchNorm
-from audiosep_jax.model.resunet import (
-    DecoderBlock,
-    EncoderBlock,
-    FiLM,
-    ResUNetConfig,
-)
+from audiosep_jax.model.resunet import FiLM, ResUNetConfig
 from audiosep_jax.model.stft import istft, num_frames, stft
 from audiosep_jax.separation.separator import Separator
 
@@ -115,20 +110,11 @@ def _after_conv(config: ResUNetConfig, variables: Any, num_samples: int) -> Part
 def _blocks(
     config: ResUNetConfig, variables: Any, num_samples: int, shifts: Any
 ) -> dict[str, Part]:
-    dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
     found: dict[str, Part] = {}
-    for block, frames, bins in block_shapes(config, num_samples):
-        own = {name: x for name, x in shifts.items() if name.startswith(f"{block.name}->")}
-        inputs = [_noise(1, frames, bins, block.in_channels)]
-        kind: Any = EncoderBlock
-        if block.kind == "decoder":
-            time_stride, frequency_stride = block.stride
-            small = (1, frames // time_stride, bins // frequency_stride, block.in_channels)
-            inputs = [_noise(*small), _noise(1, frames, bins, block.out_channels)]
-            kind = DecoderBlock
-        arrays = [jnp.asarray(x, config.dtype) for x in inputs]
-        apply = jax.jit(functools.partial(kind(block, dtype, None).apply, train=False))
-        found[block.name] = (apply, (_of(variables, block.name), *arrays, own))
+    for name, module, inputs in block_modules(config, 1, num_samples):
+        own = {shift: x for shift, x in shifts.items() if shift.startswith(f"{name}->")}
+        apply = jax.jit(functools.partial(module.apply, train=False))
+        found[name] = (apply, (_of(variables, name), *inputs, own))
     return found
 
 

@@ -13,7 +13,6 @@ measured first, with a matmul of 4096 x 4096 and a copy.
 """
 
 import argparse
-import dataclasses
 import functools
 import importlib.util
 import statistics
@@ -26,11 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from inference import Part, matmul, times_in_turns
-from roofline import BlockCost, block_costs, block_shapes, step_flop
+from networks import block_modules
+from roofline import BlockCost, block_costs, step_flop
 
 from audiosep_jax.data.pipeline import train_batches
 from audiosep_jax.data.sources import build_source
-from audiosep_jax.model.resunet import DecoderBlock, EncoderBlock, FiLM, ResUNetConfig
+from audiosep_jax.model.resunet import FiLM, ResUNetConfig
 from audiosep_jax.training.config import Config, from_mapping
 from audiosep_jax.training.devices import device_bandwidth, device_peak_flops
 from audiosep_jax.training.parallel import parallel_train_step, place_state, split_batch
@@ -151,24 +151,13 @@ def block_seconds(
     condition_BE = jnp.asarray(noise(batch_size, config.condition_features) / 20)
     film = jax.jit(FiLM(config).apply)
     shifts: Any = film({"params": variables["params"]["film"]}, condition_BE)
-    dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
     found: dict[str, float] = {}
-    for block, frames, bins in block_shapes(config, num_samples):
-        block = dataclasses.replace(block, fold=1)  # the shapes below are those without folding
-        inside: tuple[int, ...] = (batch_size, frames, bins, block.in_channels)
-        shapes = [inside]
-        kind: Any = EncoderBlock
-        if block.kind == "decoder":
-            time_stride, frequency_stride = block.stride
-            small = (frames // time_stride, bins // frequency_stride, block.in_channels)
-            shapes = [(batch_size, *small), (batch_size, frames, bins, block.out_channels)]
-            kind = DecoderBlock
-        inputs = tuple(jax.random.normal(jax.random.key(0), s, config.dtype) for s in shapes)
-        own = {name: x for name, x in shifts.items() if name.startswith(f"{block.name}->")}
-        here = {name: tree["base"][block.name] for name, tree in variables.items()}
-        run = jax.jit(functools.partial(_gradient, kind(block, dtype, None)))
-        times = times_in_turns({block.name: (run, (here, inputs, own))}, BLOCK_REPEATS)
-        found[block.name] = statistics.median(times[block.name])
+    for name, module, inputs in block_modules(config, batch_size, num_samples):
+        own = {shift: x for shift, x in shifts.items() if shift.startswith(f"{name}->")}
+        here = {kind: tree["base"][name] for kind, tree in variables.items()}
+        run = jax.jit(functools.partial(_gradient, module))
+        times = times_in_turns({name: (run, (here, tuple(inputs), own))}, BLOCK_REPEATS)
+        found[name] = statistics.median(times[name])
     return found
 
 
