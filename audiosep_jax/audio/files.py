@@ -13,7 +13,7 @@ import soundfile
 from audiosep_jax import files
 from audiosep_jax.audio.decoding import REPAIR, UNKNOWN_FRAMES, AudioError, open_decoder, reason
 from audiosep_jax.audio.resampling import Resampler, resample
-from audiosep_jax.audio.writing import INTEGER_BITS, UNBOUNDED, AudioWriter, write
+from audiosep_jax.audio.writing import INTEGER_BITS, OGG_CHANNELS, UNBOUNDED, AudioWriter, write
 from audiosep_jax.errors import InputError
 
 __all__ = [
@@ -79,6 +79,8 @@ class AudioReader:
         self.format, self.subtype = self._file.format, self._file.subtype
         if is_decoded:  # ffmpeg writes the extensible variant, which has another name
             self.format = "WAV"
+        order = OGG_CHANNELS.get(self.num_channels) if self.format == "OGG" else None
+        self._order = order or slice(None)
         self._num_read = 0
         try:
             if self.sample_rate_hz not in _PLAUSIBLE_RATE_HZ:
@@ -108,7 +110,7 @@ class AudioReader:
             )
         if not np.isfinite(audio_SC).all():
             raise AudioError(f"{self.path}: contains NaN or infinite samples")
-        return np.ascontiguousarray(audio_SC.T)
+        return np.ascontiguousarray(audio_SC.T[self._order])
 
     def seek(self, position: int) -> None:
         """Continue to read at a later sample, counted from the beginning of the recording."""

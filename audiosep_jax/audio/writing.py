@@ -24,6 +24,15 @@ INTEGER_BITS = {
 UNBOUNDED = frozenset(
     ("FLOAT", "DOUBLE", "VORBIS", "OPUS", *(f"MPEG_LAYER_{n}" for n in ("I", "II", "III")))
 )
+# Place in an Ogg file of each channel in the order of all other formats, by number of channels: Ogg
+# has the centre second and the low frequencies last. libsndfile leaves the order as it is.
+OGG_CHANNELS = {
+    3: [0, 2, 1],
+    5: [0, 2, 1, 3, 4],
+    6: [0, 2, 1, 5, 3, 4],
+    7: [0, 2, 1, 6, 5, 3, 4],
+    8: [0, 2, 1, 7, 5, 6, 3, 4],
+}
 _SAMPLE_BYTES = {"DOUBLE": 8, "PCM_24": 3, "PCM_16": 2, "PCM_U8": 1, "PCM_S8": 1}
 _SHORT_FORMATS = ("WAV", "WAVEX", "AIFF")
 _WAV_MAX_BYTES = 0xFFFFFFFF - 4096
@@ -66,6 +75,8 @@ class AudioWriter:
         if self.path.is_dir():
             raise InputError(f"{path}: cannot be written (it is a folder)")
         self._subtype, self._clip = subtype, clip
+        order = OGG_CHANNELS.get(num_channels, []) if format == "OGG" else []
+        self._order = np.argsort(order) if order else slice(None)
         self._sample_bytes = _SAMPLE_BYTES.get(subtype, 4)
         expected_bytes = (num_samples or 0) * num_channels * self._sample_bytes
         if format in ("WAV", "WAVEX") and expected_bytes >= _WAV_MAX_BYTES:
@@ -85,7 +96,8 @@ class AudioWriter:
     def write(self, audio_CS: np.ndarray) -> None:
         """Append `(channels, S)` floating-point samples."""
         for start in range(0, audio_CS.shape[1], _WRITE_FRAMES):
-            block_SC = self._stored(audio_CS[:, start : start + _WRITE_FRAMES].T)
+            block_CS = audio_CS[self._order, start : start + _WRITE_FRAMES]
+            block_SC = self._stored(block_CS.T)
             self._bytes_left -= block_SC.size * self._sample_bytes
             if self._bytes_left < 0:
                 raise InputError(f"{self.path}: more than 4 GB; choose FLAC, W64 or RF64")

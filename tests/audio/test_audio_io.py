@@ -665,6 +665,25 @@ def test_a_caf_of_a_writer_that_could_not_seek_back(tmp_path):
 
 
 @needs_ffmpeg
+@pytest.mark.parametrize(("layout", "channels"), [("3.0", 3), ("5.1", 6), ("6.1", 7), ("7.1", 8)])
+def test_the_channels_of_an_ogg_have_the_order_of_other_formats(tmp_path, layout, channels):
+    """ffmpeg agrees, in both directions; tones tell the channels apart (the fourth is low)."""
+    time_S = np.arange(RATE_HZ) / RATE_HZ
+    hz_C = np.where(np.arange(channels) == 3, 60, 300 * (1 + np.arange(channels)))
+    tones_CS = (0.1 * np.sin(2 * np.pi * hz_C[:, None] * time_S)).astype(np.float32)
+    convert = ["ffmpeg", "-v", "error", "-channel_layout", layout, "-i", "a.wav"]
+    convert += ["-c:a", "libvorbis", "b.ogg"]
+    save(tmp_path / "a.wav", tones_CS)
+    subprocess.run(convert, cwd=tmp_path, check=True)
+    audio_files.write(tmp_path / "c.ogg", tones_CS, RATE_HZ, format="OGG", subtype="VORBIS")
+    subprocess.run(["ffmpeg", "-v", "error", "-i", "c.ogg", "d.wav"], cwd=tmp_path, check=True)
+    for name in ("b.ogg", "c.ogg", "d.wav"):
+        audio_CS, _ = audio_files.read(tmp_path / name)
+        spectrum_CF = np.abs(np.fft.rfft(audio_CS[:, :RATE_HZ]))
+        np.testing.assert_allclose(spectrum_CF.argmax(1), hz_C, atol=1)
+
+
+@needs_ffmpeg
 def test_an_mp3_in_a_wav_is_counted(tmp_path):
     """The WAV states an estimate."""
     save(tmp_path / "a.wav", sines(5 * RATE_HZ))
