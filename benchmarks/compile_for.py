@@ -99,13 +99,19 @@ def count_traffic(program: str) -> int:
 def count_collectives(program: str) -> dict[str, tuple[int, int]]:
     """Count collectives in the text of an optimised program, and the bytes of their results.
 
-    A loop's body counts once.
+    A loop's body counts once, and so does a collective that is spread over several fusions.
     """
     found: dict[str, tuple[int, int]] = collections.defaultdict(lambda: (0, 0))
-    for match in INSTRUCTION.finditer(program):
-        if kind := COLLECTIVE.fullmatch(match["opcode"]):
-            number, size = found[kind[1]]
-            found[kind[1]] = number + 1, size + array_bytes(match["result"])
+    chains = set()
+    for line in program.splitlines():
+        match, chain = INSTRUCTION.match(line), re.search(r'chain_id="\d+"', line)
+        kind = match and COLLECTIVE.fullmatch(match["opcode"])
+        if not match or not kind or (chain and chain[0] in chains):
+            continue
+        if chain:
+            chains.add(chain[0])
+        number, size = found[kind[1]]
+        found[kind[1]] = number + 1, size + array_bytes(match["result"])
     return dict(found)
 
 

@@ -36,7 +36,8 @@ def test_collectives_as_a_tpu_names_them():
   %b = (f32[4]{0:T(128)}, bf16[2,3]{1,0:T(8,128)(2,1)}) all-reduce-start(%x, %y), channel_id=2
   %b.2 = (f32[4]{0}, bf16[2,3]{1,0}) all-reduce-done(%b)
   %c = f32[4]{0} get-tuple-element(%all-reduce.122), index=1
-  %d = pred[8]{0} all-gather(%z), dimensions={0}
+  %d = pred[8]{0} all-gather(%z), dimensions={0}, frontend_attributes={chain_id="0"}
+  %e = pred[8]{0} all-gather(%y), dimensions={0}, frontend_attributes={chain_id="0"}
 """
     assert count_collectives(program) == {"all-reduce": (2, 4 * 33 + 16 + 12), "all-gather": (1, 8)}
 
