@@ -36,14 +36,24 @@ def stated_end(content: mmap.mmap, start: int) -> int | None:
 
     The frame is that of Xing or LAME. An end of `len(content)` stands for one that is not stated.
     """
+    at = _tag_place(content, start)
+    head = content[start + at : start + at + 16].ljust(16, b"\0")
+    kind, flags, frames, size = struct.unpack(">4sIII", head)
+    if kind not in (b"Xing", b"Info") or not flags & 1 or not frames:
+        return None
+    if not flags & 2 or not size:
+        return len(content)
+    second = start + _frame_bytes(content[start : start + 4])
+    length = _frame_bytes(content[second : second + 4])
+    if kind == b"Info" and abs(size - frames * length) > size // 50 + 4 * length:
+        return None  # at a constant rate, as it states, the two do not fit
+    return start + size
+
+
+def _tag_place(content: mmap.mmap, start: int) -> int:
+    """Place in the first frame of the tag that describes the file; 0 if there is none."""
     head = content[start : start + 64]
-    at = max(head.find(b"Xing"), head.find(b"Info"))
-    if not 0 <= at <= 48:
-        return None
-    flags, frames, size = struct.unpack(">III", head[at + 4 : at + 16])
-    if not flags & 1 or not frames:
-        return None
-    return start + size if flags & 2 else len(content)
+    return max(0, *(head.find(kind, 0, 52) for kind in (b"Xing", b"Info", b"VBRI")))
 
 
 def goes_on(content: mmap.mmap, end: int) -> bool:
@@ -53,7 +63,12 @@ def goes_on(content: mmap.mmap, end: int) -> bool:
 
 
 def whole_frames(content: mmap.mmap, start: int) -> tuple[list[slice], bool]:
-    """Return the parts of a file that hold whole frames, and whether all have one sample rate."""
+    """Return the parts of a file that hold whole frames, and whether all have one sample rate.
+
+    A first frame that holds no sound but a description of the file is left out.
+    """
+    if _tag_place(content, start):
+        start += _frame_bytes(content[start : start + 4])
     parts: list[slice] = []
     streams = set()
     for begin, end in _frames(content, start):

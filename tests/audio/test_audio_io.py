@@ -664,6 +664,26 @@ def test_a_caf_of_a_writer_that_could_not_seek_back(tmp_path):
     np.testing.assert_array_equal(audio_CS, audio_files.read(tmp_path / "b.caf")[0])
 
 
+@pytest.mark.parametrize("field", [8, 12, "VBRI"])
+def test_a_first_frame_that_states_a_wrong_length_is_not_believed(tmp_path, field):
+    """Numbers of frames and bytes that do not fit a constant rate, none, or another kind of tag."""
+    content = encoded("mp3", bitrate_mode="CONSTANT", compression_level=0.5)
+    (tmp_path / "a.mp3").write_bytes(without_first_frame(content))
+    expected_CS, _ = audio_files.read(tmp_path / "a.mp3")
+    at = content.index(b"Info")
+    wrong = [content.replace(b"Info", b"VBRI", 1)]
+    if field != "VBRI":
+        stated = int.from_bytes(content[at + field : at + field + 4])
+        values = [stated // 2, 0] if field == 8 else [stated // 2]
+        wrong = [
+            content[: at + field] + struct.pack(">I", value) + content[at + field + 4 :]
+            for value in values
+        ]
+    for whole in wrong:
+        (tmp_path / "b.mp3").write_bytes(whole)
+        np.testing.assert_array_equal(audio_files.read(tmp_path / "b.mp3")[0], expected_CS)
+
+
 @needs_ffmpeg
 @pytest.mark.parametrize(("layout", "channels"), [("3.0", 3), ("5.1", 6), ("6.1", 7), ("7.1", 8)])
 def test_the_channels_of_an_ogg_have_the_order_of_other_formats(tmp_path, layout, channels):
