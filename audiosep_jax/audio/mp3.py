@@ -1,24 +1,27 @@
 """MP3 frames: where the sound of a file is, and whether its first frame states the length."""
 
+import itertools
 import mmap
 import re
 import struct
 from collections.abc import Iterator
 
-_TAG_BYTES = 128  # of an ID3v1 tag
 _FEW_FRAMES = 4  # behind the stated end, as an inexact length leaves them
-# Bitrates in kbit/s by (is MPEG 1, layer).
-_BITRATES = {
-    (True, 1): range(32, 449, 32),
-    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-_RATES_HZ = (44100, 48000, 32000)  # of MPEG 1
-_HEADER = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]", re.DOTALL)  # and some that are none
-_STREAM = 0xFFFE0C00  # bits of a header that all frames share: sync, version, layer, sample rate
+# Bitrates in kbit/s of layers 1, 2 and 3: of MPEG 1, and of MPEG 2 and 2.5.
+_BITRATES_1 = (
+    tuple(range(32, 449, 32)),
+    (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+)
+_LOW_BITRATES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+_BITRATES_2 = (
+    (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    _LOW_BITRATES,
+    _LOW_BITRATES,
+)
+_RATES_HZ = (44100, 48000, 32000)  # of MPEG 1; MPEG 2 has half of them, MPEG 2.5 a quarter
+_MAYBE_HEADER = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]", re.DOTALL)
+_STREAM_BITS = 0xFFFE0C00  # of a header, which all frames share: sync, version, layer, sample rate
 
 
 def first_frame(content: mmap.mmap) -> int | None:
@@ -51,15 +54,14 @@ def stated_end(content: mmap.mmap, start: int) -> int | None:
 
 
 def _tag_place(content: mmap.mmap, start: int) -> int:
-    """Place in the first frame of the tag that describes the file; 0 if there is none."""
+    """Return the place in the first frame of a description of the file; 0 if there is none."""
     head = content[start : start + 64]
     return max(0, *(head.find(kind, 0, 52) for kind in (b"Xing", b"Info", b"VBRI")))
 
 
 def goes_on(content: mmap.mmap, end: int) -> bool:
     """Return whether more frames follow the stated end than an inexact length leaves there."""
-    following = _frames(content, end)
-    return sum(1 for _, _ in zip(range(_FEW_FRAMES + 1), following, strict=False)) > _FEW_FRAMES
+    return len(list(itertools.islice(_frames(content, end), _FEW_FRAMES + 1))) > _FEW_FRAMES
 
 
 def whole_frames(content: mmap.mmap, start: int) -> tuple[list[slice], bool]:
@@ -72,7 +74,7 @@ def whole_frames(content: mmap.mmap, start: int) -> tuple[list[slice], bool]:
     parts: list[slice] = []
     streams = set()
     for begin, end in _frames(content, start):
-        streams.add(int.from_bytes(content[begin : begin + 4]) & _STREAM)
+        streams.add(int.from_bytes(content[begin : begin + 4]) & _STREAM_BITS)
         if parts and parts[-1].stop == begin:
             parts[-1] = slice(parts[-1].start, end)
         else:
@@ -96,7 +98,7 @@ def _frames(content: mmap.mmap, at: int) -> Iterator[tuple[int, int]]:
 
 def _next_frame(content: mmap.mmap, at: int) -> int:
     """Return the next place where two frames follow one another, or the end of the file."""
-    for found in _HEADER.finditer(content, at):
+    for found in _MAYBE_HEADER.finditer(content, at):
         length = _frame_bytes(content[found.start() : found.start() + 4])
         behind = found.start() + length
         if length and _frame_bytes(content[behind : behind + 4]):
@@ -112,11 +114,12 @@ def _frame_bytes(head: bytes) -> int:
     bitrate, rate, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
     if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
         return 0
-    kbps = _BITRATES[version == 3, layer][bitrate - 1]
-    rate_hz = _RATES_HZ[rate] >> (0 if version == 3 else 1 if version == 2 else 2)
-    if layer == 1:
+    is_mpeg_1 = version == 3
+    kbps = (_BITRATES_1 if is_mpeg_1 else _BITRATES_2)[layer - 1][bitrate - 1]
+    rate_hz = _RATES_HZ[rate] >> {3: 0, 2: 1, 0: 2}[version]
+    if layer == 1:  # counts in groups of four bytes
         return (12_000 * kbps // rate_hz + padding) * 4
-    return (72_000 if layer == 3 and version != 3 else 144_000) * kbps // rate_hz + padding
+    return (72_000 if layer == 3 and not is_mpeg_1 else 144_000) * kbps // rate_hz + padding
 
 
 def _behind_tags(content: mmap.mmap, at: int) -> int:
@@ -126,8 +129,8 @@ def _behind_tags(content: mmap.mmap, at: int) -> int:
         if head.startswith(b"ID3") and len(head) >= 10:
             high, upper, lower, low = head[6:10]
             at += 10 + (high << 21 | upper << 14 | lower << 7 | low)
-        elif head.startswith(b"TAG"):
-            at += _TAG_BYTES
+        elif head.startswith(b"TAG"):  # ID3v1
+            at += 128
         elif head.startswith(b"APETAGEX") and len(head) >= 32:
             at += 32 + int.from_bytes(head[12:16], "little")
         elif head.startswith(b"\0"):
