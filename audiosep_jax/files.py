@@ -189,25 +189,21 @@ def read_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     return value
 
 
-class Line(NamedTuple):
-    """Cells of one line of a CSV file, and where the line is."""
-
-    number: int  # from 1, as an editor counts
-    cells: list[str]
-
-
 class Row(NamedTuple):
-    """Cells of one line of a CSV file by column, and where the line is."""
+    """Cells of one line of a CSV file by column, and the number of the line."""
 
     number: int  # from 1, as an editor counts
     cells: dict[str, str]
 
 
-def csv_lines(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> Iterator[Line]:
-    """Yield the lines of a CSV file that are not blank, without spaces around their cells.
+def csv_lines(
+    path: str | os.PathLike[str], encoding: str = "utf-8-sig"
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and cells of each line of a CSV file that is not blank.
 
-    The delimiter is a comma, a semicolon or a tab, whichever is most frequent in the first line
-    that is not blank, or what a first line `sep=;` of a spreadsheet says.
+    Lines are numbered from 1, as an editor counts; spaces around cells are removed. The delimiter
+    is a comma, a semicolon or a tab, whichever is most frequent in the first line that is not
+    blank, or what a first line `sep=;` of a spreadsheet says.
     """
     number = 0
     with _reading(path), open(path, newline="", encoding=encoding) as file:
@@ -228,7 +224,7 @@ def csv_lines(path: str | os.PathLike[str], encoding: str = "utf-8-sig") -> Iter
                 number = reader.line_num
                 cells = [cell.strip() for cell in row]
                 if any(cells):
-                    yield Line(number, cells)
+                    yield number, cells
         except csv.Error as error:
             raise InputError(f"{path}: the row after line {number} is not CSV ({error})") from error
 
@@ -256,7 +252,7 @@ def read_csv(
     if not lines:
         raise InputError(f"{path}: is empty; its first line must name the columns")
     known = {name.casefold(): name for name in (*columns, *optional)}
-    names = [known.get(name.casefold(), name) for name in lines[0].cells]
+    names = [known.get(name.casefold(), name) for name in lines[0][1]]
     counts = [names[: index + 1].count(name) for index, name in enumerate(names)]
     header = [f"{x} ({n})" if n > 1 else x for x, n in zip(names, counts, strict=True)]
     for name in columns:

@@ -191,7 +191,8 @@ def new_figure(path: str | os.PathLike[str], width: float, height: float) -> Ite
 
     form = Path(path).suffix.lower()[1:]
     # Equal figures are equal files, whatever style the user has set.
-    settings: list[Any] = ["default", {"svg.hashsalt": "audiosep_jax"}]
+    own = {"svg.hashsalt": "audiosep_jax", "text.parse_math": False}  # names may hold a $
+    settings: list[Any] = ["default", own]
     metadata = {"Date": None} if form == "svg" else None
     with _drawing, style.context(settings, after_reset=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # missing ones are drawn as boxes
@@ -221,7 +222,7 @@ def draw_figure(panels: Sequence[tuple[str, LogSpectrogram]], path: str | os.Pat
                 rasterized=True,
             )
             _label_frequencies(axis)
-            axis.set_title(_one_line(title), loc="left", fontsize=10, parse_math=False)
+            axis.set_title(_one_line(title), loc="left", fontsize=10)
         axes[-1].set_xlabel(f"time ({unit})")
         figure.supylabel("frequency (Hz)", fontsize=10)
         figure.colorbar(mesh, ax=list(axes), label="level (dB of full scale)", pad=0.01, aspect=40)

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import importlib.util
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,6 @@ EXAMPLES = {
       --metadata esc50_eval.csv --audio evaluation/data/esc50 --output results/esc50
 writes results.json, results.csv, results.md and figures. --audio holds the rendered mixtures
 (segment-<idx>.wav, mixture-<idx>.wav), or the clips of the list, which are then mixed.
-Each mixture is also separated with a query for another sound, to score what the query changes.
-This doubles the time; --no_wrong_query leaves it out.
 The same command continues an evaluation that was interrupted.
 
 protocols:
@@ -37,9 +35,9 @@ baselines:
 {{baselines}}
 
 other verbs, each with its own --help:
-  {PROG} watch    score each checkpoint of a training run as it is written
-  {PROG} render   write the mixtures of a list as files
-  {PROG} pairs    write a list of random pairs of clips""",
+  watch    score each checkpoint of a training run as it is written
+  render   write the mixtures of a list as files
+  pairs    write a list of random pairs of clips""",
     "watch": f"""example, adds scores to the TensorBoard of a run until its last step:
   {PROG} watch runs/clap --protocol esc50 --metadata esc50_eval.csv \\
       --audio evaluation/data/esc50 --output results/esc50""",
@@ -76,7 +74,7 @@ def _score(words: Sequence[str]) -> None:
     arguments = parser.parse_args(words)
     if not arguments.checkpoint and arguments.baseline in ("", "random_query"):
         raise InputError("--checkpoint is needed, or a --baseline that has no model")
-    protocol, items = _listed(arguments, arguments.allow_missing)
+    protocol, items = _listed(arguments)
     from audiosep_jax.separation.options import load_separator
 
     checkpoint = arguments.checkpoint
@@ -101,11 +99,20 @@ def _evaluate(
     use_compilation_cache()
     items = _with_queries(items, arguments)
     with_clap = arguments.clap_score or bool(arguments.clap_model)
+    about = None
+    if separator:
+        about = {
+            "source": arguments.checkpoint,
+            "step": separator.step,
+            "fingerprint": separator.fingerprint,
+            "sample_rate_hz": separator.model.sample_rate_hz,
+            "text_encoder": separator.text.encoder,
+        }
     run = results.Run(
         protocol,
         runner.scoring_rate(arguments.sample_rate_hz, protocol, separator),
         baseline=arguments.baseline,
-        checkpoint=_about(arguments.checkpoint, separator) if separator else None,
+        checkpoint=about,
         metadata=arguments.metadata,
         query=arguments.query,
         query_column=arguments.query_column,
@@ -130,7 +137,10 @@ def _evaluate(
     done = {n: row for n, row in log.read().items() if "reason" not in row or "silent" in row}
     mine = items[index::count]
     mixtures.check_unchanged(mine, done)
-    with_figures = not arguments.no_figures and _matplotlib_exists()
+    with_figures = not arguments.no_figures
+    if with_figures and importlib.util.find_spec("matplotlib") is None:
+        print("note: no figures, which need matplotlib: pip install 'audiosep-jax[plot]'")
+        with_figures = False
     examples = figures.Examples()
     with log:
         runner.score_items(
@@ -165,26 +175,7 @@ def _evaluate(
     _print(content, output)
 
 
-def _matplotlib_exists() -> bool:
-    exists = importlib.util.find_spec("matplotlib") is not None
-    if not exists:
-        print("note: no figures, which need matplotlib: pip install 'audiosep-jax[plot]'")
-    return exists
-
-
-def _about(checkpoint: str, separator: "Separator") -> dict[str, Any]:
-    return {
-        "source": checkpoint,
-        "step": separator.step,
-        "fingerprint": separator.fingerprint,
-        "sample_rate_hz": separator.model.sample_rate_hz,
-        "text_encoder": separator.text.encoder,
-    }
-
-
-def _listed(
-    arguments: argparse.Namespace, allow_missing: bool = False
-) -> "tuple[Protocol, list[Item]]":
+def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item]]":
     """Protocol and its mixtures, whose files exist."""
     from audiosep_jax import files
     from audiosep_jax.evaluation import lists
@@ -213,7 +204,7 @@ def _listed(
             raise InputError(f"--{option} cannot be used: no mixture of the list has to be mixed")
     paths = {path for item in items for path in item.files}
     missing = sorted(f"{path}: no such file" for path in paths if not path.is_file())
-    _check_usable(missing, len(paths), "files", allow_missing)
+    _check_usable(missing, len(paths), "files", vars(arguments).get("allow_missing"))
     return protocol, items
 
 
@@ -234,23 +225,30 @@ def _with_queries(items: "list[Item]", arguments: argparse.Namespace) -> "list[I
     return [dataclasses.replace(item, wrong_query=query) for item, query in pairs]
 
 
-def _check_usable(reasons: Sequence[str], total: int, what: str, allow_missing: bool) -> None:
-    """Raise InputError if none, or without --allow_missing not all, can be used."""
+def _check_usable(
+    reasons: Sequence[str], total: int, what: str, allow_missing: bool | None
+) -> None:
+    """Raise InputError if none can be used, or not all without --allow_missing.
+
+    `allow_missing` is None for a verb without this option.
+    """
     if len(reasons) == total:
         raise InputError(f"none of the {total:,} {what} can be used, such as: {reasons[0]}")
     if reasons and not allow_missing:
         named = "; ".join(reasons[:NAMED]) + ("; ..." if len(reasons) > NAMED else "")
-        share = f"{len(reasons):,} of {total:,} {what} cannot be used"
-        raise InputError(f"{share}: {named}. --allow_missing scores the others and says so")
+        hint = "" if allow_missing is None else ". --allow_missing scores the others and says so"
+        raise InputError(f"{len(reasons):,} of {total:,} {what} cannot be used: {named}{hint}")
 
 
 def _print(content: Mapping[str, Any], output: Path) -> None:
+    from audiosep_jax.evaluation.report import between
+
     for note in content["notes"]:
         print(f"note: {note}")
     print(f"{content['title']}, {content['count']:,} mixtures, dB with 95 % intervals:")
     for name, score in content["scores"].items():
-        between = "" if score["low"] is None else f"  ({score['low']:.2f} to {score['high']:.2f})"
-        print(f"  {name:<16} {score['mean']:7.2f}{between}")
+        interval = f"  ({between(score)})" if between(score) else ""
+        print(f"  {name:<16} {score['mean']:7.2f}{interval}")
     print(*(output / name for name in ("results.json", "results.csv", "results.md")), sep="\n")
 
 
@@ -274,7 +272,7 @@ def _watch(words: Sequence[str]) -> None:
     poll = "seconds between looks for new checkpoints (default: 30)"
     parser.add_argument("--poll_seconds", type=number(float, 0.001, 1e9), default=30.0, help=poll)
     arguments = parser.parse_args(words)
-    protocol, items = _listed(arguments, arguments.allow_missing)
+    protocol, items = _listed(arguments)
     from audiosep_jax.evaluation.lists import list_fingerprint
     from audiosep_jax.evaluation.watch import watch
     from audiosep_jax.separation.options import load_separator
@@ -309,9 +307,9 @@ def _render(words: Sequence[str]) -> None:
     _add_list(parser)
     _add_shard(parser)
     arguments = parser.parse_args(words)
+    protocol, items = _listed(arguments)
     from audiosep_jax.evaluation import mixtures, runner
 
-    protocol, items = _listed(arguments)
     mixtures.render(
         items,
         arguments.output,
@@ -351,12 +349,7 @@ def _pairs(words: Sequence[str]) -> None:
     print(arguments.output)
 
 
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    "score": _score,
-    "watch": _watch,
-    "render": _render,
-    "pairs": _pairs,
-}
+VERBS = {"score": _score, "watch": _watch, "render": _render, "pairs": _pairs}
 
 
 # ---------------------------------------------------------------------- options
@@ -383,8 +376,7 @@ def _add_list(parser: Parser) -> None:
     """Options that select mixtures."""
     add = parser.add_argument
     folder: dict[str, Any] = {"type": _folder, "metavar": "DIR"}
-    protocol = "benchmark, or mixtures for an own list"
-    add("--protocol", choices=PROTOCOLS, required=True, help=protocol)
+    add("--protocol", choices=PROTOCOLS, required=True, help="benchmark; `mixtures` for own lists")
     add("--metadata", type=local_path, metavar="CSV", help="list of the mixtures")
     add("--audio", required=True, **folder, help="rendered mixtures, or the clips of the list")
     add("--audio2", **folder, help="the noises, if they are in another folder")

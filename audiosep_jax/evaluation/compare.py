@@ -4,10 +4,9 @@
 """
 
 import argparse
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +25,7 @@ writes comparison.json, comparison.md and comparison.png. Differences are to the
 JSON_NAME, MARKDOWN_NAME, FIGURE_NAME = "comparison.json", "comparison.md", "comparison.png"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(NamedTuple):
     """Results that `audiosep evaluate` wrote to a folder."""
 
     name: str
@@ -48,8 +46,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     if len(names) != len(folders):
         raise InputError(f"--names gives {len(names)} names for {len(folders)} results")
     output = arguments.output
-    if output.exists() and not output.is_dir():
-        raise InputError(f"--output {output}: is not a folder")
+    files.check_writable(output / JSON_NAME)
     evaluations = [read_evaluation(*pair) for pair in zip(folders, names, strict=True)]
     content, drawn = compare(evaluations), []
     if not arguments.no_figures:
@@ -125,8 +122,8 @@ def compare(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
             scores[name][other.name] = {
                 "mean": float(value[0]),
                 "difference": float(value[0] - mean[0]),
-                "low": None if low != low else low,  # NaN
-                "high": None if high != high else high,
+                "low": low,
+                "high": high,
                 "better": float((value_N > base_N).mean()),
             }
     sdri_KN = np.stack([_values(evaluation, "sdri") for evaluation in evaluations])
@@ -210,6 +207,5 @@ def markdown(content: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
 def _differences(score: Mapping[str, Any]) -> list[Any]:
     if "difference" not in score:
         return [score["mean"], None, None, None]
-    low, high = score["low"], score["high"]
-    between = None if low is None else f"{low:+.2f} to {high:+.2f}"
+    between = report.between(score, "+.2f")
     return [score["mean"], f"{score['difference']:+.2f}", between, f"{score['better']:.0%}"]

@@ -63,7 +63,7 @@ def by_class(classes: Mapping[str, Mapping[str, float]], path: Path, title: str 
         axis = figure.subplots()
         labels = [f"{_short(label)} ({classes[label]['count']})" for label in order]
         axis.barh(range(len(order)), [classes[label]["sdri"] for label in order], color=BLUE)
-        axis.set_yticks(range(len(order)), labels, parse_math=False)
+        axis.set_yticks(range(len(order)), labels)
         axis.invert_yaxis()
         axis.axvline(0, color="black", linewidth=0.8)
         _label(axis, "SDRi (dB)", "", title)
@@ -152,7 +152,7 @@ def _separated(
     from audiosep_jax.evaluation import runner
 
     items = [dataclasses.replace(x, wrong_query="") for x in items]
-    batches = runner.plan(items, lengths, runner.batch_rows(1), runner.shapes_of(estimator))
+    batches = runner.plan(items, lengths, runner.batch_rows(1), estimator)
     with ThreadPoolExecutor() as pool:
         found = runner.estimate_batches(batches, estimator, 1, pool)
         return [x for batch in found for x in batch if isinstance(x, runner.Estimate)]
@@ -192,8 +192,8 @@ def _edges(values_N: np.ndarray) -> np.ndarray:
 
 def _label(axis: Any, x: str, y: str, title: str = "") -> None:
     axis.set_title(title, loc="left", fontsize=9)
-    axis.set_xlabel(x, parse_math=False)
-    axis.set_ylabel(y, parse_math=False)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
     axis.spines[["top", "right"]].set_visible(False)
 
 

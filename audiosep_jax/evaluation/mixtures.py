@@ -82,15 +82,17 @@ def load(item: Item, sample_rate_hz: int) -> Mixture:
 
 
 def check_sounds(item: Item, made: Mixture) -> None:
-    """Raise SilentError if the target, or what the mixture adds to it, is silent.
+    """Raise SilentError if the target, the mixture, or what it adds to the target, is silent.
 
     Silent means a mean square of at most 1e-10, the floor of SDR: an improvement over such a
     mixture measures the floor, not the separation.
     """
     if energy(made.target_S) <= POWER_FLOOR:
         raise SilentError(f"{item.target}: the target is silent")
+    path = item.mixture or item.noises[0]
+    if energy(made.mixture_S) <= POWER_FLOOR:
+        raise SilentError(f"{path}: the mixture is silent")
     if energy(made.mixture_S - made.target_S) <= POWER_FLOOR:
-        path = item.mixture or item.noises[0]
         raise SilentError(f"{path}: the noise is silent, the mixture equals its target")
 
 
@@ -207,11 +209,11 @@ def clips_of(place: Path, folds: Sequence[int]) -> Sequence[Clip]:
 
     `folds` selects folds of ESC-50; empty means all five.
     """
-    if place.is_file():
-        return list(manifest_clips(place))
     if (place / "meta" / "esc50.csv").is_file():
         return list(esc50_clips(place, folds or range(1, 6)))
-    return list(class_folder_clips(place))
+    if folds:
+        raise InputError(f"{place}: has no folds, since it is not laid out as ESC-50")
+    return list(manifest_clips(place) if place.is_file() else class_folder_clips(place))
 
 
 def _mixed(

@@ -55,12 +55,14 @@ def _scores(content: Mapping[str, Any]) -> str:
     about = f"{content['count']:,} mixtures"
     if content["aggregation"] != "mean":
         about += f", {content['aggregation']}"
-    rows = [[name_of(name), x["mean"], _between(x)] for name, x in content["scores"].items()]
+    rows = [[name_of(name), x["mean"], between(x)] for name, x in content["scores"].items()]
     return f"{about}.\n\n" + table(["score", "value", "95 % interval"], rows)
 
 
-def _between(score: Mapping[str, float | None]) -> str | None:
-    return None if score["low"] is None else f"{score['low']:.2f} to {score['high']:.2f}"
+def between(score: Mapping[str, Any], form: str = ".2f") -> str | None:
+    """Text of the 95 % interval of a score, None if it has none."""
+    low, high = score["low"], score["high"]
+    return None if low is None else f"{low:{form}} to {high:{form}}"
 
 
 def _published(content: Mapping[str, Any]) -> list[str]:

@@ -226,14 +226,13 @@ def summary(rows: Sequence[Row], aggregation: Aggregation) -> dict[str, Any]:
     clip, such as the five captions of AudioCaps, are drawn together.
     """
     scored = [row for row in sorted(rows, key=lambda row: row["row"]) if "reason" not in row]
-    names = score_names(scored)
-    values = {name: np.array([row.get(name, np.nan) for row in scored]) for name in names}
+    values = {name: np.array([row[name] for row in scored]) for name in score_names(scored)}
     groups = groups_of(scored, aggregation)
     draws_DN = bootstrap([row["clip"] for row in scored], groups)
     scores = {}
-    for name in names:
-        low, high = interval_of(aggregate(values[name], groups, aggregation, draws_DN))
-        mean = aggregate(values[name], groups, aggregation)[0]
+    for name, values_N in values.items():
+        low, high = interval_of(aggregate(values_N, groups, aggregation, draws_DN))
+        mean = aggregate(values_N, groups, aggregation)[0]
         scores[name] = {"mean": _rounded(mean), "low": _rounded(low), "high": _rounded(high)}
     return {"scores": scores, "classes": _classes(scored, values, aggregation)}
 
@@ -272,10 +271,10 @@ def bootstrap(
     return weights
 
 
-def interval_of(draws_D: np.ndarray) -> tuple[float, float]:
-    """Bounds of the 95 % interval; NaN if all draws are equal, as those of a single clip are."""
+def interval_of(draws_D: np.ndarray) -> tuple[float | None, float | None]:
+    """Bounds of the 95 % interval; None if all draws are equal, as those of a single clip are."""
     if np.ptp(draws_D) == 0:
-        return float("nan"), float("nan")
+        return None, None
     low, high = np.quantile(draws_D, [0.025, 0.975])
     return float(low), float(high)
 
@@ -319,7 +318,5 @@ def _median(values_N: np.ndarray, weights_DN: np.ndarray) -> np.ndarray:
 
 
 def _rounded(value: Any) -> Any:
-    """Rounded float; None for NaN and infinity, which JSON cannot hold."""
-    if not isinstance(value, float):
-        return value
-    return round(value, 6) + 0.0 if np.isfinite(value) else None
+    """Float with six decimals; other values as they are."""
+    return round(value, 6) + 0.0 if isinstance(value, float) else value

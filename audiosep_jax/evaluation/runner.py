@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -51,17 +51,14 @@ class Estimator:
     network: ModelConfig | None = None  # set if clips of rare lengths may share shapes
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Items that are computed together; all of one length if `frames` is None."""
 
-    items: tuple[Item, ...]
-    num_samples: tuple[int, ...]  # of each, at the sample rate of scoring
+    items: Sequence[Item]
     frames: int | None = None  # of the shape that rare lengths share
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Estimate:
+class Estimate(NamedTuple):
     """Estimate of one mixture at the sample rate of scoring."""
 
     item: Item
@@ -70,8 +67,7 @@ class Estimate:
     wrong_S: np.ndarray | None = None  # estimate with the item's wrong query, if it has one
 
 
-@dataclasses.dataclass(frozen=True)
-class Unscored:
+class Unscored(NamedTuple):
     """An item that cannot be scored; a silent one has the fingerprint of its files."""
 
     item: Item
@@ -164,7 +160,7 @@ def score_items(
                 lengths[item.row] = found
             elif item.row not in done:
                 log.add(row_of(found))
-        batches = plan(items, lengths, batch_rows(batch_size), shapes_of(estimator))
+        batches = plan(items, lengths, batch_rows(batch_size), estimator)
         batches = [x for x in batches if any(item.row not in done for item in x.items)]
         total, left = len(lengths), sum(len(batch.items) for batch in batches)
         with tqdm(total=total, initial=total - left, unit="mixture") as bar:
@@ -180,28 +176,33 @@ def score_items(
 def plan(
     items: Sequence[Item],
     lengths: Mapping[int, int],
-    batch_rows: int,
-    shared_frames: Callable[[int], int] | None = None,
+    num_rows: int,
+    estimator: Estimator,
 ) -> list[Batch]:
     """Batches, longest clips first, otherwise in the order of the list.
 
-    `shared_frames` maps a rare length to the frames of the shape that it shares with others. If it
-    is None, or the length is not rare, all clips of a batch have one length.
+    All clips of a batch have one length, unless their lengths are rare and the estimator has a
+    network that can hold padding at zero.
+
+    Args:
+        lengths: samples at the rate of scoring, by row; items without a length are left out.
     """
-    counts = collections.Counter(lengths[item.row] for item in items if item.row in lengths)
+    model, rate_hz = estimator.network, estimator.sample_rate_hz
+    counts = collections.Counter(lengths.values())
     groups: dict[tuple[int, int | None], list[Item]] = {}
     for item in items:
         if item.row in lengths:
             length, frames = lengths[item.row], None
-            if shared_frames and counts[length] < RARE:
-                length = frames = shared_frames(length)
+            if model is not None and counts[length] < RARE:
+                num_samples = -(-length * rate_hz // estimator.scoring_hz)
+                length = frames = padded_frames(model, num_samples)
             groups.setdefault((length, frames), []).append(item)
-    batches = []
-    for (_, frames), group in groups.items():
-        for start in range(0, len(group), batch_rows):
-            part = tuple(group[start : start + batch_rows])
-            batches.append(Batch(part, tuple(lengths[item.row] for item in part), frames))
-    return sorted(batches, key=lambda batch: max(batch.num_samples), reverse=True)
+    batches = [
+        Batch(group[start : start + num_rows], frames)
+        for (_, frames), group in groups.items()
+        for start in range(0, len(group), num_rows)
+    ]
+    return sorted(batches, key=lambda x: max(lengths[y.row] for y in x.items), reverse=True)
 
 
 def estimate_batches(
@@ -238,8 +239,7 @@ def estimate_batches(
         yield _collected(*running, estimator)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Loaded:
+class _Loaded(NamedTuple):
     """A mixture at the sample rate of scoring, and as input of a batch at the model's rate."""
 
     item: Item
@@ -349,14 +349,6 @@ def _row(result: Estimate | Unscored, sample_rate_hz: int, scores: Sequence[Scor
 def padded_frames(model: ModelConfig, num_samples: int) -> int:
     """Frames of the shape that clips of this length share with others."""
     return bucket(model, num_frames(num_samples, model.hop_samples))
-
-
-def shapes_of(estimator: Estimator) -> Callable[[int], int] | None:
-    """Function from a length at the sample rate of scoring to the frames of its shared shape."""
-    model, rate_hz = estimator.network, estimator.sample_rate_hz
-    if model is None:
-        return None
-    return lambda n: padded_frames(model, -(-n * rate_hz // estimator.scoring_hz))
 
 
 def padded(model: ModelConfig, mixture_S: np.ndarray, frames: int) -> dict[str, np.ndarray]:

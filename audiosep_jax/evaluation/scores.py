@@ -51,7 +51,7 @@ def score_functions(
 
 def sdr_scores(clip: Scored) -> Mapping[str, float]:
     """SDR, SI-SDR, their improvements, and both of the mixture."""
-    return separation_scores(clip.reference_S, clip.estimate_S, clip.mixture_S)
+    return separation_scores(*clip[:3])
 
 
 class ClapScore:

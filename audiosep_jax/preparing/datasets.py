@@ -148,8 +148,7 @@ def audiocaps(root: Path) -> Items:
     for name, split in (("train", "train"), ("val", "valid"), ("test", "test")):
         table = root / f"{name}.csv"
         folders = _existing(root / "audio" / name, root / name, root / "audio")
-        captions: dict[tuple[str, int], list[str]] = {}
-        numbers: dict[tuple[str, int], str] = {}
+        clips: dict[tuple[str, int], tuple[str, list[str]]] = {}
         columns = ("audiocap_id", "youtube_id", "start_time", "caption")
         for line, row in files.read_csv(table, columns, ragged=True):
             video, start = row["youtube_id"], row["start_time"]
@@ -157,10 +156,9 @@ def audiocaps(root: Path) -> Items:
             if not video or not start.isdecimal() or not caption:
                 yield Skipped(f"{table.name} line {line}", split, "no video, start or caption")
                 continue
-            captions.setdefault((video, int(start)), []).append(caption)
-            numbers.setdefault((video, int(start)), row["audiocap_id"])
-        for (video, begin), sentences in captions.items():
-            names = (f"Y{video}", *_youtube_names(video, begin), numbers[video, begin])
+            clips.setdefault((video, int(start)), (row["audiocap_id"], []))[1].append(caption)
+        for (video, begin), (number, sentences) in clips.items():
+            names = (f"Y{video}", *_youtube_names(video, begin), number)
             places, distinct = _places(folders, filter(None, names)), dict.fromkeys(sentences)
             yield Recording(f"{video}_{begin}", split, tuple(distinct), places, UP_TO_10_SECONDS)
 
@@ -315,8 +313,8 @@ def fsd50k(root: Path) -> Items:
 def voicebank_demand(root: Path) -> Items:
     """Voicebank-DEMAND: clean speech as train and test, in noise as train_noisy and test_noisy.
 
-    A clean file and its noisy twin have one id and must have the same length. Where the folders of
-    transcripts exist, the transcript is a second caption.
+    A clean file and its noisy version have one id. Where the folders of transcripts exist, the
+    transcript is a second caption.
     """
     found = False
     for kind in ("trainset_28spk", "trainset_56spk", "testset"):
@@ -327,9 +325,9 @@ def voicebank_demand(root: Path) -> Items:
         found = True
         for path in sorted(clean.glob("*.wav")):
             said = _transcript(root / f"{kind}_txt" / f"{path.stem}.txt")
-            name, file, twin = path.stem, str(path), str(noisy / path.name)
-            yield Recording(name, split, (SPEECH, *said), (file,), twin=twin)
-            yield Recording(name, f"{split}_noisy", (NOISY_SPEECH,), (twin,), twin=file)
+            yield Recording(path.stem, split, (SPEECH, *said), (str(path),))
+            place = str(noisy / path.name)
+            yield Recording(path.stem, f"{split}_noisy", (NOISY_SPEECH,), (place,))
         for path in sorted(noisy.glob("*.wav")):
             if not (clean / path.name).is_file():
                 yield Skipped(path.stem, f"{split}_noisy", "has no clean recording")

@@ -40,7 +40,7 @@ def _names(path: Path) -> Iterator[str]:
     if path.suffix.lower() == ".json":
         cells = _strings(files.read_json(path))
     else:
-        header, *_ = lines = [line.cells for line in files.csv_lines(path)] or [[]]
+        header, *_ = lines = [cells for _, cells in files.csv_lines(path)] or [[]]
         numbers = {i for i, name in enumerate(header) if name.casefold() in _ROW_NUMBERS}
         cells = (cell for line in lines for i, cell in enumerate(line) if i not in numbers)
         yield from (", ".join(line) for line in lines)  # of a text file: a name may have commas

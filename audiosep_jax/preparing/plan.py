@@ -7,21 +7,19 @@ on every machine. The list of recordings is kept on disk: memory does not grow w
 import array
 import bisect
 import contextlib
-import dataclasses
 import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from audiosep_jax import files
 from audiosep_jax.data.prepared import shard_name
 from audiosep_jax.errors import InputError
-from audiosep_jax.preparing import recordings as recordings_lib
-from audiosep_jax.preparing.recordings import Recording, Skipped
+from audiosep_jax.preparing.recordings import Recording, Skipped, as_text
 
 PLAN_FILE = "plan.json"
 VERSION = "1.0.0"
@@ -33,8 +31,7 @@ _MOST_SHARD_RECORDINGS = 4096
 _UNKNOWN_SECONDS = 10.0  # assumed length of a recording whose annotations state none
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """Settings that determine, with the recordings, the bytes that are written."""
 
     name: str
@@ -53,8 +50,7 @@ class Shard(NamedTuple):
     num_recordings: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """All shards of a data set, and the rows of the annotations that describe no recording."""
 
     folder: Path
@@ -72,7 +68,7 @@ def make_plan(items: Iterable[Recording | Skipped], folder: Path, settings: Sett
     Raises:
         InputError: `folder` was begun with other recordings or settings.
     """
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(settings)).encode())
+    digest = hashlib.sha256(json.dumps(settings._asdict()).encode())
     lists: dict[str, _List] = {}
     skipped: list[Skipped] = []
     # Machines that share the folder have lists of their own: their file names may differ.
@@ -83,20 +79,21 @@ def make_plan(items: Iterable[Recording | Skipped], folder: Path, settings: Sett
                 if item.split not in lists:
                     path = lists_folder / f"{item.split}.jsonl"
                     lists[item.split] = _List(path, stack.enter_context(path.open("wb")))
-                if row := lists[item.split].add(item):
-                    id_, split, captions, _, seconds, _, synthetic = row
+                item = as_text(item)
+                if lists[item.split].add(item):
+                    id_, split, captions, _, seconds, synthetic = item
                     digest.update(json.dumps([id_, split, captions, seconds, synthetic]).encode())
                     continue
                 item = Skipped(item.id, item.split, "listed twice")
             skipped.append(item)
-            digest.update(json.dumps(dataclasses.astuple(item)).encode())
+            digest.update(json.dumps(item).encode())
     plan_path, fingerprint = folder / PLAN_FILE, digest.hexdigest()[:32]
     if plan_path.exists() and files.read_json_object(plan_path).get("plan") != fingerprint:
         raise InputError(
             f"{folder}: was begun with other recordings or settings; "
             "remove it or choose another output folder"
         )
-    files.write_json(plan_path, {"plan": fingerprint, **dataclasses.asdict(settings)})
+    files.write_json(plan_path, {"plan": fingerprint, **settings._asdict()})
     total_seconds = sum(sum(listed.seconds) for listed in lists.values())
     full = SHARD_BYTES / (2 * settings.sample_rate_hz)
     shard_seconds = max(_LEAST_SHARD_SECONDS, min(full, total_seconds / _LEAST_SHARDS))
@@ -116,17 +113,16 @@ class _List:
         self._seen: set[bytes] = set()
         self.seconds, self.offsets = array.array("d"), array.array("q")
 
-    def add(self, recording: Recording) -> list[Any] | None:
-        """Append a recording and return its fields; None if its id is in the list already."""
-        row = recordings_lib.to_json(recording)
-        key = hashlib.blake2b(row[0].encode(), digest_size=8).digest()
+    def add(self, recording: Recording) -> bool:
+        """Append a recording; False if its id is in the list already."""
+        key = hashlib.blake2b(recording.id.encode(), digest_size=8).digest()
         if key in self._seen:
-            return None
+            return False
         self._seen.add(key)
         self.offsets.append(self._file.tell())
         self.seconds.append(recording.seconds[1] if recording.seconds else _UNKNOWN_SECONDS)
-        self._file.write(json.dumps(row).encode() + b"\n")
-        return row
+        self._file.write(json.dumps(recording).encode() + b"\n")
+        return True
 
 
 def _cut(listed: _List, name: str, split: str, shard_seconds: float) -> list[Shard]:
@@ -155,4 +151,4 @@ def recordings_of(shard: Shard) -> Iterator[Recording]:
     with shard.listed.open("rb") as file:
         file.seek(shard.offset)
         for _ in range(shard.num_recordings):
-            yield recordings_lib.from_json(json.loads(file.readline()))
+            yield Recording(*json.loads(file.readline()))

@@ -1,12 +1,11 @@
 """Recordings: as annotations describe them, and their audio as int16 records."""
 
-import dataclasses
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,23 +18,20 @@ LENGTH_TOLERANCE_SECONDS, LENGTH_TOLERANCE_SHARE = 0.5, 0.02
 _SPOOL_BYTES = 64 << 20  # decoded audio kept in memory; longer recordings go through a file
 
 
-@dataclasses.dataclass(frozen=True)
-class Recording:
+class Recording(NamedTuple):
     """One recording of a data set."""
 
     id: str
     split: str
-    captions: tuple[str, ...]
+    captions: Sequence[str]
     # Paths where the file may be; the first that exists is taken. A path that does not end in one
     # of RECORDING_SUFFIXES is tried with each of them, in lower and then in upper case.
-    places: tuple[str, ...] = ()
+    places: Sequence[str] = ()
     seconds: tuple[float, float] | None = None  # least and most that the annotation allows
-    twin: str = ""  # file that must have the same length
     synthetic: tuple[int, int] | None = None  # (seed, index) of a generated clip
 
 
-@dataclasses.dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     """Recording, or row of the annotations, that is left out, and the reason."""
 
     id: str
@@ -110,14 +106,9 @@ def _blocks(recording: Recording, sample_rate_hz: int) -> Iterator[np.ndarray]:
     path = find(recording)
     if path is None:
         raise AudioError(f"no such file: {os.path.basename(recording.places[0])}")
-    yield from _file_blocks(path, sample_rate_hz)
-
-
-def _file_blocks(path: str | Path, sample_rate_hz: int) -> Iterator[np.ndarray]:
-    """Yield the blocks of a file; errors omit its path, so that reports are equal everywhere."""
     try:
         yield from audio_files.mono_blocks(path, sample_rate_hz)
-    except AudioError as error:
+    except AudioError as error:  # without the path, so that reports are equal everywhere
         raise AudioError(str(error).removeprefix(f"{path}: ")) from error
 
 
@@ -129,42 +120,15 @@ def _check(recording: Recording, num_samples: int, sample_rate_hz: int, min_seco
     if not least <= seconds <= most:
         bounds = f"{least:g} to {most:g}" if least else f"at most {most:g}"
         raise AudioError(f"lasts {seconds:.2f} s; its annotation says {bounds} s")
-    if recording.twin:
-        _check_twin(recording.twin, num_samples, sample_rate_hz)
 
 
-def _check_twin(twin: str, num_samples: int, sample_rate_hz: int) -> None:
-    name = os.path.basename(twin)
-    try:
-        other = sum(len(block_S) for block_S in _file_blocks(twin, sample_rate_hz))
-    except AudioError as error:
-        raise AudioError(f"its twin {name}: {error}") from error
-    if other != num_samples:
-        both = f"{num_samples / sample_rate_hz:.3f} s and {other / sample_rate_hz:.3f} s"
-        raise AudioError(f"has another length than its twin {name} ({both})")
+def as_text(recording: Recording) -> Recording:
+    """Recording whose id and captions can be written as UTF-8.
 
-
-def to_json(recording: Recording) -> list[Any]:
-    """Fields of a recording as plain values, in order; its id and captions as valid Unicode."""
-    r = recording  # dataclasses.astuple would copy millions of them deeply
-    captions = tuple(map(_text, r.captions))
-    return [_text(r.id), r.split, captions, r.places, r.seconds, r.twin, r.synthetic]
-
-
-def _text(text: str) -> str:
-    """Text whose lone surrogates, as of file names that are not UTF-8, are written out."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def from_json(row: list[Any]) -> Recording:
-    """Recording of the values of `to_json`, after a round trip through JSON."""
-    id_, split, captions, places, seconds, twin, synthetic = row
-    return Recording(
-        id_,
-        split,
-        tuple(captions),
-        tuple(places),
-        tuple(seconds) if seconds else None,
-        twin,
-        tuple(synthetic) if synthetic else None,
+    Names of files may hold other bytes, and JSON half of a character; both are written out.
+    """
+    id_, *captions = (
+        text.encode(errors="backslashreplace").decode()
+        for text in (recording.id, *recording.captions)
     )
+    return recording._replace(id=id_, captions=captions)

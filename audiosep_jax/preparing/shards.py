@@ -4,7 +4,6 @@ A run that was killed goes on with the shards that are missing.
 """
 
 import concurrent.futures
-import dataclasses
 import errno
 import functools
 import hashlib
@@ -14,7 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -39,8 +38,7 @@ _DESCRIPTION = "Captioned audio records of at most 15 s, int16 mono, by audiosep
 # ----------------------------------------------------------------------------------- one shard
 
 
-@dataclasses.dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """Account of a finished shard, stored beside it until the data set is complete."""
 
     num_recordings: int
@@ -48,7 +46,7 @@ class Written:
     num_samples: int
     num_bytes: int
     sha256: str
-    skipped: tuple[tuple[str, str], ...]  # id and reason of each recording that was left out
+    skipped: Sequence[Sequence[str]]  # id and reason of each recording that was left out
     lines: str  # JSON lines of the records: id, start_seconds, captions
 
 
@@ -87,19 +85,18 @@ def write_shard(folder: Path, shard: Shard, settings: Settings) -> None:
         num_samples=num_samples,
         num_bytes=(folder / shard.name).stat().st_size,
         sha256=sha256,
-        skipped=tuple(skipped),
+        skipped=skipped,
         lines="".join(lines),
     )
-    files.write_json(folder / f"{shard.name}.json", dataclasses.asdict(written), indent=None)
+    files.write_json(folder / f"{shard.name}.json", written._asdict(), indent=None)
 
 
 def read_account(folder: Path, shard: Shard) -> Written | None:
     """Account of a finished shard; None if the shard is missing, damaged or not finished."""
     try:
-        row = files.read_json_object(folder / f"{shard.name}.json")
-        written = Written(**{**row, "skipped": tuple(map(tuple, row["skipped"]))})
+        written = Written(**files.read_json_object(folder / f"{shard.name}.json"))
         whole = (folder / shard.name).stat().st_size == written.num_bytes
-    except (InputError, OSError, KeyError, TypeError):
+    except (InputError, OSError, TypeError):
         return None
     return written if whole else None
 
@@ -223,7 +220,7 @@ def finish(plan: Plan, settings: Settings, output: Path) -> dict[str, Any]:
 
 def _report(plan: Plan, splits: dict[str, list[Written]], settings: Settings) -> dict[str, Any]:
     rate_hz = settings.sample_rate_hz
-    skipped = [dataclasses.asdict(row) for row in plan.skipped]
+    skipped = [row._asdict() for row in plan.skipped]
     skipped += [
         {"id": id_, "split": split, "reason": reason}
         for split, row in splits.items()

@@ -283,6 +283,9 @@ def test_missing_files_are_named_and_told(place, tmp_path, capsys):
     assert "1 of 14 files cannot be used" in told
     assert "clip5.wav: no such file. --allow_missing scores the others" in told
     assert not (tmp_path / "out").exists()
+    words = ["render", "--protocol", "mixtures", "--metadata", str(place / "pairs.csv")]
+    assert main([*words, "--audio", str(audio), "--output", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.endswith("clip5.wav: no such file\n")
     # A file that is there but truncated is found while it is read.
     audio_files.write(audio / "clip5.wav", clips["clip5.wav"][None], RATE_HZ)
     content = (audio / "clip9.wav").read_bytes()
@@ -355,18 +358,19 @@ def test_silent_sounds_are_counted_and_left_out_of_the_means(place, tmp_path, ca
     assert compare_main([*folders, "--output", str(tmp_path / "c"), "--no_figures"]) == 0
 
 
-def test_a_rendered_mixture_that_equals_its_target_is_left_out(place, tmp_path):
+def test_rendered_mixtures_that_are_silent_or_equal_their_target_are_left_out(place, tmp_path):
     audio = tmp_path / "audio"
     clips = write_clips(audio, 2)
     audio_files.write(
         audio / "same.wav", clips["clip0.wav"][None], RATE_HZ, subtype="PCM_16"
     )  # but for the rounding to 16 bits
-    rows = [("dog", "clip0.wav", "same.wav"), ("rain", "clip1.wav", "clip0.wav")]
-    write_list(tmp_path / "list.csv", ("query", "target", "mixture"), rows)
+    audio_files.write(audio / "silent.wav", 0 * clips["clip0.wav"][None], RATE_HZ)
+    pairs = [("clip0.wav", "same.wav"), ("clip0.wav", "silent.wav"), ("clip1.wav", "clip0.wav")]
+    write_list(tmp_path / "list.csv", ("query", "target", "mixture"), [("x", *x) for x in pairs])
     words = ("--baseline", "mixture")
     assert run(place, tmp_path / "out", *words, metadata=tmp_path / "list.csv", audio=audio) == 0
     content = results(tmp_path / "out")
-    assert [x["row"] for x in content["silent"]] == [0]
+    assert [x["row"] for x in content["silent"]] == [0, 1]
     assert content["count"] == 1
 
 

@@ -110,12 +110,12 @@ def test_other_mixtures_are_refused(tmp_path, pair):
 def test_the_command_writes_what_it_says(tmp_path, pair, capsys):
     a, b, gain_N = pair
     output = tmp_path / "out"
-    assert main([str(a), str(b), "--names", "old", "new", "--output", str(output)]) == 0
+    assert main([str(a), str(b), "--names", "old", "$new$_{", "--output", str(output)]) == 0
     written = [str(output / f"comparison.{suffix}") for suffix in ("json", "md", "png")]
     assert capsys.readouterr().out.splitlines() == written
     page = (output / "comparison.md").read_text()
     assert f"{gain_N.mean():+.2f}" in page
-    assert "| new |" in page
+    assert "| $new$_{ |" in page
     assert "100%" in page
     assert (output / "comparison.png").read_bytes().startswith(b"\x89PNG")
 

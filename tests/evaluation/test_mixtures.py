@@ -239,6 +239,8 @@ def test_clips_of_a_folder(tmp_path, shared):
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "a.wav").touch()
     assert list(clips_of(tmp_path, [])) == [Clip(tmp_path / "dog" / "a.wav", ("dog",))]
+    with pytest.raises(InputError, match="has no folds"):
+        clips_of(tmp_path, [4])
     manifest = tmp_path / "m.json"
     manifest.write_text('{"data": [{"wav": "x.wav", "caption": "rain"}]}')
     assert list(clips_of(manifest, [])) == [Clip(Path(tmp_path / "x.wav"), ("rain",))]

@@ -13,6 +13,7 @@ from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.results import RowLog
 from audiosep_jax.evaluation.runner import (
     RARE,
+    Estimator,
     make_estimator,
     padded,
     padded_frames,
@@ -70,17 +71,17 @@ def test_rare_lengths_share_few_shapes(shared):
     common, rare = 500, [1000 + n for n in range(60)]
     lengths = dict(enumerate([*rare, *[common] * RARE, 1000]))
     items = [Item(n, str(n), "q", "q", None, None) for n in lengths]
-    frames = (lambda n: padded_frames(SMALLEST, n)) if shared else None
-    batches = plan(items, lengths, 4, frames)
+    estimator = Estimator(None, {}, RATE_HZ, RATE_HZ, {}, SMALLEST if shared else None)
+    batches = plan(items, lengths, 4, estimator)
     assert sorted(item.row for batch in batches for item in batch.items) == list(lengths)
-    for batch in batches:
-        assert batch.num_samples == tuple(lengths[item.row] for item in batch.items)
-        assert (batch.frames is None) == (
-            len(set(batch.num_samples)) == 1 and not (shared and batch.num_samples[0] != common)
-        )
-        if batch.frames:
-            assert {padded_frames(SMALLEST, n) for n in batch.num_samples} == {batch.frames}
-    longest = [max(batch.num_samples) for batch in batches]
+    found = [[lengths[item.row] for item in batch.items] for batch in batches]
+    for batch, num_samples in zip(batches, found, strict=True):
+        if batch.frames is None:
+            assert len(set(num_samples)) == 1
+        else:
+            assert {padded_frames(SMALLEST, n) for n in num_samples} == {batch.frames}
+        assert (batch.frames is None) == (not shared or num_samples[0] == common)
+    longest = [max(num_samples) for num_samples in found]
     assert longest == sorted(longest, reverse=True)
-    shapes = {batch.frames or batch.num_samples[0] for batch in batches}
+    shapes = {batch.frames or x[0] for batch, x in zip(batches, found, strict=True)}
     assert len(shapes) == len({padded_frames(SMALLEST, n) for n in rare}) + 1 if shared else 61

@@ -1,7 +1,5 @@
 """recordings: audio becomes whole, checked, exactly placed records, or one line that says why."""
 
-import json
-
 import numpy as np
 import prepared_examples as examples
 import pytest
@@ -13,15 +11,7 @@ from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data.synthetic import SyntheticSource
 from audiosep_jax.preparing import recordings as recordings_lib
-from audiosep_jax.preparing.recordings import (
-    Recording,
-    expected,
-    find,
-    from_json,
-    record_lengths,
-    records,
-    to_json,
-)
+from audiosep_jax.preparing.recordings import Recording, expected, find, record_lengths, records
 
 RATE_HZ = examples.RATE_HZ
 
@@ -112,15 +102,6 @@ def test_broken_files_are_refused(tmp_path):
     assert refused(tmp_path, tmp_path / "none.wav") == "no such file: none.wav"
 
 
-def test_twins_are_equally_long(tmp_path):
-    path = examples.save(tmp_path / "a.wav", seconds=2.0)
-    same, other = examples.save(tmp_path / "b.wav", seconds=2.0), tmp_path / "c.wav"
-    assert len(cut(tmp_path, path, twin=str(same))) == 1
-    assert "twin c.wav: no such file" in refused(tmp_path, path, twin=str(other))
-    examples.save(other, seconds=1.9)
-    assert "(2.000 s and 1.900 s)" in refused(tmp_path, path, twin=str(other))
-
-
 def test_the_first_place_that_is_there_is_taken(tmp_path):
     for name in ("b.flac", "b.wav", "c.mp3"):
         (tmp_path / name).touch()
@@ -131,9 +112,3 @@ def test_the_first_place_that_is_there_is_taken(tmp_path):
     assert find(Recording("x", "train", (), places[:2])) is None
     (tmp_path / "d.WAV").touch()
     assert find(Recording("x", "train", (), (str(tmp_path / "d"),))) == tmp_path / "d.WAV"
-
-
-def test_json_round_trip():
-    full = Recording("x", "s", ("a", "b"), ("p",), (1.0, 2.0), "t", (3, 4))
-    for recording in (full, Recording("x", "s", ())):
-        assert from_json(json.loads(json.dumps(to_json(recording)))) == recording
