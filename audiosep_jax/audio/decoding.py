@@ -39,6 +39,12 @@ _CHUNKS = {
     b"riff": ("<4s12xQ", 40, 8),
 }
 _SOUND = (b"data", b"SSND")
+# Place and content of lengths with which libsndfile reads sound to the end of the file.
+_MENDED = {
+    b"RIFF": (4, b"\x08\0\0\0"),
+    b"RIFX": (4, b"\0\0\0\x08"),
+    b".snd": (8, b"\xff\xff\xff\xff"),
+}
 # Formats of which libsndfile and ffmpeg read the first of several: their first bytes.
 _FIRST_ONLY = re.compile(rb"fLaC|\x1aE\xdf\xa3|0&\xb2u|....ftyp", re.DOTALL)
 _OGG_BEGINS = 2  # flag of a page
@@ -182,25 +188,14 @@ def _check_chunks(path: Path, content: mmap.mmap) -> tuple[int, bytes] | None:
     sounds = [chunk for chunk in chunks if chunk[0] in _SOUND]
     if len(sounds) > 1 or any(name in (*_CHUNKS, b".snd") for name in names):
         raise AudioError(f"{path}: {_SPLIT}")
-    for name, start, length in sounds:
+    for _, start, length in sounds:
         if length not in range(0x7FFF0000, 1 << 32) and length < 1 << 62:
             _check_end(path, start + length)
         # More chunks may follow an empty recording, to the end of the file.
-        behind = sum(chunks[-1][1:])
-        if name == b"data" and length == 0 and len(content) - behind >= 8:
-            return _mending(content, len(content) - start)
-    return None
-
-
-def _mending(content: mmap.mmap, length: int) -> tuple[int, bytes] | None:
-    """Return the place and the bytes with which libsndfile reads sound whose stated length is 0."""
-    match content[:4]:
-        case b"RIFF" | b"RIFX" as kind:  # libsndfile reads to the end if the outer length is 8
-            return 4, struct.pack(">I" if kind == b"RIFX" else "<I", 8)
-        case b".snd":
-            return 8, b"\xff\xff\xff\xff"
-        case b"RF64":
-            return content.find(b"ds64") + 16, struct.pack("<Q", length)
+        if length == 0 and len(content) - sum(chunks[-1][1:]) >= 8:
+            if content[:4] == b"RF64":
+                return content.find(b"ds64") + 16, struct.pack("<Q", len(content) - start)
+            return _MENDED.get(content[:4])
     return None
 
 

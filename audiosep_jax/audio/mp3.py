@@ -7,18 +7,12 @@ import struct
 from collections.abc import Iterator
 
 _FEW_FRAMES = 4  # behind the stated end, as an inexact length leaves them
-# Bitrates in kbit/s of layers 1, 2 and 3: of MPEG 1, and of MPEG 2 and 2.5.
-_BITRATES_1 = (
-    tuple(range(32, 449, 32)),
-    (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-)
-_LOW_BITRATES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-_BITRATES_2 = (
-    (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    _LOW_BITRATES,
-    _LOW_BITRATES,
-)
+# Bitrates in kbit/s, of MPEG 1 by layer, and of MPEG 2 and 2.5. Nobody uses layer 1.
+_BITRATES_1 = {
+    2: (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    3: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+}
+_BITRATES_2 = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES_HZ = (44100, 48000, 32000)  # of MPEG 1; MPEG 2 has half of them, MPEG 2.5 a quarter
 _MAYBE_HEADER = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]", re.DOTALL)
 _STREAM_BITS = 0xFFFE0C00  # of a header, which all frames share: sync, version, layer, sample rate
@@ -112,14 +106,12 @@ def _frame_bytes(head: bytes) -> int:
         return 0
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
     bitrate, rate, padding = head[2] >> 4, head[2] >> 2 & 3, head[2] >> 1 & 1
-    if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
+    if version == 1 or layer not in (2, 3) or bitrate in (0, 15) or rate == 3:
         return 0
     is_mpeg_1 = version == 3
-    kbps = (_BITRATES_1 if is_mpeg_1 else _BITRATES_2)[layer - 1][bitrate - 1]
+    kbps = (_BITRATES_1[layer] if is_mpeg_1 else _BITRATES_2)[bitrate - 1]
     rate_hz = _RATES_HZ[rate] >> {3: 0, 2: 1, 0: 2}[version]
-    if layer == 1:  # counts in groups of four bytes
-        return (12_000 * kbps // rate_hz + padding) * 4
-    return (72_000 if layer == 3 and not is_mpeg_1 else 144_000) * kbps // rate_hz + padding
+    return (144_000 if is_mpeg_1 or layer == 2 else 72_000) * kbps // rate_hz + padding
 
 
 def _behind_tags(content: mmap.mmap, at: int) -> int:

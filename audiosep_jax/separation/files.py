@@ -77,7 +77,11 @@ def write_estimates(
     if clip not in (None, *get_args(Clip)):
         raise InputError(f"clip={clip!r} must be {', '.join(get_args(Clip))} or None")
     paths = (*outputs, *([residual] if residual else []))
-    check_paths(recording.path, paths)
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise InputError(f"{paths[0]}: two outputs have the same name")
+    for path in paths:
+        if path.exists() and recording.path.exists() and path.samefile(recording.path):
+            raise InputError(f"{path}: is the input; choose another output")
     format, subtype = audio_files.writable_format(recording, output_format, subtype)
     if clip is None:
         clip = "none" if subtype in audio_files.UNBOUNDED else "rescale"
@@ -112,15 +116,6 @@ def write_estimates(
         for writer in writers:
             writer.close()  # all files are complete before the first one appears
     return meter.result(paths, format, subtype, factor)
-
-
-def check_paths(input: Path, paths: Sequence[Path]) -> None:
-    """Raise InputError if two outputs have the same name, or one is the input."""
-    if len({os.path.realpath(path) for path in paths}) < len(paths):
-        raise InputError(f"{paths[0]}: two outputs have the same name")
-    for path in paths:
-        if path.exists() and input.exists() and path.samefile(input):
-            raise InputError(f"{path}: is the input; choose another output")
 
 
 def _together(recording: AudioReader, stream: Stream) -> Iterator[tuple[np.ndarray, np.ndarray]]:

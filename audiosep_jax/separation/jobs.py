@@ -136,7 +136,10 @@ def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
             raise InputError(f"{where}: has no query")
         found = queries_of([Part("text", row["query"])]) if has_query else queries
         output = checked_name(row["output"], where) if row.get("output") else None
-        known = grouped.setdefault(_of_this_system(row["file"], source.parent), [])
+        name = row["file"]
+        if not os.path.lexists(source.parent / name):  # it may have been written on Windows
+            name = name.replace("\\", "/")
+        known = grouped.setdefault(name, [])
         known += [(query, output) for query in found if (query, output) not in known]
     places = _places([_mirrored(name) for name in grouped])
     return [
@@ -166,11 +169,6 @@ def _rows(source: Path) -> list[tuple[str, dict[str, str]]]:
             f"{source}: has a column {unknown[0][:40]!r}; known are {', '.join(COLUMNS)}"
         )
     return rows
-
-
-def _of_this_system(name: str, folder: Path) -> str:
-    """The path, with `/` for `\\` if it was written on Windows and is not the name of a file."""
-    return name if os.path.lexists(folder / name) else name.replace("\\", "/")
 
 
 def _mirrored(name: str) -> PurePosixPath:
