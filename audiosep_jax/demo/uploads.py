@@ -88,7 +88,7 @@ class UploadsOnly:
             elif scope["method"] not in ("GET", "HEAD", "OPTIONS"):
                 if not path.startswith(_ROUTES):
                     raise InputError("The page has no such request")
-                body = await _body(receive)
+                body = await _body(Request(scope, receive))
                 for file in _paths(_parsed(body)):
                     self._uploads.check(visitor, file)
                 receive = _again(body, receive)
@@ -136,13 +136,11 @@ def _ending_with_client(receive: Receive) -> Receive:
     return ending
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(request: Request) -> bytes:
     """Read the body of a request; InputError if it is longer than any that the page sends."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
+    body = b""
+    async for part in request.stream():
+        body += part
         if len(body) > _MAX_BODY_BYTES:
             raise InputError("The request is too long")
     return body

@@ -25,7 +25,6 @@ from audiosep_jax.separation.files import SeparatedFile
 from audiosep_jax.separation.jobs import (
     MAX_STEM_BYTES,
     Job,
-    check_inside,
     cut,
     output_names,
     state_of,
@@ -141,7 +140,8 @@ def checked_paths(
     suffix = settings.suffix or audio_files.suffix_of(format, subtype)
     paths = [path.with_name(path.name + suffix) for path in task.results]
     for path in [*paths, task.plot] if task.plot else paths:
-        check_inside(settings.output, path)
+        if not path.parent.resolve().is_relative_to(settings.output.resolve()):
+            raise InputError(f"{path}: a link leads out of the output folder {settings.output}")
         if os.path.realpath(path) in settings.inputs:
             raise InputError(f"{path}: is an input; choose another output")
         owner = settings.own.get(str(path.relative_to(settings.output)))

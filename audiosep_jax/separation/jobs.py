@@ -233,12 +233,6 @@ def checked_name(name: str, where: str) -> PurePosixPath:
     return path
 
 
-def check_inside(output: Path, path: Path) -> None:
-    """Raise InputError if a link leads a result out of the output folder."""
-    if not path.parent.resolve().is_relative_to(output.resolve()):
-        raise InputError(f"{path}: a link leads out of the output folder {output}")
-
-
 def _is_forbidden(letter: str) -> bool:
     return letter in _NOT_IN_FILE_NAMES or unicodedata.category(letter) in _FORBIDDEN_CATEGORIES
 
