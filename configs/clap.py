@@ -2,8 +2,10 @@
 
 Command:   python train.py --config configs/clap.py --config.data.root=train.json --config.data.valid_root=valid.json
 Hardware:  eight GPUs or TPU cores, 12 clips of 5 s each (the paper: eight V100 of 32 GB)
-Memory:    not measured on an accelerator. If it is not enough, add --config.model.dtype=bfloat16,
-           then --config.model.remat=True, then --config.optim.accumulate_steps=2
+Memory:    12 clips in bfloat16: 9.9 GB of a GPU, and cuDNN's scratch; 24 clips: 19.4 GB. Compiled, not run, by
+           python benchmarks/compile_for.py --topology h100:1 --batch_size 12 --dtype bfloat16
+           If it is not enough, add --config.model.dtype=bfloat16, then --config.model.remat=True,
+           then --config.optim.accumulate_steps=2. TPUs: add --config.model.fold=4
 Time:      not measured here; 1,000,000 steps of 67 TFLOP are 6 days of eight V100s' float32 peak
 Expect:    the paper's, on about 14,000 hours of its data: SDRi 7.74 dB on AudioSet, 8.22 dB on
            AudioCaps, 10.04 dB on ESC-50
