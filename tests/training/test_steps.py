@@ -23,7 +23,7 @@ from separator_examples import (
 
 from audiosep_jax import settings
 from audiosep_jax.metrics import sdr_improvement
-from audiosep_jax.model import make_model
+from audiosep_jax.model import make_model, variable_shapes
 from audiosep_jax.model.layers import BatchNorm
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.training import losses, steps
@@ -494,6 +494,23 @@ def test_every_block_is_rematerialised():
     assert counts[False][0] == 0
     assert counts[True][0] == 3
     assert counts[True][1] - counts[False][1] == 3
+
+
+@pytest.mark.parametrize(("dtype", "gigabytes"), [("float32", 1.5), ("bfloat16", 0.8)])
+def test_memory_that_the_gradient_of_five_seconds_keeps(dtype, gigabytes):
+    model = ResUNetConfig(dtype=dtype)
+    shapes = variable_shapes(model)
+    batch = {"mixture": np.zeros((1, 160_000), np.float32), "condition": unit_rows(1, 1, 512)}
+    batch["target"] = batch["mixture"]
+
+    def backward_pass(params, batch_stats):
+        loss = functools.partial(steps.separation_loss, make_model(model), LOSSES)
+        return jax.vjp(lambda params: loss(params, batch_stats, batch)[0], params)[1]
+
+    weights = {leaf.shape for leaf in jax.tree.leaves(shapes["params"])}
+    kept = jax.tree.leaves(jax.eval_shape(backward_pass, *shapes.values()))
+    sizes = [leaf.size * leaf.dtype.itemsize for leaf in kept if leaf.shape not in weights]
+    assert 0.1e9 < sum(sizes) < gigabytes * 1e9
 
 
 def test_training_in_bfloat16_follows_float32():
