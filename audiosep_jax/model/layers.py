@@ -146,27 +146,25 @@ def _backward(
     # Without the barrier XLA would keep arrays of the forward pass that both compute.
     parts, vectors = jax.lax.optimization_barrier(saved)
     _, rate_C, scale_C, offset_BC = vectors
-    gradients, normals = [], []
-    for part, above, *own in zip(parts, *_split((gradient, *vectors), parts), strict=True):
-        normal, y = _normal_and_affine(part, *own)
-        gradients.append(jnp.where(y >= 0, 1, leak) * above.astype(y.dtype))
-        normals.append(normal)
+    rows = zip(parts, *_split((gradient, *vectors), parts), strict=True)
+    pairs = [_gradient_and_normal(leak, *row) for row in rows]
+    # Sums over the same axes, so that XLA computes both in one pass.
     inner = tuple(range(1, gradient.ndim - 1))
-    offset_gradient_BC = jnp.concatenate([g.sum(inner) for g in gradients], axis=-1)
-    products = [(g * n).sum((0, *inner)) for g, n in zip(gradients, normals, strict=True)]
-    scale_gradient_C = jnp.concatenate(products)
-    means_2C = jnp.stack([offset_gradient_BC.sum(0), scale_gradient_C])
-    means_2C = means_2C * (gradient.shape[-1] / gradient.size)
+    sums = [jnp.stack([g.sum(inner), (g * n).sum(inner)]) for g, n in pairs]
+    offset_gradient_BC, scale_gradient_BC = sums_2BC = jnp.concatenate(sums, axis=-1)
+    means_2C = sums_2BC.sum(1) * (gradient.shape[-1] / gradient.size)
     means_2C = means_2C if axis_name is None else jax.lax.pmean(means_2C, axis_name)
     if fold > 1:
         own = [m.reshape(2, fold, -1).mean(1) for m in _split((means_2C,), parts)[0]]
         means_2C = jnp.concatenate([m for m in own for _ in range(fold)], axis=-1)
-    rows = zip(gradients, normals, *_split((rate_C * scale_C, *means_2C), parts), strict=True)
-    parts_gradient = [gain_C * (g - mean_C - n * slope_C) for g, n, gain_C, mean_C, slope_C in rows]
-    parts_gradient = [g.astype(part.dtype) for g, part in zip(parts_gradient, parts, strict=True)]
+    rows = zip(parts, pairs, *_split((rate_C * scale_C, *means_2C), parts), strict=True)
+    parts_gradient = tuple(
+        (gain_C * (g - mean_C - n * slope_C)).astype(part.dtype)
+        for part, (g, n), gain_C, mean_C, slope_C in rows
+    )
     if len(offset_BC) == 1:
         offset_gradient_BC = offset_gradient_BC.sum(0, keepdims=True)
-    return tuple(parts_gradient), (None, None, scale_gradient_C, offset_gradient_BC)
+    return parts_gradient, (None, None, scale_gradient_BC.sum(0), offset_gradient_BC)
 
 
 _normalise.defvjp(_forward, _backward)
@@ -184,6 +182,14 @@ def _normal_and_affine(
     # The mean is subtracted first: exact where it is large against the deviation.
     normal = (x - mean_C) * rate_C
     return normal, normal * scale_C + _per_item(offset_BC, x)
+
+
+def _gradient_and_normal(
+    leak: float, x: jax.Array, gradient: jax.Array, *vectors: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Gradient before the leaky ReLU, and `(x - mean) * rate`."""
+    normal, y = _normal_and_affine(x, *vectors)
+    return jnp.where(y >= 0, 1, leak) * gradient.astype(y.dtype), normal
 
 
 class Pointwise(nn.Module):
