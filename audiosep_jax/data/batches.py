@@ -4,8 +4,8 @@ import concurrent.futures
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,6 +66,11 @@ class ClipSampler:
         """Index of a random clip of a recording."""
         first, end = self._recordings[recording : recording + 2].tolist()
         return int(rng.integers(first, end)) if end - first > 1 else int(first)
+
+    def caption_of(self, index: int, rng: np.random.Generator) -> int:
+        """Number of a random caption of a clip."""
+        numbers = self.captions.numbers(index)
+        return numbers[int(rng.integers(len(numbers)))]
 
     def draw(
         self,
@@ -135,16 +140,8 @@ class ClipSampler:
         return vars(self) | {"_searches": {}}
 
 
-def check_conditions(sampler: ClipSampler, conditions: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError for a caption without a condition."""
-    for caption in sampler.captions.texts:
-        if caption not in conditions:
-            raise ValueError(f"no condition for the caption {caption!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One mixture; `query` is the number of a caption."""
+class Row(NamedTuple):
+    """One mixture; `query` is the number of a caption, `bad` the clips that could not be read."""
 
     mixture_S: np.ndarray
     target_S: np.ndarray
@@ -161,11 +158,6 @@ class RowMaker:
     augment: AugmentConfig
     num_samples: int
 
-    @property
-    def num_bad(self) -> int:
-        """Number of unusable clips that a row reports at most."""
-        return _MAX_REPORTED * self.mixing.max_mix_num
-
     def __call__(self, recording: int, make_rng: Callable[[int], np.random.Generator]) -> Row:
         """Make a row; a target or an interferer that cannot be read is drawn anew.
 
@@ -176,7 +168,7 @@ class RowMaker:
         bad: list[int] = []
         first = self.sampler.clip_of(recording, rng)
         index, target_S = self.sampler.load(rng, self.num_samples, bad, first=first)
-        query = self._caption(index, rng)
+        query = self.sampler.caption_of(index, rng)
         avoid = self.sampler.captions.keys(index)
         num_interferers = int(rng.integers(1, self.mixing.max_mix_num))
         if not self.augment.any:
@@ -204,15 +196,11 @@ class RowMaker:
         loaded = [self.sampler.load(rng, self.num_samples, bad, avoid=avoid) for _ in range(count)]
         return [index for index, _ in loaded], [audio_S for _, audio_S in loaded]
 
-    def _caption(self, index: int, rng: np.random.Generator) -> int:
-        numbers = self.sampler.captions.numbers(index)
-        return numbers[int(rng.integers(len(numbers)))]
-
     def _absent_caption(self, indices: tuple[int, ...], rng: np.random.Generator) -> int:
         """Number of a caption that describes none of the clips."""
         captions = self.sampler.captions
         heard = frozenset[int]().union(*(captions.keys(index) for index in indices))
-        return self._caption(self.sampler.draw(rng, heard), rng)
+        return self.sampler.caption_of(self.sampler.draw(rng, heard), rng)
 
 
 def row_rng(key: np.ndarray, position: int, stream: int) -> np.random.Generator:
@@ -234,18 +222,15 @@ class BatchMaker:
         self._lock = threading.Lock()
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
 
-    def batch_bytes(self, batch_size: int) -> int:
-        """Size of a batch's audio."""
-        return 2 * 4 * batch_size * self.make_row.num_samples
-
     def __call__(self, rows_B2: np.ndarray) -> dict[str, np.ndarray]:
         """Make the batch of these rows."""
-        shape = len(rows_B2), self.make_row.num_samples
+        rows, most_bad = len(rows_B2), _MAX_REPORTED * self.make_row.mixing.max_mix_num
+        shape = rows, self.make_row.num_samples
         batch: dict[str, np.ndarray] = {
             "mixture": np.empty(shape, np.float32),
             "target": np.empty(shape, np.float32),
-            "query": np.empty(len(rows_B2), np.int64),
-            "bad_clips": np.full((len(rows_B2), self.make_row.num_bad), -1, np.int32),
+            "query": np.empty(rows, np.int64),
+            "bad_clips": np.full((rows, most_bad), -1, np.int32),
         }
 
         def fill(number: int) -> None:
@@ -254,14 +239,10 @@ class BatchMaker:
             batch["mixture"][number] = row.mixture_S
             batch["target"][number] = row.target_S
             batch["query"][number] = row.query
-            bad = row.bad[: self.make_row.num_bad]
+            bad = row.bad[:most_bad]
             batch["bad_clips"][number, : len(bad)] = bad
 
-        if self.num_threads < 2:
-            for number in range(len(rows_B2)):
-                fill(number)
-        else:
-            list(self._executor().map(fill, range(len(rows_B2))))
+        list((map if self.num_threads < 2 else self._executor().map)(fill, range(rows)))
         return batch
 
     def close(self) -> None:

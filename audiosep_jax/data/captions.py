@@ -177,24 +177,15 @@ class Captions:
 
     def lonely(self) -> int | None:
         """First clip that shares a key with every clip, so that none can be mixed with it."""
-        # No clip meets more than this; nearly always that rules out all of them.
-        counts, lengths = np.bincount(self._keys[self._flat]), np.diff(self._ends)
-        if counts.max(initial=0) * lengths.max(initial=0) < len(self):
-            return None
-        # Each pair of a clip and a key once, in the order of clips.
-        num_keys = int(self._keys.max(initial=0)) + 1
-        pairs = np.unique(self._owners() * num_keys + self._keys[self._flat])
-        owners, keys = np.divmod(pairs, num_keys)
-        # The sum of the keys' counts is an upper bound of the clips met, which rules out most.
-        met = np.bincount(owners, weights=np.bincount(keys)[keys], minlength=len(self))
-        seen: set[bytes] = set()
+        keys = self._keys[self._flat]
+        # No clip meets more clips than its keys occur in all, which rules out most of them.
+        met = np.add.reduceat(np.bincount(keys)[keys], self._ends[:-1])
+        seen: set[frozenset[int]] = set()
         for index in np.flatnonzero(met >= len(self)).tolist():
-            begin, end = np.searchsorted(owners, [index, index + 1])
-            own = keys[begin:end]
-            if own.tobytes() not in seen:
-                seen.add(own.tobytes())
-                if len(np.unique(owners[np.isin(keys, own)])) == len(self):
-                    return int(index)
+            own = self.keys(index)
+            if own not in seen and not len(self.without(own)):
+                return int(index)
+            seen.add(own)
         return None
 
     def _owners(self) -> np.ndarray:

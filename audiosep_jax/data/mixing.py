@@ -85,10 +85,6 @@ def match_ratio(
     return min(max(math.sqrt(energy_reference / energy_audio), min_ratio), max_ratio)
 
 
-def _draw_gain(config: MixingConfig, rng: np.random.Generator) -> float:
-    return decibels(int(rng.integers(config.min_gain_db, config.max_gain_db, endpoint=True)))
-
-
 def declip(
     mixture_S: np.ndarray, target_S: np.ndarray, peak: float = 0.9
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +116,8 @@ def mix(
         number = audio_S.dtype.type
         ratio = match_ratio(energy(audio_S), energy_target, *ratios)
         out_S = np.multiply(audio_S, number(ratio), out=out_S)
-        return np.multiply(out_S, number(_draw_gain(config, rng)), out=out_S)
+        gain_db = int(rng.integers(config.min_gain_db, config.max_gain_db, endpoint=True))
+        return np.multiply(out_S, number(decibels(gain_db)), out=out_S)
 
     noise_S: np.ndarray | None = None
     for interferer_S in interferers_KS:
@@ -129,9 +126,8 @@ def mix(
     if noise_S is None:
         return declip(target_S, target_S, config.declipped_peak)
     if config.snr_db:
-        noise_S *= noise_S.dtype.type(
-            snr_ratio(energy_target, energy(noise_S), between(config.snr_db, rng))
-        )
+        snr_db = between(config.snr_db, rng)
+        noise_S *= noise_S.dtype.type(snr_ratio(energy_target, energy(noise_S), snr_db))
     else:
         level(noise_S, noise_S)
     return declip(np.add(target_S, noise_S, out=noise_S), target_S, config.declipped_peak)
@@ -157,7 +153,7 @@ def mix_at_snr(
     target_S: np.ndarray, interferer_S: np.ndarray, snr_db: float, peak: float = 0.9
 ) -> tuple[np.ndarray, np.ndarray]:
     """(mixture_S, target_S) at exactly `snr_db`; neither clip may be silent."""
-    ratio = np.sqrt(energy(target_S) / energy(interferer_S)) * decibels(-snr_db)
+    ratio = snr_ratio(energy(target_S), energy(interferer_S), snr_db)
     noise_S = interferer_S * interferer_S.dtype.type(ratio)
     return declip(target_S + noise_S, target_S, peak)
 

@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from audiosep_jax.data.augment import AugmentConfig
-from audiosep_jax.data.batches import BatchMaker, ClipSampler, RowMaker, check_conditions
+from audiosep_jax.data.batches import BatchMaker, ClipSampler, RowMaker
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.source import Source
 from audiosep_jax.data.sources import DataConfig, WeightedSources, num_segment_samples
@@ -84,7 +84,6 @@ def train_batches(
     if batch_size < 1 or batch_size % process_count:
         raise InputError(f"batch_size {batch_size} is no multiple of {process_count} hosts")
     sampler = ClipSampler.of(source)
-    check_conditions(sampler, conditions)
     # Hashed, so that no epoch of one seed repeats an epoch of the next, as seed + epoch would.
     shuffle_seed, draw_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     num_threads, num_workers = threads_and_workers(data, available_cores(local_processes))
@@ -93,9 +92,10 @@ def train_batches(
     maker = BatchMaker(make_row, draw_seed, num_threads)
     rows = target_recordings(sampler, shuffle_seed).map_with_index(_numbered)
     rows = rows[first_step * batch_size + process_index : _NUM_ROWS : process_count]
-    batch_bytes = maker.batch_bytes(batch_size // process_count)
+    own_rows = batch_size // process_count
+    batch_bytes = 2 * 4 * own_rows * num_samples  # of its audio
     made = _make(
-        rows.batch(batch_size // process_count).map(maker),
+        rows.batch(own_rows).map(maker),
         num_threads=num_threads,
         num_workers=num_workers,
         buffered=max(1, num_buffered(data, batch_bytes) - _READY_BATCHES),
@@ -231,15 +231,12 @@ def _make(
             num_threads=min(2, num_threads), prefetch_buffer_size=buffered if num_threads else 0
         )
         dataset = batches.to_iter_dataset(options)
-    return _drain(dataset)
 
+    def drain() -> Batches:
+        with contextlib.closing(iter(dataset)) as iterator:
+            yield from iterator
 
-def _drain(dataset: Any) -> Batches:
-    iterator = iter(dataset)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
+    return drain()
 
 
 def _hold_signals() -> None:

@@ -86,7 +86,8 @@ class PreparedSource(Source):
         for part in parts:
             if part not in lengths:
                 known = ", ".join(sorted(lengths))
-                raise InputError(f"{self.folder}: has no split {part!r}, only {known}")
+                fields = "data.train_split and data.valid_split name the splits"
+                raise InputError(f"{self.folder}: has no split {part!r}, only {known}; {fields}")
         self._shards = [
             shard_name(name, part, shard, len(lengths[part]))
             for part in parts

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from audiosep_jax.data import mixing as mixing_lib
-from audiosep_jax.data.batches import ClipSampler, check_conditions
+from audiosep_jax.data.batches import ClipSampler
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.source import Source
 from audiosep_jax.data.sources import DataConfig, num_segment_samples
@@ -32,9 +32,8 @@ def validation_set(
     interferer where there is no third caption), `bad_clips` a list of the indices skipped.
     """
     sampler = ClipSampler.of(source)
-    check_conditions(sampler, conditions)
     num_samples = num_segment_samples(data, sampler.source.sample_rate_hz)
-    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    texts, rng = sampler.captions.texts, np.random.default_rng(np.random.SeedSequence(seed))
     rounds = -(-num_mixtures // sampler.num_recordings)
     order = np.concatenate([rng.permutation(sampler.num_recordings) for _ in range(rounds)])
     mixtures, targets, chosen, wrong, names = [], [], [], [], []
@@ -47,12 +46,12 @@ def validation_set(
         mixed = mixing_lib.mix_at_snr(target_S, interferer_S, gain_db, mixing.declipped_peak)
         mixtures.append(mixed[0])
         targets.append(mixed[1])
-        chosen.append(_any_caption(sampler, index, rng))
+        chosen.append(texts[sampler.caption_of(index, rng)])
         try:
             third = sampler.draw(rng, keys | sampler.captions.keys(other))
         except InputError:  # every clip shares a caption with one of the two
             third = other
-        wrong.append(_any_caption(sampler, third, rng))
+        wrong.append(texts[sampler.caption_of(third, rng)])
         names.append(sampler.source.name(index))
     return {
         "mixture": np.stack(mixtures),
@@ -80,9 +79,5 @@ def _audible(
         if mixing_lib.energy(audio_S) > _AUDIBLE_ENERGY:
             return index, audio_S
         first = None
-    raise InputError(f"{_MAX_SILENT} crops drawn for validation were all silent")
-
-
-def _any_caption(sampler: ClipSampler, index: int, rng: np.random.Generator) -> str:
-    captions = sampler.captions[index]
-    return captions[int(rng.integers(len(captions)))]
+    last = sampler.source.name(index)
+    raise InputError(f"{_MAX_SILENT} crops drawn for validation were all silent, last: {last}")

@@ -343,7 +343,7 @@ def test_fingerprint_is_made_of_the_sources_own():
         ("source", "esc-50"),
         ("train_folds", ()),
         ("valid_folds", ("5",)),
-        ("num_synthetic_clips", 0),
+        ("num_synthetic_clips", 10**8),
         ("segment_seconds", 0),
         ("segment_seconds", float("nan")),
         ("min_seconds", -1.0),
@@ -382,6 +382,8 @@ def test_several_data_sets():
         DataConfig(roots=("a", "b"), sources=("esc", "folders"))
     with pytest.raises(InputError, match=r"^root='a' and roots=\('b', 'c'\) are both given"):
         DataConfig(root="a", roots=("b", "c"))
+    with pytest.raises(InputError, match=r"^source='synthetic' does not read root='a'; change so"):
+        DataConfig(source="synthetic", root="a")
 
 
 def test_segments_have_a_sample_at_least():
