@@ -79,11 +79,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.roots and self.root:
             raise InputError(f"root={self.root!r} and roots={self.roots} are both given; keep one")
-        place = self.root or self.valid_root
-        if self.source == "synthetic" and place and not self.roots:
-            raise InputError(
-                f"source='synthetic' does not read {place}; name the kind of its clips"
-            )
+        if self.source == "synthetic" and self.root:
+            raise InputError(f"source='synthetic' does not read root={self.root!r}; change source")
         for name, values in (("sources", self.sources), ("weights", self.weights)):
             if values and len(values) != len(self.roots):
                 count = f"{len(values)} entries for {len(self.roots)} roots"
