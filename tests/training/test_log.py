@@ -214,10 +214,11 @@ def test_a_bar_in_a_file_is_written_every_half_minute(tmp_path, capsys):
     assert log.bar.mininterval == 30
 
 
-def test_a_workdir_that_cannot_be_written_to_is_an_input_error(tmp_path):
+def test_a_workdir_that_cannot_be_written_to_is_an_input_error_without_a_bar(tmp_path, capsys):
     (tmp_path / METRICS_FILE).mkdir()
     with pytest.raises(InputError, match="cannot be read"):
         RunLog(tmp_path, 0, 100)
+    assert capsys.readouterr().err == ""
 
 
 # ------------------------------------------------------------------ progress

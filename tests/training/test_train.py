@@ -688,6 +688,20 @@ def test_a_bug_is_a_trace_and_exit_code_1(
     assert capsys.readouterr().err.splitlines()[-1] == "TypeError: a bug"
 
 
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, MemoryError])
+def test_too_little_memory_is_one_line_that_says_what_takes_less(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def large(*_):
+        raise kind("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nmore")
+
+    monkeypatch.setattr(train, "train", large)
+    assert command(*TINY) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 b")
+    assert line.endswith("--config.model.remat=True or --config.optim.accumulate_steps=2")
+
+
 # ------------------------------------------------------------------ refusals
 
 

@@ -45,16 +45,17 @@ def test_other_conditions_can_be_scored():
     np.testing.assert_array_equal(scores["sdri"], np.arange(5) / 512)
 
 
-def test_batches_have_one_shape():
+@pytest.mark.parametrize(("batch_size", "rows"), [(20, 20), (2**31 - 1, 27)])
+def test_batches_have_one_shape_no_larger_than_the_set(batch_size, rows):
     shapes = set()
 
     def note(variables, batch):
         shapes.add(batch["mixture"].shape)
         return stand_in(variables, batch)
 
-    validate(note, 0, numbered(27), 20)
+    validate(note, 0, numbered(27), batch_size)
     devices = jax.local_device_count()
-    assert shapes == {(devices, 20 // devices, 2)}
+    assert shapes == {(devices, rows // devices, 2)}
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
