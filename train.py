@@ -122,18 +122,19 @@ def train(config: Config, workdir: Path) -> bool:
         facts["the captions"] = captions_hash(captions)
         processes.check_equal(shared_fields(config) | facts)
         conditions, text_fingerprint = make_conditions(config, captions)
-        mixed = (valid.num_mixtures, valid.segment_seconds, valid.snr_db, valid.seed)
+        valid_seconds = valid.segment_seconds or config.data.segment_seconds
+        mixed = (valid.num_mixtures, valid_seconds, valid.snr_db, valid.seed)
         about = {
             "config": dataclasses.asdict(config),
             "text_fingerprint": text_fingerprint,
             # Words that separation can use, where the text encoder knows no others.
             "words": words_of(captions) if config.text.encoder == "hashed" else [],
             "data_fingerprint": data,
-            "valid_set": repr((valid_data, *mixed)),  # scores of equal ones are comparable
+            # Scores of equal ones are comparable.
+            "valid_set": repr((valid_data, *mixed, config.mixing.declipped_peak)),
             "code": code,
         }
         queries = target_queries(config)
-        valid_seconds = valid.segment_seconds or config.data.segment_seconds
         mixtures = validation_set(
             valid_clips,
             conditions,
@@ -287,6 +288,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
         return flags.FLAGS(others)
     except (flags.Error, InputError) as error:
         _fail(" ".join(str(error).split()), 2)
+    except SystemExit:  # after --help, which absl ends with 1
+        processes.leave(0)
 
 
 def _run(argv: list[str]) -> int:

@@ -24,7 +24,7 @@ import pytest
 import soundfile
 import tiny
 import tiny_run
-from absl import flags
+from absl import app, flags
 from absl.testing import flagsaver
 from tensorboardX.proto.event_pb2 import Event
 
@@ -359,7 +359,7 @@ def test_two_processes_of_which_one_is_killed_and_one_terminated_end_as_if_they_
 ) -> None:
     often = (
         *("--config.num_steps=100000", "--config.checkpoint.every_steps=2"),
-        *("--config.checkpoint.keep_every_steps=4", "--heartbeat_seconds=10"),
+        *("--config.checkpoint.keep_every_steps=4", "--heartbeat_seconds=30"),
         "--config.valid.every_steps=100000",  # one program less to compile
     )
     pair = Pair(tmp_path, *often)
@@ -571,17 +571,20 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_trained_again(
 
 
 def test_the_best_checkpoint_is_chosen_among_scores_of_one_validation_set(tmp_path: Path) -> None:
-    def run(num_steps: int, snr_db: int = 0) -> None:
-        changes = {"checkpoint__keep_latest": 9, "valid__every_steps": 1, "valid__num_examples": 0}
-        train.train(config(num_steps=num_steps, valid__snr_db=snr_db, **changes), tmp_path)
+    def run(num_steps: int, **changes: object) -> None:
+        often = {"checkpoint__keep_latest": 9, "valid__every_steps": 1, "valid__num_examples": 0}
+        train.train(config(num_steps=num_steps, **often, **changes), tmp_path)
 
     run(2)
-    run(3, snr_db=-20)
+    run(3, valid__snr_db=-20)
     run(5)
     scores = rows(tmp_path, "valid/sdri")
     assert scores[3] > max(scores[step] for step in (1, 2, 4, 5)), "of easier mixtures"
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         assert checkpoints.best_step() == max((1, 2, 4, 5), key=lambda step: scores[step])
+    run(6, resume="changed", data__segment_seconds=0.125)  # which validation follows
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        assert checkpoints.best_step() == 6
 
 
 def test_an_unknown_field_of_a_stored_config_is_named_with_its_checkpoint(copied: Path) -> None:
@@ -856,6 +859,12 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
     assert message in line
     assert files(tmp_path) == before
     assert not (tmp_path / "run").exists()
+
+
+def test_help_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    app.define_help_flags()
+    assert command("--help") == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_without_a_workdir_the_config_names_it(
