@@ -75,14 +75,16 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes",
     0,
-    "Processes of this run; 1: this one alone, even in a cluster.",
+    "Number of processes of this run; with 1 a cluster is ignored.",
     lower_bound=0,
 )
 _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Number of this process, from 0.")
 _HEARTBEAT = flags.DEFINE_integer(
-    "heartbeat_seconds", 60, "A process silent for longer counts as dead.", lower_bound=1
+    "heartbeat_seconds", 60, "A process that is silent for longer counts as dead.", lower_bound=1
 )
-_START = flags.DEFINE_integer("start_seconds", 300, "Wait for the others so long.", lower_bound=1)
+_START = flags.DEFINE_integer(
+    "start_seconds", 300, "Seconds to wait for the others at the start.", lower_bound=1
+)
 
 
 def main(argv: list[str]) -> int:

@@ -56,7 +56,10 @@ class Changes:
 
 
 def draw_changes(config: AugmentConfig, rng: np.random.Generator) -> Changes:
-    """The same number of draws whatever the config, so that no change moves another."""
+    """Draw the changes to one mixture.
+
+    The number of draws does not depend on the config, so that one change does not affect another.
+    """
     silent, absent, gained, reverberated = rng.random(4).tolist()
     gain_db, room_seconds = between(config.gain_db, rng), between(config.reverb_seconds, rng)
     return Changes(

@@ -146,7 +146,7 @@ class Captions:
         return numbers
 
     def all_numbers(self) -> Iterator[list[int]]:
-        """`numbers` of each clip in turn, in a tenth of the time."""
+        """Yield `numbers` of each clip, ten times faster than one by one."""
         flat = self._flat.tolist()
         for begin, end in itertools.pairwise(self._ends.tolist()):
             yield flat[begin:end]

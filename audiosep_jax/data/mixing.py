@@ -88,7 +88,7 @@ def match_ratio(
 def declip(
     mixture_S: np.ndarray, target_S: np.ndarray, peak: float = 0.9
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both scaled alike so that the mixture peaks at `peak`, if it peaked above 1."""
+    """Scale both alike so that the mixture peaks at `peak`, if it peaks above 1."""
     loudest = max(float(mixture_S.max()), -float(mixture_S.min()))
     if loudest <= 1:
         return mixture_S, target_S
@@ -102,17 +102,18 @@ def mix(
     config: MixingConfig,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(mixture_S, target_S): each interferer, then their sum, is energy-matched and gained.
+    """Mix a target with interferers; return (mixture_S, target_S).
 
-    With `snr_db` the sum gets the SNR drawn instead, and with `target_rms_db` the target comes to
-    the RMS drawn before anything else.
+    Each interferer, and then their sum, is brought to the energy of the target and to a random gain
+    relative to it. With `snr_db` the sum gets a random SNR instead. With `target_rms_db` the target
+    is first brought to a random RMS.
     """
     target_S = _at_random_rms(target_S, config, rng)
     energy_target = energy(target_S)
     ratios = config.min_match_ratio, config.max_match_ratio
 
     def level(audio_S: np.ndarray, out_S: np.ndarray | None = None) -> np.ndarray:
-        """Match, then gain: two steps round as the original does."""
+        """Match, then gain: two steps, for the rounding of the original."""
         number = audio_S.dtype.type
         ratio = match_ratio(energy(audio_S), energy_target, *ratios)
         out_S = np.multiply(audio_S, number(ratio), out=out_S)

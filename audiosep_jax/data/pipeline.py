@@ -81,7 +81,7 @@ def train_batches(
     Raises:
         InputError: the batch cannot be shared among the hosts, or the source cannot be mixed.
     """
-    if batch_size < 1 or batch_size % process_count:
+    if batch_size % process_count:
         raise InputError(f"batch_size {batch_size} is no multiple of {process_count} hosts")
     sampler = ClipSampler.of(source)
     # Hashed, so that no epoch of one seed repeats an epoch of the next, as seed + epoch would.

@@ -48,8 +48,8 @@ class DataConfig:
 
     source: Kind = "manifest"
     root: str = setting(default="", per_process=True)
-    # Several data sets instead of `root`: their places, their kinds where they are not all
-    # `source`, and their shares of the stream, () for the numbers of their recordings.
+    # Several data sets instead of `root`: their paths; their kinds, if they are not all of the kind
+    # `source`; their shares of the stream, by default in proportion to their recordings.
     roots: tuple[str, ...] = setting(default=(), per_process=True)
     sources: tuple[Kind, ...] = ()
     weights: tuple[Positive, ...] = ()

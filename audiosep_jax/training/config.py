@@ -37,7 +37,7 @@ from audiosep_jax.training.optim import OptimConfig
 class ValidConfig:
     """The fixed set of held-out mixtures that training is scored on."""
 
-    num_mixtures: Count = 256
+    num_mixtures: Annotated[int, Field(ge=1, le=100_000)] = 256
     batch_size: Count = 32
     every_steps: Count = 10_000
     segment_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0  # 0: as in training

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def load_initial_weights(config: Config) -> dict[str, Any]:
     """Read the weights that `config.init_from` names; InputError if they are of another network."""
     from audiosep_jax.training import trained  # with the hub's client, which takes a second
 
-    found = trained.read(config.init_from)
+    found = trained.read(os.path.expanduser(config.init_from))
     # The type of the activations is no property of the weights.
     changes = differences(dataclasses.replace(found.model, dtype=config.model.dtype), config.model)
     if changes:

@@ -784,11 +784,12 @@ def test_another_text_encoder_is_refused(copied: Path, monkeypatch: pytest.Monke
 
 
 def test_given_weights_of_another_architecture_are_refused_before_the_workdir_is_made(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tiny_run.save_run(tmp_path / "other")
+    monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InputError, match=r"init_from=.*other: model\.\w+ is .* there and .* here"):
-        train.train(config(init_from=str(tmp_path / "other")), tmp_path / "run")
+        train.train(config(init_from="~/other"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
