@@ -83,7 +83,7 @@ _HEARTBEAT = flags.DEFINE_integer(
     "heartbeat_seconds", 60, "A process that is silent for longer counts as dead.", lower_bound=1
 )
 _START = flags.DEFINE_integer(
-    "start_seconds", 300, "Seconds to wait for the others at the start.", lower_bound=1
+    "start_seconds", 300, "Seconds to wait for the others.", lower_bound=1
 )
 
 
