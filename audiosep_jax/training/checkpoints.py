@@ -1,5 +1,6 @@
 """Checkpoints of a run: written by Orbax in the background, whole or not at all."""
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -182,6 +183,8 @@ class Checkpoints:
         try:
             action(self._manager)
         except Exception as error:  # Orbax raises whatever its threads have raised
+            with contextlib.suppress(Exception):
+                self._manager.close()  # ends its threads, which may still write
             self._manager = None  # it fails from now on
             newest = self.latest_step()
             left = "there is none yet" if newest is None else f"that of step {newest} is the newest"
@@ -304,7 +307,7 @@ def _checksum(tree: Any) -> int:
     """CRC-32 of all arrays. Orbax's files hold none, so a flipped bit would go unnoticed."""
     crc = 0
     for leaf in jax.tree.leaves(tree):
-        crc = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8), crc)
+        crc = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, crc)
     return crc
 
 
