@@ -12,7 +12,7 @@ import queue
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -65,17 +65,9 @@ def train_batches(
     processes.
 
     Args:
-        source: the clips, or their sampler.
         conditions: the (E,) embedding of every caption of the source.
-        mixing: how clips are mixed.
-        data: segment length, threads, worker processes, buffers.
-        augment: changes to clips; None for none.
-        seed: of the whole stream.
-        batch_size: rows of a global batch.
-        first_step: number of the first batch.
-        process_index: this host's rows are `process_index::process_count` of each batch.
-        process_count: number of hosts.
-        local_processes: number of them on this machine, which share its cores.
+        batch_size: rows of a global batch; this host's are `process_index::process_count` of them.
+        local_processes: number of hosts on this machine, which share its cores.
         place: applied to each batch ahead of time, in a thread; moves it to the devices.
 
     Raises:
@@ -109,8 +101,12 @@ def train_batches(
         batch["condition"] = np.stack([conditions[x] for x in captions]).astype(np.float32)
         return place(batch) if place else batch
 
-    ahead = num_threads or num_workers
-    return _closing(map_ahead(finished, made) if ahead else map(finished, made), made, maker)
+    def stream() -> Batches:
+        ahead = num_threads or num_workers
+        with contextlib.closing(maker), contextlib.closing(made):
+            yield from map_ahead(finished, made) if ahead else map(finished, made)
+
+    return stream()
 
 
 def target_recordings(sampler: ClipSampler, seed: int) -> grain.MapDataset:
@@ -191,14 +187,6 @@ def map_ahead(change: Callable[[Any], Any], items: Generator[Any, None, None]) -
         while thread.is_alive():  # it may wait for a place in the queue
             with contextlib.suppress(queue.Empty):
                 ready.get(timeout=0.05)
-
-
-def _closing(batches: Iterator[Batch], made: Batches, maker: BatchMaker) -> Batches:
-    try:
-        yield from batches  # closes them, if they are a generator
-    finally:
-        made.close()
-        maker.close()
 
 
 def _numbered(position: int, recording: int) -> np.ndarray:

@@ -128,10 +128,7 @@ class FileSource(Source):
     pickled copy starts with an empty one.
 
     Args:
-        clips: the files.
-        sample_rate_hz: rate that files are resampled to.
         min_seconds: shorter files are unusable.
-        cache_megabytes: size of the cache.
         sample_by: `duration` cuts each file into equal pieces of at most `RECORD_SECONDS`, each of
             them a clip, as a prepared data set does. It reads the header of every file.
     """
@@ -246,8 +243,6 @@ class WeightedSources(Source):
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] = ()) -> None:
         if not sources or any(not len(source) for source in sources):
             raise InputError("a data set of the mixture has no clips")
-        if weights and len(sources) != len(weights):
-            raise InputError(f"{len(weights)} weights for {len(sources)} data sets")
         self.sources = tuple(sources)
         self.sample_rate_hz = sources[0].sample_rate_hz
         firsts = [source.recordings[:-1] for source in sources]
