@@ -1,13 +1,13 @@
 """Compile inference and the training step for TPUs or GPUs that are not there, and count.
 
-    pip install libtpu                     (TPUs: v4, v5e, v5p, v6e, tpu7x)
+    pip install libtpu                     (TPUs: v4, v5e, v5p, v6e)
     python benchmarks/compile_for.py --topology v5e:2x2 --batch_size 12 --dtype bfloat16 --fold 4
     python benchmarks/compile_for.py --topology v4:4x4x4 --batch_size 24 --dtype bfloat16 --remat
     pip install 'jax[cuda12]'              (GPUs of one machine: a100, h100, h200)
     python benchmarks/compile_for.py --topology h100:8 --batch_size 12 --dtype bfloat16
 
 `libtpu` contains the compiler of every TPU, JAX's CUDA plugin that of GPUs. A topology is a kind of
-chip and how many: a grid for TPUs, of two axes for `v5e` and `v6e` and of three for the others.
+chip and how many: a grid for TPUs, of two axes for `v5e` and `v6e` and of three for `v4` and `v5p`.
 ResUNet30's training step takes ten minutes of CPU time for a TPU, and one minute for a GPU.
 
 All numbers are those of one device. FLOP and traffic are XLA's cost analysis of the optimised

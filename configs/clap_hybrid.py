@@ -2,7 +2,7 @@
 
 Command:   python train.py --config configs/clap_hybrid.py --config.data.root=train.json --config.data.valid_root=valid.json
 Hardware:  eight GPUs or TPU cores, 12 clips of 5 s each
-Memory:    not measured on an accelerator; see configs/clap.py
+Memory:    as configs/clap.py, and CLAP's audio tower, which was not compiled
 Time:      not measured here; 6 days of eight V100s and more, since CLAP's audio tower runs, too
 Expect:    unknown: the published weights had ratio 1, which reach SDRi 7.74 dB on AudioSet
 """  # noqa: E501

@@ -2,7 +2,7 @@
 
 Command:   python train.py --config configs/clip.py --config.data.root=train.json --config.data.valid_root=valid.json
 Hardware:  eight GPUs or TPU cores, 12 clips of 5 s each
-Memory:    not measured on an accelerator; see configs/clap.py
+Memory:    as configs/clap.py
 Time:      not measured here; as with CLAP, 6 days of eight V100s' float32 peak or more
 Expect:    unknown: the released code has no CLIP variant; CLAP's reach SDRi 7.74 dB on AudioSet
 """  # noqa: E501

@@ -2,7 +2,7 @@
 
 Command:   python train.py --config configs/finetune.py --config.data.root=train.json --config.data.valid_root=valid.json
 Hardware:  one GPU, 12 clips of 5 s (what each of the paper's eight had, with 32 GB)
-Memory:    not measured on an accelerator; see configs/clap.py
+Memory:    as configs/clap.py
 Time:      not measured here; 20,000 steps of 8.4 TFLOP are 3 hours of a V100's float32 peak
 Expect:    it depends on the clips; the published weights begin at SDRi 7.74 dB on AudioSet
 """  # noqa: E501
