@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import json
 
 import jax
 import numpy as np
 
-from audiosep_jax.training.checkpoints import Checkpoints
+from audiosep_jax.training.checkpoints import CHECKSUMS, Checkpoints
 from audiosep_jax.training.config import default_config, from_mapping
 from audiosep_jax.training.steps import init_state
 
@@ -38,6 +39,15 @@ def save_run(workdir, scores=None, config=None, text_fingerprint="hashed-1", wor
         for step, state in states.items():
             checkpoints.save(step, state, about, (scores or {}).get(step))
     return states
+
+
+def edit_about(workdir, change):
+    """Change what the checkpoints say about themselves, and drop the checksum of it."""
+    for path in workdir.glob("checkpoints/*/about/metadata"):
+        about = json.loads(path.read_text())
+        del about[CHECKSUMS]
+        change(about)
+        path.write_text(json.dumps(about))
 
 
 def _random(shapes, seed):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from tiny_models import write_clap
-from tiny_run import save_run, tiny_config
+from tiny_run import edit_about, save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders import make_encoder
@@ -546,8 +546,7 @@ def test_checkpoint_of_another_architecture(here, capfd):
     recording(here / "in.wav")
     config = tiny_config()
     save_run(here / "other", config=config)
-    about = next(here.glob("other/checkpoints/*/about/metadata"))
-    about.write_text(about.read_text().replace('"stem_channels": 3', '"stem_channels": 5'))
+    edit_about(here / "other", lambda about: about["config"]["model"].update(stem_channels=5))
     refused(capfd, here, command("other"), "is of another architecture")
 
 

@@ -1,7 +1,6 @@
 """Separator: the network's own numbers at any rate, length and channels; every misuse named."""
 
 import dataclasses
-import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import RATE_HZ, save_run, tiny_config
+from tiny_run import RATE_HZ, edit_about, save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders.hashed import HashedEncoder
@@ -200,9 +199,7 @@ def test_a_config_of_data_or_training_it_does_not_know_is_no_obstacle(tmp_path):
     values = tiny_config().to_dict()
     values["data"]["of_next_year"] = 1
     save_run(tmp_path)
-    about = next(tmp_path.glob("checkpoints/*/about/metadata"))
-    stored = json.loads(about.read_text())
-    about.write_text(json.dumps({**stored, "config": values}))
+    edit_about(tmp_path, lambda about: about.update(config=values))
     assert Separator.load(tmp_path).step == 10
 
 
@@ -294,13 +291,6 @@ def test_no_checkpoint_there(tmp_path):
     fails(lambda: Separator.load(tmp_path), "no checkpoint yet")
     (tmp_path / "checkpoints" / "00000007").mkdir()
     fails(lambda: Separator.load(tmp_path / "checkpoints" / "00000007"), "cannot be read")
-
-
-def edit_about(run, change):
-    for path in run.glob("checkpoints/*/about/metadata"):
-        about = json.loads(path.read_text())
-        change(about)
-        path.write_text(json.dumps(about))
 
 
 @pytest.mark.parametrize(
