@@ -86,7 +86,7 @@ def open_decoder(path: Path, max_seconds: float = 1e9) -> tuple[soundfile.SoundF
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
             raise AudioError(f"{path}: cannot be opened (Permission denied)")
         if not path.is_file():  # opening a pipe would block
-            raise AudioError(f"{path}: is not a file but a folder, pipe or device")
+            raise AudioError(f"{path}: is a folder, pipe or device; save the sound to a file first")
         if path.stat().st_size == 0:
             raise AudioError(f"{path}: is empty")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:

@@ -10,7 +10,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -206,10 +206,6 @@ class Picture:
 # ---------------------------------------------------------------------- many recordings
 
 
-class Stopped(Exception):
-    """Ends the work on a recording after the command was interrupted."""
-
-
 def separate_all(
     separator: Separator,
     tasks: Sequence[Task],
@@ -229,7 +225,7 @@ def separate_all(
 
     def advance(share: float) -> None:
         if stop.is_set():
-            raise Stopped
+            raise CancelledError
         progress(share)
 
     def work(task: Task) -> Record | InputError:
@@ -238,7 +234,7 @@ def separate_all(
             return separate_task(mine, task, settings, advance)
         except InputError as error:
             return error
-        except Stopped:
+        except CancelledError:
             raise
         except Exception as error:  # the other recordings are separated whatever it is
             reason = f"{type(error).__name__}: {str(error)[:300]}"

@@ -219,7 +219,7 @@ def refused(capfd, tmp_path, code, words):
         ("folder", "holds no recordings"),
         ("x" * 5000, "cannot be opened"),
         ("in.wav/below.wav", ""),
-        ("/dev/null", "is not a file"),
+        ("/dev/null", "is a folder, pipe or device"),
         ("https://example.com/a.wav", "is not a local path"),
         ("", "a path is empty"),
     ],
