@@ -6,20 +6,10 @@ channels to four times their size. A folded array `(B, T, F/r, r*C)` is the row-
 turn weights into weights for folded arrays, with which the result is the same.
 """
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-
-def fold_vector(x_C: jax.Array, fold: int, widths: Sequence[int]) -> jax.Array:
-    """Repeat the channels `(..., C)` for every bin, each part of a concatenation by itself."""
-    if fold == 1:
-        return x_C
-    parts = jnp.split(x_C, np.cumsum(widths)[:-1], axis=-1)
-    return jnp.concatenate([part for part in parts for _ in range(fold)], axis=-1)
 
 
 def fold_matrix(kernel_CD: jax.Array, fold: int) -> jax.Array:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from audiosep_jax.model.folding import fold_average_pool, fold_matrix, fold_upsample, fold_vector
+from audiosep_jax.model.folding import fold_average_pool, fold_matrix, fold_upsample
 
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.99  # 0.01 in PyTorch's convention
@@ -46,23 +46,28 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         variance = self.variable("batch_stats", "var", jnp.ones, (channels,))
         offset_BC = bias_C[None] if shift_BC is None else bias_C + shift_BC
-        if not train:
-            x = jnp.concatenate(parts, axis=-1)
+        if train:
+            mean_C, variance_C, count = self._statistics(jax.lax.stop_gradient(parts))
+            if not self.is_initializing():
+                unbiased_C = variance_C * (count / max(count - 1, 1))
+                mean.value = _moving(mean.value, mean_C)
+                variance.value = _moving(variance.value, unbiased_C)
+            rate_C = jax.lax.rsqrt(variance_C + BATCH_NORM_EPSILON)
+            # shard_map wants what is multiplied by x to vary over the devices if x does.
+            zeros_C = jnp.zeros_like(parts[0], scale_C.dtype, (channels,))
+            vectors = [mean_C, rate_C, scale_C + zeros_C, offset_BC + zeros_C]
+            apply = functools.partial(_normalise, self.axis_name, self.leak, self.fold)
+        else:
             gain_C = scale_C * jax.lax.rsqrt(variance.value + BATCH_NORM_EPSILON)
-            offset_BC = offset_BC - mean.value * gain_C
-            gain_C, offset_BC = (fold_vector(v, self.fold, widths) for v in (gain_C, offset_BC))
-            offset = _per_item(offset_BC, x)
-            return _leaky_relu((x * gain_C + offset).astype(x.dtype), self.leak)
-        mean_C, variance_C, count = self._statistics(jax.lax.stop_gradient(parts))
-        if not self.is_initializing():
-            mean.value = _moving(mean.value, mean_C)
-            variance.value = _moving(variance.value, variance_C * (count / max(count - 1, 1)))
-        rate_C = jax.lax.rsqrt(variance_C + BATCH_NORM_EPSILON)
-        # shard_map wants what is multiplied by x to vary over the devices if x does, as these do.
-        zeros_C = jnp.zeros_like(parts[0], scale_C.dtype, (channels,))
-        own = (mean_C, rate_C, scale_C + zeros_C, offset_BC + zeros_C)
-        vectors = tuple(fold_vector(vector, self.fold, widths) for vector in own)
-        return _normalise(self.axis_name, self.leak, self.fold, parts, vectors)
+            vectors = [gain_C, offset_BC - mean.value * gain_C]
+            apply = functools.partial(_multiply_add, self.leak)
+        ends = list(itertools.accumulate(widths))[:-1]
+        shares = [jnp.split(vector, ends, axis=-1) for vector in vectors]
+        results = [
+            apply(part, *(jnp.tile(vector, self.fold) for vector in own))
+            for part, *own in zip(parts, *shares, strict=True)
+        ]
+        return jnp.concatenate(results, axis=-1)
 
     def _statistics(self, parts: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array, int]:
         """Mean and biased variance by channel over all devices, and the number of values."""
@@ -110,70 +115,45 @@ def _leaky_relu(x: jax.Array, leak: float) -> jax.Array:
     return x if leak == 1 else nn.leaky_relu(x, leak)
 
 
-Parts = Sequence[jax.Array]
+def _multiply_add(leak: float, x: jax.Array, gain_C: jax.Array, offset_BC: jax.Array) -> jax.Array:
+    return _leaky_relu((x * gain_C + _per_item(offset_BC, x)).astype(x.dtype), leak)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _normalise(
-    axis_name: str | None, leak: float, fold: int, parts: Parts, vectors: Sequence[jax.Array]
+    axis_name: str | None, leak: float, fold: int, x: jax.Array, *vectors: jax.Array
 ) -> jax.Array:
-    """Compute `leaky_relu((x - mean) * rate * scale + offset)`; x is the parts' concatenation.
+    """Compute `leaky_relu((x - mean) * rate * scale + offset)`.
 
     `vectors` are mean_C, rate_C, scale_C and offset_BC. mean_C and rate_C must be the mean and the
     inverse deviation of x over all devices: the gradient of x includes their dependence on it. The
     backward pass keeps the arguments alone. Plain operations would keep x three times in float32.
     """
-    results = []
-    for part, *own in zip(parts, *_split(vectors, parts), strict=True):
-        _, y = _normal_and_affine(part, *own)
-        results.append(_leaky_relu(y, leak).astype(part.dtype))
-    return jnp.concatenate(results, axis=-1)
-
-
-def _forward(
-    axis_name: str | None, leak: float, fold: int, parts: Parts, vectors: Sequence[jax.Array]
-) -> tuple[jax.Array, tuple[Parts, Sequence[jax.Array]]]:
-    return _normalise(axis_name, leak, fold, parts, vectors), (parts, vectors)
+    return _leaky_relu(_normal_and_affine(x, *vectors)[1], leak).astype(x.dtype)
 
 
 def _backward(
-    axis_name: str | None,
-    leak: float,
-    fold: int,
-    saved: tuple[Parts, Sequence[jax.Array]],
-    gradient: jax.Array,
-) -> tuple[Parts, tuple[None, None, jax.Array, jax.Array]]:
+    axis_name: str | None, leak: float, fold: int, saved: Sequence[jax.Array], gradient: jax.Array
+) -> tuple[jax.Array | None, ...]:
     # Without the barrier XLA would keep arrays of the forward pass that both compute.
-    parts, vectors = jax.lax.optimization_barrier(saved)
+    x, *vectors = jax.lax.optimization_barrier(saved)
     _, rate_C, scale_C, offset_BC = vectors
-    rows = zip(parts, *_split((gradient, *vectors), parts), strict=True)
-    pairs = [_gradient_and_normal(leak, *row) for row in rows]
+    normal, y = _normal_and_affine(x, *vectors)
+    gradient = jnp.where(y >= 0, 1, leak) * gradient.astype(y.dtype)
     # Sums over the same axes, so that XLA computes both in one pass.
-    inner = tuple(range(1, gradient.ndim - 1))
-    sums = [jnp.stack([g.sum(inner), (g * n).sum(inner)]) for g, n in pairs]
-    offset_gradient_BC, scale_gradient_BC = sums_2BC = jnp.concatenate(sums, axis=-1)
-    means_2C = sums_2BC.sum(1) * (gradient.shape[-1] / gradient.size)
+    inner = tuple(range(1, x.ndim - 1))
+    sums_2BC = jnp.stack([gradient.sum(inner), (gradient * normal).sum(inner)])
+    means_2C = sums_2BC.sum(1) * (x.shape[-1] / x.size)
     means_2C = means_2C if axis_name is None else jax.lax.pmean(means_2C, axis_name)
-    if fold > 1:
-        own = [m.reshape(2, fold, -1).mean(1) for m in _split((means_2C,), parts)[0]]
-        means_2C = jnp.concatenate([m for m in own for _ in range(fold)], axis=-1)
-    rows = zip(parts, pairs, *_split((rate_C * scale_C, *means_2C), parts), strict=True)
-    parts_gradient = tuple(
-        (gain_C * (g - mean_C - n * slope_C)).astype(part.dtype)
-        for part, (g, n), gain_C, mean_C, slope_C in rows
-    )
+    mean_C, slope_C = jnp.tile(means_2C.reshape(2, fold, -1).mean(1), fold)
+    x_gradient = rate_C * scale_C * (gradient - mean_C - normal * slope_C)
+    offset_gradient_BC, scale_gradient_BC = sums_2BC
     if len(offset_BC) == 1:
         offset_gradient_BC = offset_gradient_BC.sum(0, keepdims=True)
-    return parts_gradient, (None, None, scale_gradient_BC.sum(0), offset_gradient_BC)
+    return x_gradient.astype(x.dtype), None, None, scale_gradient_BC.sum(0), offset_gradient_BC
 
 
-_normalise.defvjp(_forward, _backward)
-
-
-def _split(arrays: Sequence[jax.Array], parts: Parts) -> list[list[jax.Array]]:
-    """Split the channels of each array as the parts share them."""
-    ends = list(itertools.accumulate(part.shape[-1] for part in parts))
-    return [jnp.split(x, ends[:-1], axis=-1) for x in arrays]
+_normalise.defvjp(lambda *all_: (_normalise(*all_), all_[3:]), _backward)
 
 
 def _normal_and_affine(
@@ -182,14 +162,6 @@ def _normal_and_affine(
     # The mean is subtracted first: exact where it is large against the deviation.
     normal = (x - mean_C) * rate_C
     return normal, normal * scale_C + _per_item(offset_BC, x)
-
-
-def _gradient_and_normal(
-    leak: float, x: jax.Array, gradient: jax.Array, *vectors: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Gradient before the leaky ReLU, and `(x - mean) * rate`."""
-    normal, y = _normal_and_affine(x, *vectors)
-    return jnp.where(y >= 0, 1, leak) * gradient.astype(y.dtype), normal
 
 
 class Pointwise(nn.Module):
