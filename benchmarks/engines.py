@@ -87,7 +87,7 @@ class OriginalInChunks(Original):
 class Ours:
     """`Separator` with one of its engines, and the training step of `train.py`."""
 
-    def __init__(self, folder: Path, audiosep: Path, **options: str) -> None:
+    def __init__(self, folder: Path, audiosep: Path, **options: Any) -> None:
         from audiosep_jax import Separator
 
         self.separator = Separator.load(folder / "weights", **options)
@@ -133,7 +133,7 @@ class OnnxRuntime:
         from audiosep_jax.model.resunet_graph import write_resunet
         from audiosep_jax.model.stft import istft, stft
 
-        separator: Any = Separator.load(folder / "weights")
+        separator: Any = Separator.load(folder / "weights", engine="jax")
         sizes = separator.model.window_samples, separator.model.hop_samples
         graph = write_resunet(separator.model, separator.variables)
         options = onnxruntime.SessionOptions()
@@ -160,10 +160,10 @@ class OnnxRuntime:
 
 
 # Class and options of each engine; `separate.py` has the options of the same names.
-ENGINES: dict[str, tuple[type[Any], dict[str, str]]] = {
+ENGINES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "PyTorch": (Original, {}),
     "PyTorch in chunks": (OriginalInChunks, {}),
-    "JAX": (Ours, {}),
+    "JAX": (Ours, {"engine": "jax"}),
     "onnxruntime": (OnnxRuntime, {}),
     "OpenVINO": (Ours, {"engine": "openvino"}),
     "OpenVINO, bfloat16": (Ours, {"engine": "openvino", "precision": "bfloat16"}),

@@ -21,6 +21,7 @@ os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(10**11))
 CACHE = Path(tempfile.gettempdir()) / f"audiosep_jax_tests_{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("AUDIOSEP_JAX_CACHE", str(CACHE / "package"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 
 import pytest  # noqa: E402

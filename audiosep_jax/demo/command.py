@@ -14,7 +14,7 @@ from audiosep_jax import files
 from audiosep_jax.cli import Parser, exit_code
 from audiosep_jax.demo.storage import own_folder
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.options import add_checkpoint, add_text_model, load_separator
+from audiosep_jax.separation.options import add_checkpoint, add_loading, load_separator
 
 # JAX and Gradio are imported where they are used, so that help and mistakes answer at once.
 
@@ -42,7 +42,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         if importlib.util.find_spec(package) is None:
             raise InputError(f"the page needs {package}: pip install 'audiosep-jax[demo]'")
     host, port = _free_address(arguments.host, arguments.port)
-    separator = load_separator(arguments.checkpoint, arguments.text_model)
+    separator = load_separator(arguments.checkpoint, arguments)
     separator.embed_text(["a sound"])  # fetches the text encoder before the first visitor comes
 
     # ------------------------------------------------------------------ serve, clean up
@@ -96,7 +96,7 @@ def _parser() -> Parser:
     description = "Serve a web page that separates sounds, described in sentences, from recordings."
     parser = Parser("audiosep demo", description, EXAMPLE)
     add_checkpoint(parser)
-    add_text_model(parser)
+    add_loading(parser)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to serve on (default: %(default)s)")
     add("--port", type=int, default=7860, help="port; 0 for any free one (default: %(default)s)")

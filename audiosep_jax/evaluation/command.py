@@ -12,6 +12,7 @@ from audiosep_jax.cli import Parser, exit_code, local_path, number, say, shard
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import MAX_SNR_DB
 from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS, Protocol
+from audiosep_jax.separation.options import add_loading, load_separator
 
 if TYPE_CHECKING:
     from audiosep_jax.evaluation.lists import Item
@@ -75,10 +76,8 @@ def _score(words: Sequence[str]) -> None:
     if not arguments.checkpoint and arguments.baseline in ("", "random_query"):
         raise InputError("--checkpoint is needed, or a --baseline that has no model")
     protocol, items = _listed(arguments)
-    from audiosep_jax.separation.options import load_separator
-
     checkpoint = arguments.checkpoint
-    separator = load_separator(checkpoint, arguments.text_model) if checkpoint else None
+    separator = load_separator(checkpoint, arguments) if checkpoint else None
     _evaluate(arguments, protocol, items, separator, _command(words))
 
 
@@ -275,13 +274,12 @@ def _watch(words: Sequence[str]) -> None:
     protocol, items = _listed(arguments)
     from audiosep_jax.evaluation.lists import list_fingerprint
     from audiosep_jax.evaluation.watch import watch
-    from audiosep_jax.separation.options import load_separator
 
     damaged = []
 
     def score(checkpoint: Path, place: Path) -> bool:
         try:
-            separator = load_separator(str(checkpoint), arguments.text_model)
+            separator = load_separator(str(checkpoint), arguments)
         except InputError as error:
             if checkpoint.is_dir():  # otherwise training has removed it
                 say("skipped:", str(error))
@@ -396,8 +394,7 @@ def _add_list(parser: Parser) -> None:
 def _add_scoring(parser: Parser) -> None:
     """Options of the scores."""
     add = parser.add_argument
-    text_model = "text encoder, if it is not where training had it"
-    add("--text_model", default="", metavar="DIR", help=text_model)
+    add_loading(parser)
     add("--baseline", choices=BASELINES, default="", help="score a baseline instead")
     batch = "clips at once, on all devices together (default: 1)"
     add("--batch_size", type=number(int, 1), default=1, help=batch)

@@ -28,7 +28,7 @@ from audiosep_jax.evaluation.protocols import Protocol
 from audiosep_jax.evaluation.results import Row, RowLog
 from audiosep_jax.evaluation.scores import Scored, ScoreFunction, sdr_scores
 from audiosep_jax.metrics import fitted, sdr_improvement
-from audiosep_jax.model.network import ModelConfig
+from audiosep_jax.model.network import Engine, ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import num_frames
 from audiosep_jax.model.tiles import bucket, can_stream, one_pass
@@ -49,6 +49,7 @@ class Estimator:
     scoring_hz: int
     conditions: Mapping[str, np.ndarray]  # (E,) by query
     network: ModelConfig | None = None  # set if clips of rare lengths may share shapes
+    engine: Engine | None = None  # runs the network, one clip after another; None for JAX
 
 
 class Batch(NamedTuple):
@@ -94,9 +95,10 @@ def make_estimator(
     body = baselines.body_of(baseline, model)
     if separator and baseline in baselines.WITH_NETWORK:
         conditions = dict(zip(distinct, separator.embed_text(distinct), strict=True))
-        network = model if can_stream(model) else None  # it can hold padding at zero
-        rate_hz = model.sample_rate_hz
-        return Estimator(body, separator.variables, rate_hz, scoring_hz, conditions, network)
+        engine, rates = separator.runner, (model.sample_rate_hz, scoring_hz)
+        # It can hold padding at zero.
+        network = model if engine or can_stream(model) else None
+        return Estimator(body, separator.variables, *rates, conditions, network, engine)
     # Without an STFT nothing needs the model's sample rate.
     rate_hz = scoring_hz if baseline in baselines.WITHOUT_STFT else model.sample_rate_hz
     conditions = dict.fromkeys(distinct, np.zeros(1, np.float32))
@@ -259,6 +261,8 @@ def _load(item: Item, estimator: Estimator, frames: int | None) -> _Loaded | Uns
         return Unscored(item, str(error))
     both_CS = np.stack([made.mixture_S, made.target_S])
     mixture_S, target_S = audio_files.resample(both_CS, scoring_hz, model_hz)
+    if estimator.engine and estimator.network:  # it takes padded clips only
+        frames = frames or padded_frames(estimator.network, len(mixture_S))
     inputs = {"mixture": mixture_S, "target": target_S}
     num_inputs, first = len(mixture_S), 0
     if frames is not None and estimator.network is not None:
@@ -277,12 +281,24 @@ def _dispatch(
     good = [x.inputs for x in loaded if isinstance(x, _Loaded)]
     if not good:
         return []
+    if estimator.engine:
+        names = [x for x in ("condition", "wrong_condition") if x in good[0]]
+        return [np.stack([_by_engine(estimator, x, name) for x in good]) for name in names]
     # The last batch is filled up with its first rows again: one shape, one compilation.
     index = np.resize(np.arange(len(good)), num_rows)
     batch = {key: np.stack([good[i][key] for i in index]) for key in good[0]}
     conditions = [batch.pop(x) for x in ("condition", "wrong_condition") if x in batch]
     step = _step(estimator.body, estimator.network if "total" in batch else None)
     return [step(variables, split_batch({**batch, "condition": x}))["estimate"] for x in conditions]
+
+
+def _by_engine(estimator: Estimator, inputs: Mapping[str, Any], condition: str) -> np.ndarray:
+    """Estimate of one padded clip."""
+    audio_S, total, engine = inputs["mixture"], inputs["total"], estimator.engine
+    condition_E, model = inputs[condition], estimator.network
+    assert model is not None
+    estimate_S = one_pass(model, estimator.variables, audio_S, condition_E, total, engine)
+    return np.asarray(estimate_S)
 
 
 @functools.lru_cache(maxsize=4)  # all checkpoints of a watched run use the same programs

@@ -1,10 +1,11 @@
 """The interface between a network and everything that runs it."""
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from pydantic import Field
 
 from audiosep_jax.errors import InputError
@@ -98,3 +99,22 @@ class Network(nn.Module):
         what it needs of the past, and its result is that of `delay_frames` frames earlier.
         """
         raise NotImplementedError
+
+
+class Engine(Protocol):
+    """Runs the evaluation of one network, with its variables, in place of JAX."""
+
+    @property
+    def state_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Arrays that `tile` carries for one row; they are zero at the start of a recording."""
+        ...
+
+    def whole(self, mag_BTF: Any, condition_BE: Any) -> np.ndarray:
+        """Compute mask channels as `Network.__call__` without a span does."""
+        ...
+
+    def tile(
+        self, mag_BTF: Any, condition_BE: Any, span: Span, state: Any
+    ) -> tuple[np.ndarray, Any]:
+        """Compute mask channels as `Network.__call__` in a stream does, and the next state."""
+        ...

@@ -5,8 +5,9 @@ A network's graph computes what `Network.__call__` does in evaluation, in float3
     magnitude (B, T, F), condition (B, E) -> mask (B, T, F, C)
 
 The graph of a stream takes a tile, whose T is a multiple of `config.time_stride`. It has the inputs
-`first` and `total` of `Span` as well, and an input for every array that the network carries from
-tile to tile, zero at first. The output for the next tile has the same name behind `NEXT`.
+`first` and `total` of `Span` as well, int64 `(1,)`, and an input for every array that the network
+carries from tile to tile, zero at first. The output for the next tile has the same name behind
+`NEXT`.
 """
 
 from collections.abc import Sequence

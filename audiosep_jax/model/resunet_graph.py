@@ -39,7 +39,7 @@ class _ResUNetGraph(Graph):
         mag_BTF = self.input("magnitude", ("batch", "frames", config.num_bins))
         self._condition_BE = self.input("condition", ("batch", config.condition_features))
         if self._stream:
-            self._first, self._total = (self.input(x, (), np.int64) for x in ("first", "total"))
+            self._first, self._total = (self.input(x, (1,), np.int64) for x in ("first", "total"))
         x = self._cut_and_padded(self._normed_bins(mag_BTF), mag_BTF)
         x = self._pointwise(self.op("Unsqueeze", x, self._axes(1)), base["pre_conv"])
         skips: list[str] = []
@@ -71,11 +71,12 @@ class _ResUNetGraph(Graph):
         x_BTF = self.op("Add", x_BTF, self.constant(offset_F))
         if not self._stream:
             return x_BTF
-        inside_T1 = self._inside(x_BTF, 1, self._first, self._total)
+        inside_T = self._inside(x_BTF, 1, self._first, self._total)
         # The zeros that one pass pads with count as frames of the recording from here on.
         stride = self.integer(self._config.time_stride)
         more = self.op("Add", self._total, self.integer(self._config.time_stride - 1))
         self._total = self.op("Mul", self.op("Div", more, stride), stride)
+        inside_T1 = self.op("Unsqueeze", inside_T, self._axes(1))
         return self.op("Where", inside_T1, x_BTF, self.constant(0.0))
 
     def _cut_and_padded(self, x_BTF: str, mag_BTF: str) -> str:
@@ -118,12 +119,12 @@ class _ResUNetGraph(Graph):
 
     def _residual(self, block: Block, name: str, x: str) -> str:
         params = self._params["base"][block.name][name]
-        inside_T1 = self._inside_of(block, x)
+        inside_BCTF = self._inside_of(block, x)
         y = self._activated(block, f"{name}/bn1", f"{name}->beta1", x)
         gain_C, offset_C = self._norm(block, f"{name}/bn2")
-        y = self._conv3x3(y, params["conv1"]["kernel"] * gain_C, inside_T1)
+        y = self._conv3x3(y, params["conv1"]["kernel"] * gain_C, inside_BCTF)
         y = self.op("Add", y, self._shift(block, f"{name}->beta2", offset_C))
-        y = self._conv3x3(self._leaky(y), params["conv2"]["kernel"], inside_T1)
+        y = self._conv3x3(self._leaky(y), params["conv2"]["kernel"], inside_BCTF)
         return self.op(
             "Add", self._pointwise(x, params["shortcut"]) if "shortcut" in params else x, y
         )
@@ -149,16 +150,16 @@ class _ResUNetGraph(Graph):
         level = self.integer(block.level)
         shift = self.integer(-block.delay - block.before)
         first = self.op("Add", self.op("Div", self._first, level), shift)
-        return self._inside(x, 2, first, self.op("Div", self._total, level))
+        inside_T = self._inside(x, 2, first, self.op("Div", self._total, level))
+        # Of the rank of `x`: otherwise OpenVINO would change the order of its axes, twice.
+        return self.op("Unsqueeze", inside_T, self._axes(0, 1, 3))
 
     def _inside(self, x: str, axis: int, first: str, total: str) -> str:
-        """Tell which frames of `x` belong to the recording: `(T, 1)`."""
+        """Tell which frames of `x` belong to the recording: `(T,)`."""
         zero, count = self.integer(0), self.op("Squeeze", self.size(x, axis), self._axes(0))
         frame_T = self.op("Add", self.op("Range", zero, count, self.integer(1)), first)
-        inside_T = self.op(
-            "And", self.op("GreaterOrEqual", frame_T, zero), self.op("Less", frame_T, total)
-        )
-        return self.op("Unsqueeze", inside_T, self._axes(1))
+        started_T = self.op("GreaterOrEqual", frame_T, zero)
+        return self.op("And", started_T, self.op("Less", frame_T, total))
 
     # ------------------------------------------------------------------ layers
 
@@ -174,9 +175,9 @@ class _ResUNetGraph(Graph):
         weights = self.constant(dense["kernel"]), self.constant(dense["bias"] + offset_C)
         return self.op("Unsqueeze", self.op("Gemm", self._condition_BE, *weights), self._axes(2, 3))
 
-    def _conv3x3(self, x: str, kernel: np.ndarray, inside_T1: str) -> str:
-        if inside_T1:
-            x = self.op("Where", inside_T1, x, self.constant(0.0))
+    def _conv3x3(self, x: str, kernel: np.ndarray, inside_BCTF: str) -> str:
+        if inside_BCTF:
+            x = self.op("Where", inside_BCTF, x, self.constant(np.zeros((1, 1, 1, 1))))
         kernel = np.transpose(kernel, (3, 2, 0, 1))
         return self.op("Conv", x, self.constant(kernel), kernel_shape=[3, 3], pads=PADS)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from audiosep_jax.model import SIZING_FRAMES, make_network, shapes
 from audiosep_jax.model.audiosep import apply_mask, magnitude
-from audiosep_jax.model.network import ModelConfig, Span
+from audiosep_jax.model.network import Engine, ModelConfig, Span
 from audiosep_jax.model.stft import num_frames, padded_istft, padded_stft
 
 UNKNOWN_FRAMES = 1 << 30  # total of a recording whose end has not come yet
@@ -97,13 +97,19 @@ def bucket(config: ModelConfig, frames: int) -> int:
 
 
 def initial_state(
-    config: ModelConfig, queries: int, channels: int, masks: int, tile_frames: int
+    config: ModelConfig,
+    queries: int,
+    channels: int,
+    masks: int,
+    tile_frames: int,
+    engine: Engine | None = None,
 ) -> State:
     """What is carried between tiles, at the start of a recording.
 
     Args:
         channels: of the mixture.
         masks: 1 for one that all channels share, or `channels`.
+        engine: as in `separate_tile`.
     """
     delay, bins, rows = delay_frames(config, tile_frames), config.num_bins, queries * masks
     state: State = {
@@ -113,7 +119,7 @@ def initial_state(
     if can_stream(config):
         state["network"] = jax.tree.map(
             lambda leaf: jnp.zeros((rows, *leaf.shape[1:]), leaf.dtype),
-            shapes(config).get("stream", {}),
+            engine.state_shapes if engine else shapes(config).get("stream", {}),
         )
         return state
     return state | {"faded": jnp.zeros((queries, channels, delay, bins), jnp.complex64)}
@@ -125,15 +131,15 @@ def spectrum_of(config: ModelConfig, padded_CS: jax.Array, num: int) -> jax.Arra
     return padded_stft(padded_CS, num, config.window_samples, config.hop_samples)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "masks"), donate_argnames="state")
 def separate_tile(
     config: ModelConfig,
     masks: int,
     variables: Any,
     state: State,
     spectrum_CTF: jax.Array,
-    condition_NE: jax.Array,
+    condition_NE: jax.Array | np.ndarray,
     span: Span,
+    engine: Engine | None = None,
 ) -> tuple[jax.Array, jax.Array, State]:
     """Estimates of the next tile of frames.
 
@@ -142,32 +148,97 @@ def separate_tile(
         state: that of the tile before, at first `initial_state`; empty if the tile is the whole
             recording.
         span: of the tile; its total is `UNKNOWN_FRAMES` until the end of the recording is known.
+        engine: runs the network, if it is not JAX, on its own copy of the variables.
 
     Returns:
         `(N, C, S)` with their half windows, of the frames from `span.first - delay_frames` on (with
         an empty state: from 0 on); the mask's gain `(N, masks, T)` in the topmost bins of these
         frames; and the next state.
     """
-    queries, (channels, frames, _) = len(condition_NE), spectrum_CTF.shape
-    state_out, first, tail = State(), span.first, 0
+    if engine is None:
+        return _tile_in_jax(config, masks, variables, state, spectrum_CTF, condition_NE, span)
+    rest = {name: value for name, value in state.items() if name != "network"}
+    mag_BTF, condition_BE = _network_inputs(masks, rest, spectrum_CTF, condition_NE)
+    mask_BTFC, carried = _by_engine(config, engine, state, mag_BTF, condition_BE, span)
+    audio_NCS, gain_NMT, state_out = _estimates(config, masks, rest, spectrum_CTF, mask_BTFC, span)
+    return audio_NCS, gain_NMT, state_out | carried
+
+
+@functools.partial(jax.jit, static_argnames=("config", "masks"), donate_argnames="state")
+def _tile_in_jax(
+    config: ModelConfig,
+    masks: int,
+    variables: Any,
+    state: State,
+    spectrum_CTF: jax.Array,
+    condition_NE: jax.Array,
+    span: Span,
+) -> tuple[jax.Array, jax.Array, State]:
+    """`separate_tile` as one program."""
+    rest = {name: value for name, value in state.items() if name != "network"}
+    mag_BTF, condition_BE = _network_inputs(masks, rest, spectrum_CTF, condition_NE)
     options: dict[str, Any] = {"span": span} if can_stream(config) else {}
     if "network" in state:
         variables = {**variables, "stream": state["network"]}
         options["mutable"] = ["stream"]
-    # A network that carries no past receives the frames of the overlap once more.
-    past_CTF = state["spectrum"] if state else spectrum_CTF[:, :0]
-    both_CTF = jnp.concatenate([past_CTF, spectrum_CTF], axis=1)
-    heard_CTF = both_CTF if "faded" in state else spectrum_CTF
-    mag_MTF = magnitude(heard_CTF.mean(0, keepdims=True) if masks == 1 else heard_CTF)
-    mag_BTF = jnp.tile(mag_MTF, (queries, 1, 1))
-    condition_BE = jnp.repeat(condition_NE, masks, axis=0)
     result: Any = make_network(config).apply(
         variables, mag_BTF, condition_BE, train=False, **options
     )
+    carried = State()
     if "network" in state:
         result, updated = result
-        state_out["network"] = updated.get("stream", {})
-    mask_NMTFC = result.reshape(queries, masks, *result.shape[1:])
+        carried["network"] = updated.get("stream", {})
+    audio_NCS, gain_NMT, state_out = _estimates(config, masks, rest, spectrum_CTF, result, span)
+    return audio_NCS, gain_NMT, state_out | carried
+
+
+def _by_engine(
+    config: ModelConfig,
+    engine: Engine,
+    state: State,
+    mag_BTF: jax.Array,
+    condition_BE: jax.Array,
+    span: Span,
+) -> tuple[np.ndarray, State]:
+    """Mask, and the next state of the network."""
+    if "network" in state:
+        mask_BTFC, carried = engine.tile(mag_BTF, condition_BE, span, state["network"])
+        return mask_BTFC, {"network": carried}
+    frames = mag_BTF.shape[1]
+    # A network that can stream gets a whole recording here, whose end is padded.
+    count = int(span.total) if can_stream(config) else frames
+    mask_BTFC = engine.whole(np.asarray(mag_BTF)[:, :count], condition_BE)
+    missing = frames - mask_BTFC.shape[1]
+    return np.pad(mask_BTFC, ((0, 0), (0, missing), (0, 0), (0, 0))), State()
+
+
+@functools.partial(jax.jit, static_argnames="masks")
+def _network_inputs(
+    masks: int, state: State, spectrum_CTF: jax.Array, condition_NE: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Magnitudes `(B, T, F)` and conditions `(B, E)` of all queries and masks."""
+    if "faded" in state:  # a network that carries no past receives the overlap once more
+        spectrum_CTF = jnp.concatenate([state["spectrum"], spectrum_CTF], axis=1)
+    mag_MTF = magnitude(spectrum_CTF.mean(0, keepdims=True) if masks == 1 else spectrum_CTF)
+    return jnp.tile(mag_MTF, (len(condition_NE), 1, 1)), jnp.repeat(condition_NE, masks, axis=0)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "masks"), donate_argnames="state")
+def _estimates(
+    config: ModelConfig,
+    masks: int,
+    state: State,
+    spectrum_CTF: jax.Array,
+    mask_BTFC: jax.Array,
+    span: Span,
+) -> tuple[jax.Array, jax.Array, State]:
+    """Results of `separate_tile` from the masks, without the network's own state."""
+    channels, frames, _ = spectrum_CTF.shape
+    state_out, first, tail = State(), span.first, 0
+    past_CTF = state["spectrum"] if state else spectrum_CTF[:, :0]
+    both_CTF = jnp.concatenate([past_CTF, spectrum_CTF], axis=1)
+    mask_NMTFC = mask_BTFC.reshape(-1, masks, *mask_BTFC.shape[1:])
+    queries = len(mask_NMTFC)
     masked_NCTF = apply_mask(both_CTF[:, : mask_NMTFC.shape[2]], mask_NMTFC)
     if "faded" in state:
         masked_NCTF, state_out["faded"] = _cross_faded(masked_NCTF, state["faded"])
@@ -222,13 +293,15 @@ def one_pass(
     padded_S: jax.Array,
     condition_E: jax.Array,
     total: Any,
+    engine: Engine | None = None,
 ) -> jax.Array:
     """Estimate of one mixture, both with their half windows; frames behind `total` are ignored."""
     frames = (len(padded_S) - config.window_samples) // config.hop_samples + 1
     spectrum_CTF = spectrum_of(config, padded_S[None], frames)
-    span = Span(0, total)
-    audio_NCS, _, _ = separate_tile(config, 1, variables, {}, spectrum_CTF, condition_E[None], span)
-    return audio_NCS[0, 0]
+    condition_NE, span = condition_E[None], Span(0, total)
+    return separate_tile(config, 1, variables, {}, spectrum_CTF, condition_NE, span, engine)[0][
+        0, 0
+    ]
 
 
 # ---------------------------------------------------------------------- a stream of samples
@@ -242,6 +315,7 @@ class TileStream:
         tile_frames: frames that are computed at once, a multiple of `config.time_stride`.
         whole_frames: a recording of at most so many frames is separated in one pass at its end.
         group: queries that are computed at once.
+        engine: as in `separate_tile`.
     """
 
     def __init__(
@@ -255,8 +329,10 @@ class TileStream:
         tile_frames: int,
         whole_frames: int,
         group: int,
+        engine: Engine | None = None,
     ) -> None:
         self._config, self._variables, self._masks = config, variables, masks
+        self._engine = engine
         self._channels, self._tile, self._whole = channels, tile_frames, whole_frames
         self._conditions = [
             condition_NE[start : start + group] for start in range(0, len(condition_NE), group)
@@ -307,7 +383,7 @@ class TileStream:
     def _next_tile(self, total: int) -> tuple[np.ndarray, np.ndarray]:
         hop = self._config.hop_samples
         if not self._states:
-            sizes = self._channels, self._masks, self._tile
+            sizes = self._channels, self._masks, self._tile, self._engine
             self._states = [initial_state(self._config, len(x), *sizes) for x in self._conditions]
         audio_NCS, gain_NMT = self._run(self._tile, total)
         frame = self._first - self._delay
@@ -333,6 +409,7 @@ class TileStream:
                 spectrum_CTF,
                 condition_NE,
                 span,
+                self._engine,
             )
             # Waits for the group: memory is budgeted for one at a time.
             results.append((np.asarray(audio_NCS), np.asarray(gain_NMT)))

@@ -6,3 +6,5 @@ from typing import Literal
 Stereo = Literal["mid", "channels"]
 AboveNyquist = Literal["keep", "drop"]
 Clip = Literal["none", "rescale", "clamp"]
+EngineName = Literal["auto", "jax", "openvino"]
+Precision = Literal["float32", "bfloat16"]

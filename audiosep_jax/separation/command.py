@@ -87,7 +87,7 @@ def _separate(arguments: argparse.Namespace) -> int:
             batch.checked_paths(tasks[0].reader, tasks[0], settings)
 
         # -------------------------------------------------------------- load, separate, report
-        separator = load_separator(arguments.checkpoint, arguments.text_model)
+        separator = load_separator(arguments.checkpoint, arguments)
         _set_conditions(separator, tasks, values, unwanted)
         records, failures = _run(separator, tasks, settings, log, many, arguments.resume)
     if failures and not many:

@@ -11,7 +11,7 @@ from audiosep_jax import files
 from audiosep_jax.cli import Parser, local_path, naming, shard, use_compilation_cache
 from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation import AboveNyquist, Clip, Stereo
+from audiosep_jax.separation import AboveNyquist, Clip, EngineName, Precision, Stereo
 from audiosep_jax.separation.queries import NOT, Part
 
 if TYPE_CHECKING:
@@ -56,19 +56,37 @@ def add_checkpoint(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_text_model(parser: argparse._ActionsContainer) -> None:
-    """Add --text_model, the second argument of `load_separator`."""
+def add_loading(parser: argparse._ActionsContainer) -> None:
+    """Add --text_model, --engine and --precision, which `load_separator` reads."""
+    add = parser.add_argument
     text = "folder or hub id of the text encoder's files (default: those of training)"
-    parser.add_argument("--text_model", default="", metavar="PATH", help=text)
+    add("--text_model", default="", metavar="PATH", help=text)
+    engine = (
+        "what runs the network: jax on any device, or openvino on CPUs, which is faster and needs "
+        "pip install 'audiosep-jax[cpu]' (default: openvino where it can run)"
+    )
+    add("--engine", choices=get_args(EngineName), default="auto", help=engine)
+    precision = (
+        "type of the network's numbers; bfloat16 is faster and needs a device that computes in it "
+        "(default: float32 with openvino, that of training with jax)"
+    )
+    add("--precision", choices=get_args(Precision), help=precision)
 
 
-def load_separator(checkpoint: str, text_model: str = "") -> "Separator":
-    """Load the separator that the options name; InputError names --checkpoint."""
+def load_separator(checkpoint: str, options: argparse.Namespace | None = None) -> "Separator":
+    """Load a separator; InputError names --checkpoint.
+
+    Args:
+        options: those of `add_loading`; without them, JAX runs the network as it was trained.
+    """
     from audiosep_jax.separation.separator import Separator
 
     use_compilation_cache()
+    how: dict[str, Any] = {"engine": "jax"}
+    if options:
+        how = {name: vars(options)[name] for name in ("text_model", "engine", "precision")}
     with naming("--checkpoint", checkpoint):
-        return Separator.load(checkpoint, text_model=text_model)
+        return Separator.load(checkpoint, **how)
 
 
 def names_a_file(output: Path) -> bool:
@@ -175,7 +193,7 @@ def _add_queries(group: argparse._ArgumentGroup) -> None:
 
 def _add_separation(group: argparse._ArgumentGroup) -> None:
     add_checkpoint(group)
-    add_text_model(group)
+    add_loading(group)
     stereo = (
         "mid: one mask, of the mean of the channels, which keeps the stereo image; channels: a "
         "mask for each channel, which takes as many times as long (default: %(default)s)"

@@ -20,8 +20,9 @@ from audiosep_jax.encoders import KINDS, make_query_encoder
 from audiosep_jax.encoders.encoder import Encoder, TextConfig
 from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.network import ModelConfig
-from audiosep_jax.separation import AboveNyquist, Clip, Stereo
+from audiosep_jax.model.network import Engine, ModelConfig
+from audiosep_jax.separation import AboveNyquist, Clip, EngineName, Precision, Stereo
+from audiosep_jax.separation.engines import OpenVINO, check_bfloat16, choose
 from audiosep_jax.separation.files import Observer, SeparatedFile, write_estimates
 from audiosep_jax.separation.stream import (
     SeparationStream,
@@ -53,10 +54,18 @@ class Separator:
     text_fingerprint: str | None  # of the text encoder of training; None if not known
     step: int
     words: tuple[str, ...] = ()  # of the captions, if the text encoder knows no others
+    engine: EngineName = "jax"  # runs the network; its precision is `model.dtype`
     _encoders: dict[str, Encoder[Any]] = dataclasses.field(default_factory=dict)  # by kind of query
 
     @classmethod
-    def load(cls, source: str | Path = trained.PUBLISHED, *, text_model: str = "") -> "Separator":
+    def load(
+        cls,
+        source: str | Path = trained.PUBLISHED,
+        *,
+        text_model: str = "",
+        engine: EngineName = "auto",
+        precision: Precision | None = None,
+    ) -> "Separator":
         """Load a separator from disk or from a hub.
 
         Args:
@@ -65,16 +74,27 @@ class Separator:
                 `save_pretrained` wrote; a folder or file of AudioSep's own weights; a hub id such
                 as `owner/name`; or `audiosep`, the published weights.
             text_model: folder or hub id of the text encoder's files, if not those of training.
+            engine: `jax` runs every network on every device; `openvino`, from the extra `cpu`, is
+                faster on CPUs. `auto` takes OpenVINO on CPUs if it is installed and the network has
+                an ONNX graph.
+            precision: of the network. The default is float32 with OpenVINO, and that of training in
+                JAX. On CPUs, bfloat16 needs OpenVINO and a processor that has it.
 
         Raises:
-            InputError: there is no such separator, or it is damaged.
+            InputError: there is no such separator, it is damaged, or the engine or precision cannot
+                be used here.
         """
         found = trained.read(source)
+        engine = choose(engine, found.model)
+        if precision == "bfloat16":
+            check_bfloat16(engine)
+        dtype = precision or ("float32" if engine == "openvino" else found.model.dtype)
+        model = dataclasses.replace(found.model, dtype=dtype)
         text = dataclasses.replace(found.text, model=text_model) if text_model else found.text
         # Restoring puts a copy on each device; one device computes.
         variables = jax.device_put(found.variables, jax.local_devices()[0])
         separator = cls(
-            found.model, variables, text, found.text_fingerprint, found.step, found.words
+            model, variables, text, found.text_fingerprint, found.step, found.words, engine
         )
         if text.encoder == "hashed":  # it has no files, so a mismatch is reported at once
             try:
@@ -103,6 +123,13 @@ class Separator:
     def on_device(self, device: jax.Device) -> "Separator":
         """Return a separator whose weights are on another device."""
         return dataclasses.replace(self, variables=jax.device_put(self.variables, device))
+
+    @functools.cached_property
+    def runner(self) -> Engine | None:
+        """The engine with the network's weights; None for JAX."""
+        if choose(self.engine, self.model) == "jax":
+            return None
+        return OpenVINO(self.model, self.variables, self.fingerprint)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -320,6 +347,7 @@ class Separator:
             self.variables,
             every_NE,
             tiling_for(self.model, masks, tile_seconds, live=live),
+            engine=self.runner,
             sample_rate_hz=int(sample_rate_hz),
             num_channels=num_channels,
             stereo=stereo,

@@ -11,7 +11,7 @@ import psutil
 
 from audiosep_jax.audio.resampling import Resampler, waiting_seconds
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.network import ModelConfig
+from audiosep_jax.model.network import Engine, ModelConfig
 from audiosep_jax.model.stft import hann_window
 from audiosep_jax.model.tiles import TileStream, latency_samples, tile_bytes
 from audiosep_jax.separation import AboveNyquist, Stereo
@@ -45,6 +45,7 @@ class SeparationStream:
             computes a mask for each.
         above_nyquist: `keep` adds what lies above the network's band, with the gain that the mask
             has in its topmost bins; `drop` leaves it out.
+        engine: runs the network; None for JAX.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SeparationStream:
         num_channels: int,
         stereo: Stereo,
         above_nyquist: AboveNyquist,
+        engine: Engine | None = None,
     ) -> None:
         queries, model_hz = len(condition_NE), config.sample_rate_hz
         masks = 1 if stereo == "mid" else num_channels
@@ -71,6 +73,7 @@ class SeparationStream:
             condition_NE,
             channels=num_channels,
             masks=masks,
+            engine=engine,
             **tiling._asdict(),
         )
         self._above = None

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import math
-import sys
-from unittest import mock
 
 import jax
 import numpy as np
@@ -15,6 +13,7 @@ from audiosep_jax.model import make_network
 from audiosep_jax.model.onnx_graph import NEXT
 from audiosep_jax.model.resunet import stream_table
 from audiosep_jax.model.resunet_graph import write_resunet
+from audiosep_jax.separation.engines import import_openvino
 
 # Pools that are not powers of two, a block without a shortcut, and one that does not pool.
 DEEP = dataclasses.replace(
@@ -28,8 +27,7 @@ TILE = 12
 
 @functools.cache
 def compiled(config, stream):
-    with mock.patch.dict(sys.modules, {"openvino.tools.ovc": None}):  # it would send telemetry
-        import openvino
+    openvino = import_openvino()
     graph = write_resunet(config, tiny_variables(config), stream=stream)
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     core = openvino.Core()
@@ -72,16 +70,17 @@ def streamed(config, mag_BTF, condition_BE):
     """Masks of the frames of the recording, which garbage follows, tile by tile."""
     model, (batch, total, bins) = compiled(config, True), mag_BTF.shape
     delay = stream_table(config)[1]
+    names = {port.node.friendly_name: list(port.partial_shape)[1:] for port in model.inputs}
     state = {
-        port.any_name: np.zeros([batch, *(size.get_length() for size in port.partial_shape[1:])])
-        for port in model.inputs
-        if "past" in port.any_name
+        name: np.zeros([batch, *(size.get_length() for size in sizes)], np.float32)
+        for name, sizes in names.items()
+        if "past" in name
     }
     mag_BTF = np.concatenate([mag_BTF, np.full((batch, delay + TILE, bins), np.nan)], axis=1)
     masks = []
     for first in range(0, total + delay, TILE):
         tile = {"magnitude": mag_BTF[:, first : first + TILE], "condition": condition_BE}
-        out = model({**tile, **state, "first": np.int64(first), "total": np.int64(total)})
+        out = model({**tile, **state, "first": np.int64([first]), "total": np.int64([total])})
         state = {name: out[NEXT + name] for name in state}
         masks.append(out["mask"])
     return np.concatenate(masks, axis=1)[:, delay : delay + total]
