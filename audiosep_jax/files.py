@@ -149,11 +149,7 @@ def not_the_file(path: str | os.PathLike[str]) -> str | None:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Text of a UTF-8 file, without a byte order mark.
-
-    Raises:
-        InputError: the file cannot be read or is not UTF-8.
-    """
+    """Text of a UTF-8 file, without a byte order mark; InputError if it is none."""
     with _reading(path):
         return Path(path).read_text(encoding="utf-8-sig")
 
@@ -239,14 +235,12 @@ def read_csv(
 ) -> list[Row]:
     """Rows of a CSV file with a header. A repeated name is numbered: `noise`, `noise (2)`.
 
-    Args:
-        columns: names that the header must hold. They are found whatever their case.
-        optional: further names that are found whatever their case.
-        ragged: take cells that a row lacks as empty, and ignore those beyond the header.
+    The header must hold `columns`, and may hold `optional` ones, in any case. If rows are
+    `ragged`, cells that they lack are empty, and those beyond the header are ignored.
 
     Raises:
-        InputError: the file cannot be read, a column is missing or ambiguous, or a row has another
-            number of cells than the header.
+        InputError: the file cannot be read, a column is missing or named twice, or a row has
+            another number of cells than the header.
     """
     lines = list(csv_lines(path, encoding))
     if not lines:

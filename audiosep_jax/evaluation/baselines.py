@@ -73,12 +73,9 @@ def ideal_complex_mask(target_BTF: jax.Array, noise_BTF: jax.Array) -> jax.Array
 
 
 def random_queries(items: Sequence[Item], seed: int = 0) -> list[str]:
-    """Draw for each item a query of the list that describes neither its target nor its noise.
+    """Draw for each item a query of the list that describes neither of its sounds.
 
-    The sound of a noise is known if the same file is a target elsewhere in the list.
-
-    Raises:
-        InputError: the list has no such query for one of the items.
+    A noise is known by the queries of the rows whose target it is. InputError if there is no query.
     """
     captions: dict[str, set[str]] = {}  # keys of the queries for each target
     for item in items:

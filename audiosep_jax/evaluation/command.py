@@ -136,11 +136,6 @@ def _evaluate(
     done = {n: row for n, row in log.read().items() if "reason" not in row or "silent" in row}
     mine = items[index::count]
     mixtures.check_unchanged(mine, done)
-    with_figures = not arguments.no_figures
-    if with_figures and importlib.util.find_spec("matplotlib") is None:
-        print("note: no figures, which need matplotlib: pip install 'audiosep-jax[plot]'")
-        with_figures = False
-    examples = figures.Examples()
     with log:
         runner.score_items(
             mine,
@@ -150,7 +145,6 @@ def _evaluate(
             scores,
             batch_size=arguments.batch_size,
             num_threads=arguments.num_threads,
-            on_estimate=examples.keep if with_figures else None,
         )
 
     # ------------------------------------------------------------------ results, if all is done
@@ -167,9 +161,11 @@ def _evaluate(
     results.write_csv(output / results.CSV_NAME, rows)
     files.write_json(output / results.JSON_NAME, content)
     drawn = []
-    if with_figures:
+    if not arguments.no_figures and importlib.util.find_spec("matplotlib") is None:
+        print("note: no figures, which need matplotlib: pip install 'audiosep-jax[plot]'")
+    elif not arguments.no_figures:
         drawn = figures.draw(content, rows, output)
-        drawn += examples.draw(rows, items, estimator, output)
+        drawn += figures.draw_examples(rows, items, estimator, output)
     files.write_text(output / results.MARKDOWN_NAME, report.markdown(content, drawn))
     _print(content, output)
 

@@ -93,12 +93,9 @@ def read_evaluation(folder: Path, name: str = "") -> Evaluation:
 def compare(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     """Content of comparison.json.
 
-    For each score that all evaluations have: the mean of each, and the mean of the differences to
-    the first one with its 95 % interval, from bootstrap draws of the mixtures. `spread` is how far
-    the evaluations of one mixture are apart, in dB of SDRi, on average.
-
-    Raises:
-        InputError: there are fewer than two evaluations, or their mixtures differ.
+    For each score that all evaluations have: the mean of each, and its difference to the first one
+    with a 95 % interval, from bootstrap draws of the mixtures. `spread` is how far the evaluations
+    of one mixture are apart, in dB of SDRi, on average. InputError if their mixtures differ.
     """
     _check(evaluations)
     first = evaluations[0]

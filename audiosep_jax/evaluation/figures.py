@@ -13,13 +13,12 @@ from audiosep_jax.evaluation.results import Row
 from audiosep_jax.plots import new_figure, spectrogram_figure
 
 if TYPE_CHECKING:
-    from audiosep_jax.evaluation.runner import Estimate, Estimator
+    from audiosep_jax.evaluation.runner import Estimator
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#707070"  # distinct for colour-blind readers
 COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MAX_BARS = 40
 NUM_EXAMPLES = 10  # best, median and worst ones each
-KEPT_BYTES = 256 * 2**20  # of estimates that wait for their pictures
 _SNR_STEP_DB = 2.5
 
 
@@ -105,57 +104,36 @@ def differences(sdri: Mapping[str, np.ndarray], path: Path) -> None:
 # ---------------------------------------------------------------------- examples
 
 
-class Examples:
-    """Spectrograms of the best, median and worst mixtures.
+def draw_examples(
+    rows: Sequence[Row], items: Sequence[Item], estimator: "Estimator", output: Path
+) -> list[str]:
+    """Draw spectrograms of the best, median and worst mixtures, which are separated again.
 
-    Estimates are kept while the list is scored, up to `KEPT_BYTES`. Only examples whose estimate
-    was not kept, as in a run that was continued, are separated again.
+    Returns the names of the pictures below `output`.
     """
-
-    def __init__(self) -> None:
-        self._kept: dict[int, Estimate] = {}
-        self._bytes = 0
-
-    def keep(self, estimate: "Estimate", row: Row) -> None:
-        """Keep an estimate if there is memory for it."""
-        size = 4 * estimate.estimate_S.nbytes  # with mixture, target and wrong estimate
-        if self._bytes + size <= KEPT_BYTES:
-            self._kept[row["row"]] = estimate
-            self._bytes += size
-
-    def draw(
-        self, rows: Sequence[Row], items: Sequence[Item], estimator: "Estimator", output: Path
-    ) -> list[str]:
-        """Draw the examples; return the names of the pictures below `output`."""
-        names = {
-            row["row"]: (f"examples/{kind}-{rank:02d}.png", row)
-            for kind, found in example_rows(rows).items()
-            for rank, row in enumerate(found, start=1)
-        }
-        kept = [self._kept[number] for number in names if number in self._kept]
-        again = {n: row["num_samples"] for n, (_, row) in names.items() if n not in self._kept}
-        for estimate in [*kept, *_separated(items, again, estimator)]:
-            name, row = names[estimate.item.row]
-            panels = {
-                f"mixture, SDR {row['mixture_sdr']:.1f} dB": estimate.mixture.mixture_S,
-                f"target, query: {row['query']}": estimate.mixture.target_S,
-                f"estimate, SDR {row['sdr']:.1f} dB": estimate.estimate_S,
-            }
-            spectrogram_figure(panels, estimator.scoring_hz, output / name)
-        return [name for name, _ in names.values()]
-
-
-def _separated(
-    items: Sequence[Item], lengths: Mapping[int, int], estimator: "Estimator"
-) -> "list[Estimate]":
-    """Estimates of the items whose lengths are given, except those whose files were removed."""
     from audiosep_jax.evaluation import runner
 
+    names = {
+        row["row"]: (f"examples/{kind}-{rank:02d}.png", row)
+        for kind, found in example_rows(rows).items()
+        for rank, row in enumerate(found, start=1)
+    }
+    lengths = {number: row["num_samples"] for number, (_, row) in names.items()}
     items = [dataclasses.replace(x, wrong_query="") for x in items]
     batches = runner.plan(items, lengths, runner.batch_rows(1), estimator)
     with ThreadPoolExecutor() as pool:
-        found = runner.estimate_batches(batches, estimator, 1, pool)
-        return [x for batch in found for x in batch if isinstance(x, runner.Estimate)]
+        for estimates in runner.estimate_batches(batches, estimator, 1, pool):
+            for made in estimates:
+                if isinstance(made, runner.Unscored):  # its files were removed since
+                    continue
+                name, row = names[made.item.row]
+                panels = {
+                    f"mixture, SDR {row['mixture_sdr']:.1f} dB": made.mixture.mixture_S,
+                    f"target, query: {row['query']}": made.mixture.target_S,
+                    f"estimate, SDR {row['sdr']:.1f} dB": made.estimate_S,
+                }
+                spectrogram_figure(panels, estimator.scoring_hz, output / name)
+    return [name for name, _ in names.values()]
 
 
 def example_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -49,12 +49,7 @@ class Item:
 
 
 def read_list(protocol: Protocol, metadata: Path | None, audio: Path) -> list[Row]:
-    """Rows of a list, or of the files in `audio` if a protocol has a folder instead of a list.
-
-    Raises:
-        InputError: the list cannot be read, is empty, or lacks a column; or a line has another
-            number of cells than the header.
-    """
+    """Rows of a list, or of the files in `audio` if a protocol has a folder instead of a list."""
     if metadata is None:
         paths = sorted((audio / protocol.folder).glob("*.wav"))
         if not paths:
@@ -86,13 +81,10 @@ def items_of(
     """Mixtures of a list.
 
     Args:
-        audio: folder of the targets, and of rendered mixtures.
+        audio: folder of the targets and of rendered mixtures, which `auto` takes if any exists.
         noise: folder of the noises.
-        layout: `auto` takes rendered mixtures if any of them exists.
-        query_column: column of the query, if not the protocol's.
-        query: one sentence for all mixtures, instead of a column.
-        snr_db: SNR of pairs whose list has none. None means 0, and for own mixtures that the
-            noise is added as it is.
+        query_column: column of the query, if not the protocol's; `query` replaces all of them.
+        snr_db: SNR of pairs whose list has none. None: 0, or unscaled noise in own mixtures.
     """
     column = query_column or protocol.query
     if not query and column not in rows[0].cells:

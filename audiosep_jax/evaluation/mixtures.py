@@ -42,11 +42,7 @@ class Mixture:
 
 
 def planned_samples(item: Item, sample_rate_hz: int) -> int:
-    """Length of the mixture according to the headers of its files.
-
-    Raises:
-        AudioError: a file is missing, not audio, or too short.
-    """
+    """Length of the mixture by its files; AudioError if one is missing, not audio, or short."""
     target = _planned(item.target, item.target_start_seconds, item.seconds, sample_rate_hz)
     if item.mixture is None:
         for path in item.noises:
@@ -57,12 +53,7 @@ def planned_samples(item: Item, sample_rate_hz: int) -> int:
 
 
 def load(item: Item, sample_rate_hz: int) -> Mixture:
-    """Read or mix one mixture, float32.
-
-    Raises:
-        AudioError: a file cannot be used; the message names it.
-        SilentError: the clips cannot be mixed at an SNR, because one of them is silent.
-    """
+    """Read or mix one mixture, float32; AudioError names a file that cannot be used."""
 
     def read(path: Path, start_seconds: float, seconds: float | None) -> np.ndarray:
         audio_CS, rate_hz = audio_files.read(path)
@@ -130,11 +121,10 @@ def render(
     shard: tuple[int, int] = (0, 1),
     write_list: bool = False,
 ) -> None:
-    """Write target and mixture of every item in the published layout, the same bytes every time.
+    """Write target and mixture of every n-th item, from item i of shard (i, n).
 
-    Args:
-        shard: (i, n) writes every n-th item, starting from item i.
-        write_list: write `mixtures.csv`, a list of the rendered files, as well.
+    The files have the published layout and the same bytes every time. `write_list` adds
+    `mixtures.csv`, a list of them.
     """
     paths = [_rendered_paths(item, output) for item in items]
     if len({path for pair in paths for path in pair}) < 2 * len(items):
@@ -174,10 +164,10 @@ def make_pairs(
     snrs_db: Sequence[float],
     seed: int,
 ) -> None:
-    """Write a list of `num_pairs` random mixtures of two clips with different captions.
+    """Write a list of random mixtures of two clips with different captions.
 
     Every clip is a target equally often, to within one; the SNRs are used in turn. The list depends
-    on the names and captions of the clips and on the seed alone. The protocol `mixtures` reads it.
+    on the names and captions of the clips and on the seed alone.
     """
     if len({caption_key(clip.captions[0]) for clip in clips}) < 2:
         raise InputError("a mixture needs two different captions; all clips have the same one")
@@ -205,10 +195,7 @@ def make_pairs(
 
 
 def clips_of(place: Path, folds: Sequence[int]) -> Sequence[Clip]:
-    """Clips of a manifest, of a folder with the layout of ESC-50, or of a folder of class folders.
-
-    `folds` selects folds of ESC-50; empty means all five.
-    """
+    """Clips of a manifest, of these folds of ESC-50 (default: all), or of class folders."""
     if (place / "meta" / "esc50.csv").is_file():
         return list(esc50_clips(place, folds or range(1, 6)))
     if folds:

@@ -94,8 +94,7 @@ class RowLog(files.FinishedLog):
     def read(self) -> dict[int, Row]:
         """Rows of all processes by number; a row with scores replaces one without.
 
-        Raises:
-            InputError: a file holds rows of an evaluation with other settings.
+        InputError if a file holds rows of an evaluation with other settings.
         """
         found: dict[int, Row] = {}
         for path in self.paths():
@@ -176,7 +175,7 @@ def notes_of(run: Run, rows: Sequence[Row]) -> list[str]:
     silent = sum("silent" in row for row in rows)
     missing = sum("reason" in row for row in rows) - silent
     if missing:
-        notes.append(f"{missing:,} of the {len(rows):,} mixtures listed are missing")
+        notes.append(f"{missing:,} of the {len(rows):,} mixtures listed cannot be used")
     if silent:
         what = "have a silent target or noise and are left out of the means"
         notes.append(f"{silent:,} of the {len(rows):,} mixtures listed {what}")
@@ -222,8 +221,8 @@ def score_names(rows: Sequence[Row]) -> list[str]:
 def summary(rows: Sequence[Row], aggregation: Aggregation) -> dict[str, Any]:
     """`scores`: mean and 95 % interval by score; `classes`: count and values by class.
 
-    The interval is that of a bootstrap of 1,000 draws with a fixed seed. Mixtures of one target
-    clip, such as the five captions of AudioCaps, are drawn together.
+    The interval is that of a bootstrap, in which the mixtures of one target clip, such as the five
+    captions of AudioCaps, are drawn together.
     """
     scored = [row for row in sorted(rows, key=lambda row: row["row"]) if "reason" not in row]
     values = {name: np.array([row[name] for row in scored]) for name in score_names(scored)}
@@ -243,11 +242,9 @@ def aggregate(
     aggregation: Aggregation,
     weights_DN: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Score of a benchmark from the scores of its mixtures, `(D,)`.
+    """Score `(D,)` of a benchmark from the scores of its mixtures and the indices of its classes.
 
-    Args:
-        groups: indices of the mixtures of each class.
-        weights_DN: how often each mixture counts in each of D draws. None: once, and D is 1.
+    `weights_DN` says how often each mixture counts in each of D draws; by default once, and D is 1.
     """
     middle = _median if aggregation == "mean of class medians" else _mean
     weights_DN = np.ones((1, len(values_N)), np.int32) if weights_DN is None else weights_DN
@@ -257,10 +254,7 @@ def aggregate(
 def bootstrap(
     clips: Sequence[str], groups: Sequence[np.ndarray], num_draws: int = NUM_DRAWS
 ) -> np.ndarray:
-    """Weights `(draws, N)`: how often each mixture counts in each draw.
-
-    Each class is drawn separately; mixtures of one clip are drawn together.
-    """
+    """Weights `(draws, N)`, drawn for each class separately, mixtures of one clip together."""
     rng = np.random.default_rng(np.random.SeedSequence(DRAWS_SEED))
     weights = np.zeros((num_draws, len(clips)), np.int32)
     for group in groups:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -82,13 +82,9 @@ class Unscored(NamedTuple):
 def make_estimator(
     separator: Separator | None, baseline: str, queries: Sequence[str], scoring_hz: int
 ) -> Estimator:
-    """Estimator of the separator or of a baseline.
+    """Estimator of a baseline of `protocols.BASELINES`, or of the separator if it is "".
 
-    Args:
-        separator: may be None for baselines without a network. Masks then use the published STFT.
-        baseline: a name of `protocols.BASELINES`, or "" for the separation.
-        queries: all queries that batches will contain.
-        scoring_hz: sample rate of scoring.
+    Baselines without a network need no separator; masks then use the published STFT.
     """
     distinct = list(dict.fromkeys(queries))
     model = separator.model if separator else _published_model(scoring_hz)
@@ -112,10 +108,7 @@ def scoring_rate(asked: int | None, protocol: Protocol, separator: Separator | N
 
 
 def _published_model(sample_rate_hz: int) -> ModelConfig:
-    """Published STFT at another rate: window and hop of 2048 and 320 at 32 kHz, 1024 and 160 at 16.
-
-    The window of 64 ms is rounded to a power of two.
-    """
+    """Published STFT at another rate: a window of 64 ms, rounded to a power of two."""
     window_samples = 2 ** round(math.log2(0.064 * sample_rate_hz))
     return ResUNetConfig(
         sample_rate_hz=sample_rate_hz,
@@ -136,14 +129,8 @@ def score_items(
     *,
     batch_size: int = 1,
     num_threads: int = 4,
-    on_estimate: Callable[[Estimate, Row], None] | None = None,
 ) -> None:
-    """Add a row to the log for every item that is not done: its scores, or why it has none.
-
-    Args:
-        batch_size: clips on all devices together, rounded up to a multiple of their number.
-        on_estimate: receives every estimate with its row.
-    """
+    """Add a row to the log for every item that is not done: its scores, or why it has none."""
 
     def length(item: Item) -> int | Unscored:
         try:
@@ -168,10 +155,8 @@ def score_items(
         with tqdm(total=total, initial=total - left, unit="mixture") as bar:
             for results in estimate_batches(batches, estimator, batch_size, pool):
                 new = [x for x in results if x.item.row not in done]
-                for result, row in zip(new, pool.map(row_of, new), strict=True):
+                for row in pool.map(row_of, new):
                     log.add(row)
-                    if on_estimate and isinstance(result, Estimate):
-                        on_estimate(result, row)
                 bar.update(len(results))
 
 
@@ -181,13 +166,10 @@ def plan(
     num_rows: int,
     estimator: Estimator,
 ) -> list[Batch]:
-    """Batches, longest clips first, otherwise in the order of the list.
+    """Batches of the items with a length, longest clips first, otherwise in the order of the list.
 
-    All clips of a batch have one length, unless their lengths are rare and the estimator has a
-    network that can hold padding at zero.
-
-    Args:
-        lengths: samples at the rate of scoring, by row; items without a length are left out.
+    `lengths` are samples at the rate of scoring, by row. All clips of a batch have one length,
+    unless their lengths are rare and the estimator has a network that can hold padding at zero.
     """
     model, rate_hz = estimator.network, estimator.sample_rate_hz
     counts = collections.Counter(lengths.values())

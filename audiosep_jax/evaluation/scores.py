@@ -33,12 +33,9 @@ _TINY = 1e-10
 def score_functions(
     queries: Sequence[str], speech: bool, clap_model: str | None
 ) -> list[ScoreFunction]:
-    """Score functions of an evaluation.
+    """Functions of SDR, of the scores of speech, and of CLAPScore with a folder or hub id.
 
-    Args:
-        queries: all queries of the evaluation.
-        speech: score PESQ, STOI and segmental SNR.
-        clap_model: folder or hub id for CLAPScore; "" is the default model, None no CLAPScore.
+    A `clap_model` of "" is the default model, None no CLAPScore.
     """
     functions: list[ScoreFunction] = [sdr_scores]
     if speech:

@@ -28,12 +28,8 @@ def watch(
 ) -> None:
     """Score all checkpoints, oldest first, and wait for new ones up to the run's last step.
 
-    Checkpoints that were scored before are skipped. Results of step 3000 are written to
-    `output/00003000`.
-
-    Args:
-        score: writes the results of a checkpoint; returns False if it cannot be read.
-        about: settings of `score`; a checkpoint that was scored with others is scored again.
+    `score` writes results, those of step 3000 to `output/00003000`, and returns False if the
+    checkpoint cannot be read. Checkpoints that were scored with these settings are skipped.
     """
     seen: set[str] = set()
     with SummaryWriter(str(workdir / "tensorboard" / f"evaluate-{output.name}")) as board:

@@ -191,8 +191,7 @@ def _parser() -> Parser:
     add("--valid_folds", type=_folds, metavar="N,N", help="of esc50 (default: 5)")
     clips = "of synthetic (default: 20000)"
     add("--num_clips", type=number(int, 1), metavar="N", help=clips)
-    exclude = "CSV or text files of recordings to leave out of training, such as the benchmarks' "
-    exclude += "lists: every cell that is the id of a recording excludes it"
+    exclude = "CSV, text or JSON files that name recordings to leave out of training"
     add("--exclude", type=Path, nargs="+", default=(), metavar="LIST", help=exclude)
     rate, rate_hz = "of records (default: 32000)", number(int, 1000, 192_000)
     add("--sample_rate", type=rate_hz, default=32000, metavar="HZ", help=rate)

@@ -63,10 +63,7 @@ def make_plan(items: Iterable[Recording | Skipped], folder: Path, settings: Sett
     """Cut recordings into shards, and list them in files of `folder`.
 
     The fingerprint covers the recordings and the settings, but not where the files are, so that
-    several machines agree on it.
-
-    Raises:
-        InputError: `folder` was begun with other recordings or settings.
+    several machines agree on it. InputError if `folder` was begun with another one.
     """
     digest = hashlib.sha256(json.dumps(settings._asdict()).encode())
     lists: dict[str, _List] = {}

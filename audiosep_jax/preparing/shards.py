@@ -150,8 +150,7 @@ def write_shards(
 ) -> None:
     """Write shards in worker processes; call `progress` with the recordings of each.
 
-    Raises:
-        InputError: the disk is full, or a worker process was killed. Finished shards are kept.
+    InputError if the disk is full, or a worker process was killed. Finished shards are kept.
     """
     if num_workers == 1 or len(shards) < 2:
         for shard in shards:
@@ -210,11 +209,8 @@ def finish(plan: Plan, settings: Settings, output: Path) -> dict[str, Any]:
     for path in plan.folder.iterdir():
         if path.name not in kept:
             files.remove(path)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(plan.folder, output)  # takes the place of an empty folder, and of nothing else
-    except OSError as error:
-        raise files.cannot_write(output, error) from error
+    output.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(plan.folder, output)  # takes the place of an empty folder, and of nothing else
     return report
 
 

@@ -21,7 +21,7 @@ from tiny_run import save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation import figures, mixtures, runner
+from audiosep_jax.evaluation import figures, runner
 from audiosep_jax.evaluation.command import main
 from audiosep_jax.evaluation.compare import main as compare_main
 from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS
@@ -296,7 +296,7 @@ def test_missing_files_are_named_and_told(place, tmp_path, capsys):
     assert not (tmp_path / "out" / "results.json").exists()
     allowed = ("--baseline", "mixture", "--allow_missing")
     assert run(place, tmp_path / "out", *allowed, audio=audio) == 0
-    note = "2 of the 13 mixtures listed are missing"
+    note = "2 of the 13 mixtures listed cannot be used"
     assert f"note: {note}" in capsys.readouterr().out
     found = results(tmp_path / "out")
     assert (found["count"], found["listed"], found["notes"][0]) == (11, 13, note)
@@ -542,17 +542,6 @@ def test_the_command_is_the_same_for_all_processes(place, tmp_path):
     expected = f"audiosep evaluate --protocol mixtures --metadata {place}/pairs.csv --audio "
     expected += f"{place}/audio --output {tmp_path} --num_threads 2 --no_figures --checkpoint "
     assert results(tmp_path)["command"] == expected + f"{place}/run"
-
-
-def test_examples_are_not_separated_again(place, tmp_path, monkeypatch):
-    loaded = []
-    load = mixtures.load
-    monkeypatch.setattr(
-        mixtures, "load", lambda item, rate_hz: (loaded.append(item.row), load(item, rate_hz))[1]
-    )
-    assert run(place, tmp_path, figures=True) == 0
-    assert sorted(loaded) == list(range(COUNT))
-    assert (tmp_path / "examples" / "worst-01.png").is_file()
 
 
 @pytest.mark.usefixtures("speech_packages")

@@ -50,22 +50,6 @@ def test_snr_figure_only_where_snrs_differ(tmp_path):
         assert (tmp_path / "b" / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_bins_of_the_snr_hold_every_mixture_once():
-    rows = rows_of(np.zeros(50), np.linspace(-11, 11, 50))
-    bins = figures._snr_bins(rows)
-    assert sorted(np.concatenate(list(bins.values())).tolist()) == list(range(50))
-    for middle, index in bins.items():
-        assert np.abs(np.linspace(-11, 11, 50)[index] - middle).max() <= 1.25 + 1e-9
-
-
-@pytest.mark.parametrize("values", [[3.0], [0.0, 1e-9], [-500.0, 700.0], [0.2, 7.9]])
-def test_histogram_steps_hold_all_values_and_are_not_too_many(values):
-    edges = figures._edges(np.array(values))
-    assert edges[0] <= min(values)
-    assert edges[-1] > max(values)
-    assert 2 <= len(edges) < 150
-
-
 @pytest.mark.parametrize("missing", [0, 2])
 def test_figures_of_a_part_say_so(tmp_path, monkeypatch, missing):
     def as_svg(path, *size):
