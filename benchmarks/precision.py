@@ -8,7 +8,6 @@ with its 95 % interval (bootstrap over mixtures), and the SNR of each against JA
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from audiosep_jax.data.sources import build_source
 from audiosep_jax.data.validation import validation_set
 from audiosep_jax.metrics import si_sdr
 from audiosep_jax.separation.separator import Separator
+from audiosep_jax.training.conditions import distinct_captions
 from audiosep_jax.training.config import from_mapping
 
 WAYS = {
@@ -29,6 +29,7 @@ WAYS = {
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--mixtures", type=int, default=200)
@@ -40,13 +41,13 @@ def main() -> None:
         for name, how in WAYS.items()
     }
     reference = separators["JAX, float32"]
-    captions = sorted({x for i in range(len(source)) for x in source.captions(i)})
+    captions = distinct_captions(source.captions)
     conditions = dict(zip(captions, reference.embed_text(captions), strict=True))
     mixtures = validation_set(
         source,
         conditions,
         config.mixing,
-        dataclasses.replace(config.data),
+        config.data,
         seed=0,
         num_mixtures=arguments.mixtures,
     )

@@ -117,5 +117,5 @@ def fast_gradient_convolution(x_BTFC, kernel, strides, padding, **unused):
     In float64 on a CPU XLA has only a loop nest for that gradient: a minute and a half for a step
     of ResUNet30.
     """
-    assert (tuple(strides), padding) == ((1, 1), "SAME")
+    assert (tuple(strides), padding) == ((1, 1), ((1, 1), (1, 1)))
     return _convolution(x_BTFC, kernel)

@@ -66,7 +66,7 @@ def check_bfloat16(engine: str) -> None:
         return
     if engine != "openvino":
         raise InputError(f"bfloat16 on a CPU needs the engine openvino: {INSTALL}")
-    if "BF16" not in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise InputError("this processor has no bfloat16 arithmetic: choose float32")
 
 
@@ -81,6 +81,17 @@ def import_openvino() -> Any:
     finally:
         del sys.modules[blocked]
     return openvino
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's device manager, one for the life of the process.
+
+    Each manager gives its thread a stack for signal handlers, and restores the stack that was there
+    before when it is deleted. That could be one of another manager which is deleted already, and
+    the next signal would crash the process.
+    """
+    return import_openvino().Core()
 
 
 class OpenVINO:
@@ -135,8 +146,8 @@ class OpenVINO:
 
     def _compiled(self, stream: bool) -> Any:
         """Request of a compiled graph, from the cache folder or newly written."""
-        openvino = import_openvino()
-        core, precision = openvino.Core(), PRECISIONS[self._model.dtype]
+        openvino, core = import_openvino(), openvino_core()
+        precision = PRECISIONS[self._model.dtype]
         options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         device = core.get_property("CPU", "FULL_DEVICE_NAME")
         about = (self._fingerprint, stream, precision, device, openvino.get_version())

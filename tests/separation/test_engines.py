@@ -1,7 +1,10 @@
 """Engines: OpenVINO gives JAX's numbers in every way of separating, and is never a condition."""
 
 import dataclasses
+import gc
 import math
+import os
+import signal
 import subprocess
 import sys
 
@@ -173,12 +176,12 @@ def test_precision(weights, monkeypatch):
         lambda: Separator.load(weights, engine="jax", precision="bfloat16"),
         "bfloat16 on a CPU needs the engine openvino",
     )
-    monkeypatch.setattr(engines.import_openvino(), "Core", Core)
+    monkeypatch.setattr(engines, "openvino_core", Core)
     fails(lambda: Separator.load(weights, precision="bfloat16"), "no bfloat16 arithmetic")
 
 
 def test_float32_is_float32_and_bfloat16_is_near(separators):
-    core = engines.import_openvino().Core()
+    core = engines.openvino_core()
     audio_S, condition_NE = noise(2000), unit_rows(6, 1)
     expected_NS = separators[0].separate_conditions(audio_S, RATE_HZ, condition_NE)
     if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -230,3 +233,20 @@ def test_works_as_before_without_openvino(weights):
 def test_openvino_reports_nothing(weights):
     """Its telemetry is not even imported."""
     assert run("none", weights) == ["openvino False", "openvino"]
+
+
+def test_signals_are_safe_when_separators_are_gone(separators):
+    """Signal handlers run on a stack that OpenVINO allocates."""
+    for number in (0, 1, 0):
+        again = [dataclasses.replace(separators[1], step=i) for i in range(2)]
+        for separator in again:
+            separator.separate_conditions(noise(500), RATE_HZ, unit_rows(number, 1))
+        del again[0], separator, again
+        gc.collect()
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received
