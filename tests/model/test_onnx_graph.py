@@ -13,7 +13,7 @@ from audiosep_jax.model import make_network
 from audiosep_jax.model.onnx_graph import NEXT
 from audiosep_jax.model.resunet import stream_table
 from audiosep_jax.model.resunet_graph import write_resunet
-from audiosep_jax.separation.engines import import_openvino
+from audiosep_jax.separation.engines import openvino_core
 
 # Pools that are not powers of two, a block without a shortcut, and one that does not pool.
 DEEP = dataclasses.replace(
@@ -27,10 +27,9 @@ TILE = 12
 
 @functools.cache
 def compiled(config, stream):
-    openvino = import_openvino()
     graph = write_resunet(config, tiny_variables(config), stream=stream)
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    core = openvino.Core()
+    core = openvino_core()
     return core.compile_model(core.read_model(model=graph.SerializeToString()), "CPU", options)
 
 
