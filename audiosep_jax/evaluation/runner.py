@@ -92,7 +92,7 @@ def make_estimator(
     if separator and baseline in baselines.WITH_NETWORK:
         conditions = dict(zip(distinct, separator.embed_text(distinct), strict=True))
         engine, rates = separator.runner, (model.sample_rate_hz, scoring_hz)
-        # It can hold padding at zero.
+        # A network that streams can keep the padding of short clips at zero in every layer.
         network = model if engine or can_stream(model) else None
         return Estimator(body, separator.variables, *rates, conditions, network, engine)
     # Without an STFT nothing needs the model's sample rate.

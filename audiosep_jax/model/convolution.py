@@ -77,7 +77,7 @@ def _kernel_gradient(
 
 
 def _sum_over_slices(kernel: Any, x_BTFC: jax.Array, dy_BTFC: jax.Array) -> jax.Array:
-    """Sum in float32, in which XLA computes bfloat16 convolutions on CPUs anyway."""
+    """Kernel gradient as a sum in float32, the type in which XLA convolves on CPUs anyway."""
     dtype = jnp.promote_types(kernel.dtype, jnp.float32)
     number, frames = num_slices(x_BTFC), x_BTFC.shape[1]
     edges = [frames * i // number for i in range(number + 1)]

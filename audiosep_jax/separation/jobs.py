@@ -123,7 +123,7 @@ def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
     rows = _rows(source)
     has_query = "query" in rows[0][1]
     if has_query and queries:
-        raise InputError(f"{source}: has a column query; leave out --text and the like")
+        raise InputError(f"{source}: has a column query; leave out the queries of the command line")
     if not has_query and not queries:
         raise InputError(f"{source}: has no column query; add it, or give --text for every file")
     if not has_query and "output" in rows[0][1] and len(queries) > 1:

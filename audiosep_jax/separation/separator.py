@@ -33,7 +33,7 @@ from audiosep_jax.separation.stream import (
 )
 from audiosep_jax.training import trained
 
-MOST_CHANNELS = 8  # of arrays that have fewer samples than channels
+MOST_CHANNELS = 8  # an array with more rows than this and than columns needs a transpose
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -29,7 +29,7 @@ from audiosep_jax.training.steps import TrainState
 
 BEST_METRIC = "valid/sdri"
 CHECKSUMS = "checksums"  # in `about`, by item
-VALID_SET = "valid_set"  # which validation set the score is of
+VALID_SET = "valid_set"  # identifies the validation set of the score
 Result = TypeVar("Result")
 
 

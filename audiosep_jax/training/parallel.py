@@ -48,7 +48,7 @@ def place_state(state: Any, how: Parallel = "pmap") -> Any:
     if how == "pmap":
         return jax.device_put(host, sharding)
 
-    def replicated(x: np.ndarray) -> jax.Array:  # without device_put's comparison of processes
+    def replicated(x: np.ndarray) -> jax.Array:  # device_put would compare it between processes
         return jax.make_array_from_callback(np.shape(x), sharding, lambda _: x)
 
     return jax.tree.map(replicated, host)
