@@ -85,4 +85,5 @@ def shapes(config: ModelConfig) -> Any:
     mag_BTF = jax.ShapeDtypeStruct((1, frames, config.num_bins), jnp.float32)
     condition_BE = jax.ShapeDtypeStruct((1, config.condition_features), jnp.float32)
     init = functools.partial(network.init, train=False, **options)
-    return jax.eval_shape(init, jax.random.key(0), mag_BTF, condition_BE)
+    with jax.enable_x64(False):  # the result is cached, also for callers without x64
+        return jax.eval_shape(init, jax.random.key(0), mag_BTF, condition_BE)

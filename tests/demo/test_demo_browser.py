@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile
 from selenium import webdriver
-from selenium.common.exceptions import NoSuchWindowException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from tiny_run import RATE_HZ, save_run
@@ -138,7 +137,7 @@ def browser(tmp_path_factory, saved):
 
 @pytest.fixture
 def page(browser, site, gate):
-    """The page, freshly opened in the only window; the gate is open before and after."""
+    """The page, freshly opened in the first window; the gate is open before and after."""
     gate.opened.set()
     browser.get(site.address)
     see(browser, "#recording input[type=file]")
@@ -287,8 +286,7 @@ def test_two_readers_at_once_get_each_their_own(page, gate, site, tmp_path):
     page.get("about:blank")
     soon(lambda: not answer.exists(), "the removal")
     page.switch_to.window(second)
-    with contextlib.suppress(NoSuchWindowException):  # it may be closed before the driver answers
-        page.close()
+    page.get("about:blank")  # it stays open: closing a tab makes some versions of the driver hang
     page.switch_to.window(first)
 
 

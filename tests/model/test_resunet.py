@@ -39,6 +39,13 @@ def test_parameter_count():
     assert sum(leaf.size for leaf in leaves) == 26_447_941
 
 
+def test_variables_are_float32_also_under_x64():
+    config = dataclasses.replace(TINY, condition_features=11)  # not in the cache yet
+    with jax.enable_x64(True):
+        leaves = jax.tree.leaves(variable_shapes(config))
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+
+
 def test_derived_sizes():
     assert (ResUNetConfig().num_bins, ResUNetConfig().time_stride) == (1025, 32)
     assert (ResUNetConfig().frequency_stride, TINY.frequency_stride) == (64, 8)
