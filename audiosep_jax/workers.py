@@ -1,11 +1,16 @@
-"""Worker processes: how many to start, and how they end with their parent."""
+"""Workers: how many to start, how to wait for them, and how they end with their parent."""
 
 import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
+from typing import Any
+
+SIGNAL_SECONDS = 0.5  # longest delay of a signal, see `finished`
 
 
 def available_cores(local_processes: int = 1) -> int:
@@ -35,6 +40,18 @@ def container_quota(
                     quota, period = " ".join((group / x).read_text() for x in names).split()
                     quotas += [int(quota) / int(period)] if int(quota) > 0 else []
     return min(quotas)
+
+
+def finished(futures: Iterable[Future[Any]]) -> Iterator[Future[Any]]:
+    """Yield futures as they finish, and let the main thread handle signals meanwhile.
+
+    A signal that arrives just before the main thread waits is handled only after the wait, which
+    `concurrent.futures.as_completed` does not limit: SIGTERM could be without effect for hours.
+    """
+    left = set(futures)
+    while left:
+        done, left = wait(left, SIGNAL_SECONDS, FIRST_COMPLETED)
+        yield from done
 
 
 def end_with_parent() -> None:

@@ -1,6 +1,9 @@
-"""workers: cores that a container allows and neighbours leave."""
+"""workers: cores that a container allows and neighbours leave, and signals while they work."""
 
 import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -54,3 +57,29 @@ def test_cores_are_shared_with_neighbours(monkeypatch, bound, host, quota, proce
     monkeypatch.setattr(os, "cpu_count", lambda: host)
     monkeypatch.setattr(workers, "container_quota", lambda: quota)
     assert workers.available_cores(processes) == expected
+
+
+def test_a_signal_that_does_not_wake_the_main_thread_is_handled_before_the_work_ends():
+    class Stopped(Exception):
+        pass
+
+    def stop(*_):
+        raise Stopped
+
+    over = threading.Event()
+
+    def work():
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        return over.wait(5)
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(work)
+            with pytest.raises(Stopped):
+                list(workers.finished([future]))
+            assert not future.done()
+            over.set()
+            assert [x.result() for x in workers.finished([future])] == [True]
+    finally:
+        signal.signal(signal.SIGUSR1, before)

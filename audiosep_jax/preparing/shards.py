@@ -164,7 +164,7 @@ def write_shards(
     )
     try:
         futures = {pool.submit(write_shard, plan.folder, x, settings): x for x in shards}
-        for future in concurrent.futures.as_completed(futures):
+        for future in workers.finished(futures):
             future.result()
             progress(futures[future].num_recordings)
     except BrokenProcessPool as error:

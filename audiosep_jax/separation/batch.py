@@ -10,14 +10,14 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from audiosep_jax import plots
+from audiosep_jax import plots, workers
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
 from audiosep_jax.errors import InputError
@@ -245,7 +245,7 @@ def separate_all(
     with ThreadPoolExecutor(len(devices)) as executor:
         try:
             submitted = {executor.submit(work, task): task for task in tasks}
-            for future in as_completed(submitted):
+            for future in workers.finished(submitted):
                 yield submitted[future], future.result()
         except BaseException:
             stop.set()
