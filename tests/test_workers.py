@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -66,9 +67,11 @@ def test_a_signal_that_does_not_wake_the_main_thread_is_handled_before_the_work_
     def stop(*_):
         raise Stopped
 
-    over = threading.Event()
+    waiting, over = threading.Event(), threading.Event()
 
     def work():
+        assert waiting.wait(5)
+        time.sleep(0.2)
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
         return over.wait(5)
 
@@ -76,6 +79,7 @@ def test_a_signal_that_does_not_wake_the_main_thread_is_handled_before_the_work_
     try:
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(work)
+            waiting.set()
             with pytest.raises(Stopped):
                 list(workers.finished([future]))
             assert not future.done()
