@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import math
 import resource
@@ -21,6 +20,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
+import audiosep_jax
 from audiosep_jax import files
 from audiosep_jax.data.batches import BadClips
 from audiosep_jax.errors import InputError
@@ -297,8 +297,7 @@ def code_version() -> dict[str, str]:
                 command, cwd=checkout, capture_output=True, text=True, check=False
             )
             commit = done.stdout.strip()
-    version = importlib.metadata.version("audiosep-jax")
-    return {"version": version, "commit": commit, "sources": source_hash(PACKAGE)}
+    return {"version": audiosep_jax.__version__, "commit": commit, "sources": source_hash(PACKAGE)}
 
 
 def source_hash(folder: Path) -> str:

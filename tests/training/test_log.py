@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import importlib.metadata
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import resource
 import struct
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -378,3 +380,9 @@ def test_this_package_is_told_by_its_version_and_sources():
     version = code_version()
     assert version["sources"] == source_hash(PACKAGE)
     assert set(version) == {"version", "commit", "sources"}
+
+
+def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch):
+    missing = importlib.metadata.PackageNotFoundError("audiosep-jax")
+    monkeypatch.setattr(importlib.metadata, "version", Mock(side_effect=missing))
+    assert code_version()["version"] == "not installed"
