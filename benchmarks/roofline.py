@@ -38,7 +38,7 @@ class BlockCost:
         return max(self.flop / peak_flops, self.bytes / bandwidth)
 
     def bound(self, peak_flops: float, bandwidth: float) -> Literal["arithmetic", "memory"]:
-        """What that time goes into."""
+        """The resource that bounds that time."""
         computes = self.flop / peak_flops >= self.bytes / bandwidth
         return "arithmetic" if computes else "memory"
 
@@ -129,7 +129,7 @@ class _Row:
         return sum(product.weights for product in self.products)
 
     def forward_elements(self) -> int:
-        """Of a pass without batch statistics."""
+        """Numbers read and written by a pass without batch statistics."""
         return _moved(self.products) + 2 * self.normalised + self.passes
 
     def elements_again(self) -> int:

@@ -22,7 +22,7 @@ Cutoffs = Annotated[tuple[Annotated[float, Field(ge=1000)], ...], Field(min_leng
 
 @section
 class AugmentConfig:
-    """How often each change is made, and the ranges that it draws from."""
+    """Probability of each change, and the ranges that it draws from."""
 
     gain_probability: Share = 0.0  # of the target; interferers are brought to its level
     gain_db: Annotated[tuple[float, ...], rising(-100, 100)] = (-12.0, 6.0)

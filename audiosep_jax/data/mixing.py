@@ -19,7 +19,7 @@ Gain = Annotated[int, Field(ge=-100, le=100)]
 
 @section
 class MixingConfig:
-    """How clips are added to a mixture; the defaults are the published recipe."""
+    """Settings of adding clips to a mixture; the defaults are the published recipe."""
 
     max_mix_num: Annotated[int, Field(ge=2, le=1024)] = 2  # clips in a mixture, with the target
     min_gain_db: Gain = -10

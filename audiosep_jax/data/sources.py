@@ -41,7 +41,7 @@ Tasks = Annotated[int, Field(ge=-1, le=256)]
 
 @section
 class DataConfig:
-    """Which clips to train on and how to feed them.
+    """Settings of the clips to train on, and of how they are fed.
 
     The clips of a resumed run are compared by their fingerprint, so their place may change.
     """

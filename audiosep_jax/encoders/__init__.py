@@ -26,7 +26,7 @@ class Kind:
 
     @property
     def is_file(self) -> bool:
-        """Whether the value names a file, not a sentence."""
+        """Return True if the value names a file, not a sentence."""
         return self.metavar != "SENTENCE"
 
 

@@ -57,7 +57,7 @@ class Span(NamedTuple):
     total: Any
 
     def inside(self, count: int) -> jax.Array:
-        """Which of the `count` frames from `first` on belong to the recording."""
+        """Mark those of the `count` frames from `first` on that belong to the recording."""
         frame_T = self.first + jnp.arange(count)
         return (frame_T >= 0) & (frame_T < self.total)
 

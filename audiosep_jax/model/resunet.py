@@ -145,7 +145,7 @@ class Block:
         return {f"{self.name}->{name}": channels for name, channels in (own | inner).items()}
 
     def inside(self, span: Span | None, count: int) -> jax.Array | None:
-        """Which of the `count` frames that the block sees belong to the recording."""
+        """Mark those of the `count` frames that the block sees which belong to the recording."""
         if span is None:
             return None
         first = span.first // self.level - self.delay - self.before

@@ -35,7 +35,7 @@ State = dict[str, Any]
 
 
 def can_stream(config: ModelConfig) -> bool:
-    """Whether the network carries its own past, so that tiles equal one pass."""
+    """Return True if the network carries its own past, so that tiles equal one pass."""
     return make_network(config).delay_frames is not None
 
 
@@ -104,7 +104,7 @@ def initial_state(
     tile_frames: int,
     engine: Engine | None = None,
 ) -> State:
-    """What is carried between tiles, at the start of a recording.
+    """Make the state that is carried between tiles, as it is at the start of a recording.
 
     Args:
         channels: of the mixture.

@@ -25,7 +25,7 @@ _SILENT = 1e-12  # smallest divisor of the mask, so that silence is not divided 
 
 
 class Tiling(NamedTuple):
-    """How much of a recording the network computes at once."""
+    """Amount of a recording that the network computes at once."""
 
     tile_frames: int  # STFT frames of a tile
     whole_frames: int  # recordings of at most as many frames are computed in one pass at their end

@@ -290,7 +290,7 @@ def _this_process() -> ocp.options.MultiprocessingOptions:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, at any depth of Orbax's errors, or the beginning of their text."""
+    """Return the system's message from any depth of Orbax's errors, or the start of their text."""
     text = " ".join("".join(traceback.format_exception(error)).split())
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
     known = (os.strerror(number) for number in numbers)

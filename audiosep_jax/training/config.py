@@ -48,7 +48,7 @@ class ValidConfig:
 
 @section
 class CheckpointConfig:
-    """When to save, besides after each validation and at the end, and what to keep.
+    """Steps after which to save, besides each validation and the end, and what to keep.
 
     The newest `keep_latest`, the best, and one every `keep_every_steps` (0: none) stay.
     """

@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, TensorBoard, the terminal, and a profiler trace."""
+"""The reports of a run: metrics.jsonl, TensorBoard, the terminal, and a profiler trace."""
 
 import contextlib
 import hashlib

@@ -33,7 +33,7 @@ class LossConfig:
 
 
 class Outputs(NamedTuple):
-    """What the model computes for a batch of mixtures."""
+    """Results of the model for a batch of mixtures."""
 
     estimate_BS: jax.Array
     mask_BTFC: jax.Array  # before the activations of `apply_mask`

@@ -62,7 +62,7 @@ def snapshot(
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether `source` has the form of a hub id, `owner/name` or `spaces/owner/name`."""
+    """Return True if `source` has the form of a hub id: `owner/name` or `spaces/owner/name`."""
     name = source.removeprefix(SPACES)
     return bool(_HUB_ID.fullmatch(name)) and all(part.strip(".") for part in name.split("/"))
 

@@ -207,7 +207,7 @@ def num_steps(state_dict: StateDict) -> int:
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a tensor of AudioSep's holds nothing learnt."""
+    """Return True for a tensor of AudioSep's that holds nothing learnt."""
     return name.removeprefix(PREFIX).startswith(BUFFERS) or name.endswith(COUNTER)
 
 

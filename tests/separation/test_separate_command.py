@@ -359,7 +359,7 @@ def test_a_query_without_a_known_word_is_warned_of(here, capfd):
 
 
 def test_a_result_replaces_no_other(here, workdir, capfd):
-    """Of a recording of the same name in another folder, or of another suffix."""
+    """Recordings of one name in two folders, or with two suffixes, have results of their own."""
     for folder in ("a", "b"):
         (here / folder).mkdir()
         recording(here / folder / "take.wav", num_samples=300 + 10 * len(folder))

@@ -32,7 +32,7 @@ def load(path: Path):
 
 
 def facts(path: Path) -> dict[str, str]:
-    """What the docstring says, by the word before the colon."""
+    """The entries of the docstring, by the word before the colon."""
     lines = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))).splitlines()
     found = {key: [line for line in lines if line.startswith(key)] for key in LINES}
     assert all(len(lines) == 1 for lines in found.values()), found

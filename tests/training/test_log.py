@@ -1,4 +1,4 @@
-"""What a run reports: rows, curves, pictures and sounds, lines and a bar, and a trace."""
+"""The reports of a run: rows, curves, pictures and sounds, lines and a bar, and a trace."""
 
 import contextlib
 import gzip

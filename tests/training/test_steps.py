@@ -247,7 +247,7 @@ def test_gradient_is_the_mean_over_devices(step):
 
 
 def unreplicated(body):
-    """How many leaves of (state, metrics) shard_map refuses to believe equal on all devices."""
+    """Number of leaves of (state, metrics) that shard_map does not find equal on all devices."""
     with pytest.raises(ValueError, match="could not infer replication") as error:
         under_shard_map(body)(tiny_state(), tiny_batch(0, 16))
     return tuple(str(error.value).count(f"* out_specs[{i}] is") for i in (0, 1))
@@ -457,7 +457,7 @@ def test_the_rate_counts_updates_and_not_steps():
 
 
 def gradient(state):
-    """Of the first step from a fresh state whose gradient was too short to be clipped."""
+    """Gradient of the first step, by a fresh state's moments; valid if it was not clipped."""
     return jax.tree.map(lambda m: m / (1 - TINY_OPTIM.b1), state.opt_state[1].mu)
 
 
