@@ -5,7 +5,7 @@ function of the model's outputs, the batch and the settings of the network.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,10 @@ from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import stft
 from audiosep_jax.settings import PositiveOrZero, section
 
+_FAINT_MAGNITUDE = 1e-3  # floor of the log magnitudes
+_SILENT_SHARE = 1e-6  # of the mixture's power: a weaker target counts as silent
+_SILENT_POWER = 1e-10  # of a mixture, for one that is silent
+
 
 @section
 class LossConfig:
@@ -25,6 +29,8 @@ class LossConfig:
     waveform_l1: PositiveOrZero = 1.0
     spectrum_l1: PositiveOrZero = 0.0
     negative_si_sdr: PositiveOrZero = 0.0
+    multi_resolution_stft: PositiveOrZero = 0.0
+    thresholded_snr: PositiveOrZero = 0.0
 
     def __post_init__(self) -> None:
         weights = dataclasses.asdict(self)
@@ -57,12 +63,57 @@ def spectrum_l1(
     return jnp.mean(parts) / window_samples**0.5
 
 
+def multi_resolution_stft(
+    estimate_BS: jax.Array, target_BS: jax.Array, windows: Sequence[int]
+) -> jax.Array:
+    """Mean over the windows of the L1 errors of magnitudes and of log magnitudes (DDSP, 2020).
+
+    Frames are a quarter of a window apart. Magnitudes are per root of the window's length, and
+    count as -60 dB where they are lower, so that a silent target has a finite loss.
+    """
+
+    def term(window_samples: int) -> jax.Array:
+        estimate_BTF, target_BTF = (
+            jnp.abs(stft(audio_BS, window_samples, window_samples // 4)) / window_samples**0.5
+            for audio_BS in (estimate_BS, target_BS)
+        )
+        ratio_BTF = (estimate_BTF + _FAINT_MAGNITUDE) / (target_BTF + _FAINT_MAGNITUDE)
+        return jnp.mean(jnp.abs(estimate_BTF - target_BTF) + jnp.abs(jnp.log(ratio_BTF)))
+
+    return jnp.mean(jnp.stack([term(window_samples) for window_samples in windows]))
+
+
+def thresholded_snr(
+    estimate_BS: jax.Array, target_BS: jax.Array, mixture_BS: jax.Array
+) -> jax.Array:
+    """Mean of the negative SNR in dB, which stops at -30 dB (MixIT, 2020).
+
+    For a silent target it is the power of the estimate relative to that of the mixture, which
+    stops at -20 dB (FUSS, 2021).
+    """
+    error_B, target_B, mixture_B = (
+        jnp.mean(jnp.square(audio_BS), axis=-1)
+        for audio_BS in (estimate_BS - target_BS, target_BS, mixture_BS)
+    )
+    silent_B = target_B <= _SILENT_SHARE * mixture_B
+    reference_B = jnp.where(silent_B, mixture_B, target_B) + _SILENT_POWER
+    floor_B = jnp.where(silent_B, 1e-2, 1e-3) * reference_B
+    return jnp.mean(10 * jnp.log10((error_B + floor_B) / reference_B))
+
+
 TERMS: dict[str, Term] = {
     "waveform_l1": lambda out, batch, _: waveform_l1(out.estimate_BS, batch["target"]),
     "spectrum_l1": lambda out, batch, model: spectrum_l1(
         out.estimate_BS, batch["target"], model.window_samples, model.hop_samples
     ),
     "negative_si_sdr": lambda out, batch, _: -si_sdr(batch["target"], out.estimate_BS).mean(),
+    "multi_resolution_stft": lambda out, batch, model: multi_resolution_stft(
+        *(out.estimate_BS, batch["target"]),
+        (model.window_samples // 2, model.window_samples, 2 * model.window_samples),
+    ),
+    "thresholded_snr": lambda out, batch, _: thresholded_snr(
+        out.estimate_BS, batch["target"], batch["mixture"]
+    ),
 }
 
 

@@ -7,16 +7,21 @@ from golden_towers import recipe
 from separator_examples import TINY
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.model.stft import stft
 from audiosep_jax.training.losses import (
+    TERMS,
     LossConfig,
     Outputs,
     loss_terms,
+    multi_resolution_stft,
     spectrum_l1,
+    thresholded_snr,
     total_loss,
     waveform_l1,
 )
 
 ALL = LossConfig(waveform_l1=2.0, spectrum_l1=0.5, negative_si_sdr=0.01)
+EVERY = LossConfig(**dict.fromkeys(TERMS, 1.0))
 
 
 def pair():
@@ -24,7 +29,8 @@ def pair():
 
 
 def terms_of(config, estimate_BS, target_BS):
-    return loss_terms(config, TINY, Outputs(estimate_BS, None), {"target": target_BS})
+    batch = {"mixture": target_BS, "target": target_BS}
+    return loss_terms(config, TINY, Outputs(estimate_BS, None), batch)
 
 
 def test_waveform_l1():
@@ -72,6 +78,40 @@ def test_negative_si_sdr_falls_as_the_estimate_improves():
         assert terms["negative_si_sdr"] == pytest.approx(20 * np.log10(gain), abs=1e-3)
 
 
+def test_multi_resolution_stft_of_a_change_of_gain_and_of_silence():
+    audio_BS = recipe.waveform(1, 2, 4096)
+    windows = (64, 128)
+    magnitudes = [np.abs(stft(audio_BS, w, w // 4)) / np.sqrt(w) for w in windows]
+    for gain in (2.0, 0.0):
+        expected = np.mean(
+            [
+                np.mean(abs(1 - gain) * x + np.abs(np.log((gain * x + 1e-3) / (x + 1e-3))))
+                for x in magnitudes
+            ]
+        )
+        loss = multi_resolution_stft(gain * audio_BS, audio_BS, windows)
+        assert loss == pytest.approx(float(expected), rel=1e-4)
+        # An error of the whole target costs as much as an estimate of what is silence.
+        assert multi_resolution_stft(audio_BS, gain * audio_BS, windows) == pytest.approx(loss)
+    assert multi_resolution_stft(audio_BS, -audio_BS, windows) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("target_gain", "error_gain", "loss"),
+    [
+        (1, 0.1, 10 * np.log10(0.01 + 1e-3)),
+        (1, 0, -30),  # a perfect estimate
+        (0, 0, -20),  # silence for an absent target
+        (0, 1, 10 * np.log10(1 + 1e-2)),  # the whole mixture for an absent target
+    ],
+)
+def test_thresholded_snr_has_floors(target_gain, error_gain, loss):
+    mixture_BS = recipe.waveform(1, 2, 200)
+    target_BS = target_gain * mixture_BS
+    found = thresholded_snr(target_BS + error_gain * mixture_BS, target_BS, mixture_BS)
+    assert found == pytest.approx(loss, abs=1e-3)
+
+
 def test_total_is_the_weighted_sum_of_the_wanted_terms():
     estimate_BS, target_BS = pair()
     terms = terms_of(ALL, estimate_BS, target_BS)
@@ -86,7 +126,7 @@ def test_gradients_are_finite_on_silence():
     silence_BS = np.zeros((2, 50), np.float32)
 
     def total(estimate_BS):
-        return total_loss(ALL, terms_of(ALL, estimate_BS, silence_BS))
+        return total_loss(EVERY, terms_of(EVERY, estimate_BS, silence_BS))
 
     assert np.isfinite(jax.jit(jax.grad(total))(silence_BS)).all()
 
