@@ -169,7 +169,7 @@ class RowMaker:
         first = self.sampler.clip_of(recording, rng)
         index, target_S = self.sampler.load(rng, self.num_samples, bad, first=first)
         query = self.sampler.caption_of(index, rng)
-        avoid = self.sampler.captions.keys(index)
+        avoid = self.sampler.captions.excluded(index)
         num_interferers = int(rng.integers(1, self.mixing.max_mix_num))
         if not self.augment.any:
             _, interferers_KS = self._interferers(num_interferers, avoid, rng, bad)
@@ -199,7 +199,7 @@ class RowMaker:
     def _absent_caption(self, indices: tuple[int, ...], rng: np.random.Generator) -> int:
         """Number of a caption that describes none of the clips."""
         captions = self.sampler.captions
-        heard = frozenset[int]().union(*(captions.keys(index) for index in indices))
+        heard = frozenset[int]().union(*(captions.excluded(index) for index in indices))
         return self.sampler.caption_of(self.sampler.draw(rng, heard), rng)
 
 

@@ -21,6 +21,7 @@ from audiosep_jax.errors import InputError
 
 _FILES = "/proc/self/fd"  # through which a file without a name can be opened
 _writing = threading.Lock()
+_NO_CLASS = -1  # key of the class of a clip without one
 _FILE_BYTES = 1 << 16  # arrays of fewer bytes are pickled by value
 
 
@@ -95,20 +96,24 @@ class Captions:
     """Captions of each of N clips.
 
     Each distinct caption is stored once, in `texts`, and has a number. Two captions have the same
-    key, a number too, if they differ in case and spaces only.
+    key, a number too, if they differ in case and spaces only. The class of a clip has a key, too,
+    but is no caption: it is never a query.
 
     Args:
         lists: captions of each clip; at least one for each.
+        classes: class of each clip, or an empty string; empty if no clip has one. It is read after
+            the lists.
     """
 
-    def __init__(self, lists: Iterable[Sequence[str]]) -> None:
+    def __init__(self, lists: Iterable[Sequence[str]], classes: Sequence[str] = ()) -> None:
         numbers = collections.defaultdict[str, int](itertools.count().__next__)
         flat, ends = array.array("i"), array.array("q", [0])
         for captions in lists:
             for caption in captions:
                 flat.append(numbers[caption])
             ends.append(len(flat))
-        self._fill(numbers, np.frombuffer(flat, np.int32), np.frombuffer(ends, np.int64))
+        arrays = np.frombuffer(flat, np.int32), np.frombuffer(ends, np.int64)
+        self._fill(numbers, *arrays, classes or itertools.repeat("", len(ends) - 1))
 
     @classmethod
     def joined(cls, parts: Sequence["Captions"]) -> "Captions":
@@ -121,15 +126,22 @@ class Captions:
             counts.append(np.diff(part._ends))
         whole = cls.__new__(cls)
         ends = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-        whole._fill(numbers, np.concatenate(flat), ends)
+        classes = itertools.chain.from_iterable(part.classes() for part in parts)
+        whole._fill(numbers, np.concatenate(flat), ends, classes)
         return whole
 
-    def _fill(self, texts: Collection[str], flat: np.ndarray, ends: np.ndarray) -> None:
+    def _fill(
+        self, texts: Collection[str], flat: np.ndarray, ends: np.ndarray, classes: Iterable[str]
+    ) -> None:
         keys: dict[str, int] = {}
         key_of_text = [keys.setdefault(caption_key(text), len(keys)) for text in texts]
+        names = map(caption_key, classes)
+        key_of_clip = [keys.setdefault(name, len(keys)) if name else _NO_CLASS for name in names]
         self.texts = Strings(texts)
         self._flat, self._ends = shared(flat, np.int32), shared(ends, np.int64)
-        self._keys = shared(key_of_text, np.int32)
+        self._keys, self._class_keys = shared(key_of_text, np.int32), shared(key_of_clip, np.int32)
+        self._key_names = Strings(keys)
+        self._alike: dict[int, set[int]] = {}  # keys in a group with a key
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -158,31 +170,60 @@ class Captions:
         repeated = copy.copy(self)
         repeated._flat = shared(list(itertools.chain.from_iterable(numbers)), np.int32)
         repeated._ends = shared([0, *itertools.accumulate(map(len, numbers))], np.int64)
+        repeated._class_keys = shared(np.repeat(self._class_keys, counts), np.int32)
         return repeated
 
+    def grouped(self, groups: Iterable[Iterable[str]]) -> "Captions":
+        """Captions where those, and classes, that are in one group exclude each other.
+
+        Names that no clip has are ignored.
+        """
+        key_of = {name: key for key, name in enumerate(self._key_names)}
+        grouped = copy.copy(self)
+        grouped._alike = {}
+        for group in groups:
+            members = {key_of[name] for name in map(caption_key, group) if name in key_of}
+            for key in members:
+                grouped._alike[key] = grouped._alike.get(key, set()) | members
+        return grouped
+
+    def classes(self) -> Iterator[str]:
+        """Yield the class of each clip, in lower case, or an empty string."""
+        names = [*self._key_names, ""]  # the last is that of _NO_CLASS
+        return (names[key] for key in self._class_keys.tolist())
+
     def keys(self, index: int) -> frozenset[int]:
-        """Keys of the clip's captions."""
-        return frozenset(int(self._keys[number]) for number in self.numbers(index))
+        """Keys of the clip's captions and of its class."""
+        keys = [int(self._keys[number]) for number in self.numbers(index)]
+        own = int(self._class_keys[index])
+        return frozenset(keys if own == _NO_CLASS else [*keys, own])
+
+    def excluded(self, index: int) -> frozenset[int]:
+        """Keys that no clip may have that is mixed with this one: its own and those like them."""
+        keys = self.keys(index)
+        return keys.union(*(self._alike.get(key, ()) for key in keys)) if self._alike else keys
 
     def name_of_keys(self, keys: Collection[int]) -> str:
-        """Captions that have these keys, for messages."""
-        first = [int(np.argmax(self._keys == key)) for key in keys]
-        return ", ".join(sorted(caption_key(self.texts[number]) for number in first))
+        """Captions and classes that have these keys, for messages."""
+        return ", ".join(sorted(self._key_names[key] for key in keys))
 
     def without(self, keys: Collection[int]) -> np.ndarray:
         """Indices of the clips that have none of the keys, ascending."""
-        found = np.zeros(len(self), bool)
+        found = np.isin(self._class_keys, list(keys))
         found[self._owners()[np.isin(self._keys[self._flat], list(keys))]] = True
         return np.flatnonzero(~found)
 
     def lonely(self) -> int | None:
-        """First clip that shares a key with every clip, so that none can be mixed with it."""
-        keys = self._keys[self._flat]
-        # No clip meets more clips than its keys occur in all, which rules out most of them.
-        met = np.add.reduceat(np.bincount(keys)[keys], self._ends[:-1])
+        """First clip that excludes every clip, so that none can be mixed with it."""
+        keys, class_keys = self._keys[self._flat], self._class_keys
+        # No clip excludes more clips than its keys occur in all, which rules out most of them.
+        counts = np.bincount(np.concatenate([keys, class_keys]) + 1)
+        counts[[key + 1 for key in self._alike]] = len(self)
+        counts[_NO_CLASS + 1] = 0
+        met = np.add.reduceat(counts[keys + 1], self._ends[:-1]) + counts[class_keys + 1]
         seen: set[frozenset[int]] = set()
         for index in np.flatnonzero(met >= len(self)).tolist():
-            own = self.keys(index)
+            own = self.excluded(index)
             if own not in seen and not len(self.without(own)):
                 return int(index)
             seen.add(own)

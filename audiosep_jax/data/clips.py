@@ -29,13 +29,18 @@ class Clips:
     Args:
         captions_of: captions by the path of the file.
         left_out: paths found beside the files that are no recordings.
+        class_of: class by path, for files that have one.
     """
 
     def __init__(
-        self, captions_of: Mapping[str, Sequence[str]], left_out: Iterable[str] = ()
+        self,
+        captions_of: Mapping[str, Sequence[str]],
+        left_out: Iterable[str] = (),
+        class_of: Mapping[str, str] | None = None,
     ) -> None:
         self.paths = Strings(captions_of)
-        self.captions = Captions(captions_of.values())
+        classes = [class_of.get(path, "") for path in captions_of] if class_of else ()
+        self.captions = Captions(captions_of.values(), classes)
         self.left_out = tuple(left_out)
 
     def __len__(self) -> int:
@@ -52,7 +57,8 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
     """Clips of AudioSep's `{"data": [{"wav": ..., "caption": ...}]}`.
 
     Paths are relative to the manifest; a caption may be a list of captions. A file that several
-    rows name, as where there is a row for each caption, is one clip with all captions.
+    rows name, as where there is a row for each caption, is one clip with all captions. A row may
+    have a `"class"`.
 
     Raises:
         InputError: the file is no manifest, or the row that is named cannot be used.
@@ -62,7 +68,7 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
     def compact(row: dict[str, Any]) -> Any:
         """Row without its dict, which takes three times the memory."""
         wav, caption = row.get("wav"), row.get("caption")
-        if isinstance(wav, str) and isinstance(caption, str):
+        if isinstance(wav, str) and isinstance(caption, str) and "class" not in row:
             return wav, texts.setdefault(caption, caption)
         return row
 
@@ -75,6 +81,7 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
     folder = str(Path(path).parent)
     prefix = "" if folder == "." else folder.rstrip("/") + "/"
     captions_of: dict[str, tuple[str, ...]] = {}
+    class_of: dict[str, str] = {}
     for number, row in enumerate(content["data"]):
         wav, captions = row if isinstance(row, tuple) else _fields(row, path, number)
         captions = (captions,) if isinstance(captions, str) else tuple(captions)
@@ -82,10 +89,12 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
             empty = "caption" if wav.strip() else '"wav"'
             raise InputError(f"{path}: row {number + 1} (data[{number}]) has an empty {empty}")
         path_of_clip = _joined(prefix, wav)
+        if isinstance(row, dict) and row.get("class"):
+            class_of[path_of_clip] = row["class"]
         known = captions_of.setdefault(path_of_clip, captions)
         if known is not captions:
             captions_of[path_of_clip] = tuple(dict.fromkeys(known + captions))
-    return Clips(captions_of)
+    return Clips(captions_of, class_of=class_of)
 
 
 def _fields(row: Any, path: object, number: int) -> tuple[str, Sequence[str]]:
@@ -102,6 +111,8 @@ def _fields(row: Any, path: object, number: int) -> tuple[str, Sequence[str]]:
     for caption in captions if isinstance(captions, list) else [captions]:
         if not isinstance(caption, str):
             raise InputError(f"{where}: its caption is {_shown(caption)}, not text; quote it")
+    if not isinstance(row.get("class") or "", str):
+        raise InputError(f'{where}: "class" is {_shown(row["class"])}, not the name of a class')
     return wav, captions
 
 

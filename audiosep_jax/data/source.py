@@ -65,12 +65,14 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the clips' file names and captions, in order, wherever the files are."""
+        """Hash of the clips' file names, captions and classes, in order, wherever the files are."""
         encode = json.encoder.encode_basestring_ascii  # json.dumps would take most of the time
         texts = [encode(text) for text in self.captions.texts]
         digest = hashlib.sha256()
-        for name, numbers in zip(self.names(), self.captions.all_numbers(), strict=True):
+        numbers_and_class = self.captions.all_numbers(), self.captions.classes()
+        for name, numbers, own_class in zip(self.names(), *numbers_and_class, strict=True):
             cells = [encode(os.path.basename(name)), *(texts[number] for number in numbers)]
+            cells += [encode(own_class)] if own_class else []
             digest.update(f"[{', '.join(cells)}]\n".encode())
         return digest.hexdigest()[:16]
 

@@ -62,6 +62,9 @@ class DataConfig:
     valid_split: str = setting(default="valid", per_process=True)
     train_folds: Folds = (1, 2, 3, 4)
     valid_folds: Folds = setting(default=(5,), per_process=True)
+    # Groups of captions or classes that cannot be told apart: none is mixed with a target of its
+    # group, or asked for as absent where another of its group is heard.
+    alike: tuple[tuple[str, ...], ...] = ()
     num_synthetic_clips: Annotated[int, Field(ge=2, le=10**7)] = 20000
     segment_seconds: Annotated[float, Field(ge=0.01, le=3600)] = 5.0
     min_seconds: Annotated[float, Field(ge=0, le=3600)] = 1.0
@@ -283,13 +286,19 @@ Split = Literal["train", "valid"]
 
 def build_source(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
     """The training or the held-out clips that the config names."""
+    source: Source
     if not config.roots or (config.valid_root and split == "valid"):
-        return _one_source(config, split, sample_rate_hz)
-    parts = []
-    for root, kind in zip(config.roots, config.kinds, strict=True):
-        one = dataclasses.replace(config, source=kind, root=root, roots=(), sources=(), weights=())
-        parts.append(_one_source(one, split, sample_rate_hz))
-    return WeightedSources(parts, config.weights)
+        source = _one_source(config, split, sample_rate_hz)
+    else:
+        one = dataclasses.replace(config, roots=(), sources=(), weights=())
+        parts = [
+            _one_source(dataclasses.replace(one, source=kind, root=root), split, sample_rate_hz)
+            for root, kind in zip(config.roots, config.kinds, strict=True)
+        ]
+        source = WeightedSources(parts, config.weights)
+    if config.alike:
+        source.captions = source.captions.grouped(config.alike)
+    return source
 
 
 def _one_source(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:

@@ -41,14 +41,14 @@ def validation_set(
     for recording in order[:num_mixtures].tolist():
         first = sampler.clip_of(recording, rng)
         index, target_S = _audible(sampler, num_samples, bad, rng, first=first)
-        keys = sampler.captions.keys(index)
+        keys = sampler.captions.excluded(index)
         other, interferer_S = _audible(sampler, num_samples, bad, rng, avoid=keys)
         mixed = mixing_lib.mix_at_snr(target_S, interferer_S, gain_db, mixing.declipped_peak)
         mixtures.append(mixed[0])
         targets.append(mixed[1])
         chosen.append(texts[sampler.caption_of(index, rng)])
         try:
-            third = sampler.draw(rng, keys | sampler.captions.keys(other))
+            third = sampler.draw(rng, keys | sampler.captions.excluded(other))
         except InputError:  # every clip shares a caption with one of the two
             third = other
         wrong.append(texts[sampler.caption_of(third, rng)])

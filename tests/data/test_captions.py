@@ -46,6 +46,29 @@ def test_captions_of_several_sets_are_joined_and_repeated():
     assert [repeated[k] for k in range(7)] == [LISTS[k] for k in (0, 0, 1, 2, 3, 3, 3)]
 
 
+def test_clips_of_one_class_share_a_key_without_sharing_a_caption():
+    captions = Captions(LISTS, ["Dog", "", "", "dog"])
+    assert len(captions.keys(0) & captions.keys(3)) == 2  # the caption and the class
+    one, other = Captions([("woof",)], ["dog"]), Captions([("rain",), ("bark",)], ["", "DOG"])
+    joined = Captions.joined([one, other]).repeated([1, 2, 1])
+    assert list(joined.classes()) == ["dog", "", "", "dog"]
+    assert joined.without(joined.keys(0)).tolist() == [1, 2]
+    assert joined.name_of_keys(joined.keys(3)) == "bark, dog"
+    assert list(joined.texts) == ["woof", "rain", "bark"]
+    assert Captions([("woof",), ("bark",)], ["dog", "dog"]).lonely() == 0
+    assert joined.lonely() is None
+
+
+def test_captions_and_classes_of_a_group_exclude_each_other():
+    captions = Captions([("rain",), ("drops",), ("waves",), ("dog",)], ["", "Water", "", ""])
+    grouped = captions.grouped([("Rain", "water"), ("sea", "waves"), ("water", "waves")])
+    allowed = [grouped.without(grouped.excluded(index)).tolist() for index in range(4)]
+    assert allowed == [[2, 3], [3], [0, 3], [0, 1, 2]]
+    assert captions.without(captions.excluded(0)).tolist() == [1, 2, 3]  # itself unchanged
+    assert grouped.lonely() is None
+    assert captions.grouped([("drops", "rain", "waves", "dog")]).lonely() == 0
+
+
 def test_large_arrays_are_mapped_from_a_file_by_another_process(tmp_path):
     captions = Captions([(f"sound {k} of a long list",) for k in range(20_000)])
     content = pickle.dumps(captions)

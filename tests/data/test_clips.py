@@ -53,6 +53,7 @@ def test_manifest_paths_are_relative_to_it(tmp_path):
         ({"wav": "a.wav", "caption": ["x", 3]}, "caption is 3, not text"),
         ({"wav": "a.wav", "caption": 7}, "caption is 7, not text"),
         ({"audio": "a.wav", "text": "x"}, "its fields are audio, text"),
+        ({"wav": "a.wav", "caption": "x", "class": 7}, '"class" is 7, not the name'),
         ("a.wav", '"wav"'),
     ],
 )
@@ -176,6 +177,19 @@ def test_manifest_rows_of_one_file_are_one_clip(tmp_path):
         Clip(tmp_path / "a.wav", ("rain", "it rains")),
         Clip(tmp_path / "b.wav", ("dog",)),
     ]
+
+
+def test_manifest_rows_may_have_a_class(tmp_path):
+    rows = [
+        {"wav": "a.wav", "caption": "woof", "class": "dog"},
+        {"wav": "b.wav", "caption": ["it barks"], "class": "Dog"},
+        {"wav": "c.wav", "caption": "rain", "class": None},
+        {"wav": "d.wav", "caption": "bell"},
+    ]
+    captions = manifest_clips(manifest(tmp_path, {"data": rows})).captions
+    assert list(captions.classes()) == ["dog", "dog", "", ""]
+    assert captions.without(captions.keys(0)).tolist() == [2, 3]
+    assert list(captions.texts) == ["woof", "it barks", "rain", "bell"]
 
 
 def test_a_manifest_from_a_spreadsheet_on_windows_is_read(tmp_path):

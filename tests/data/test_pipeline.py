@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import threading
 
 import numpy as np
@@ -20,6 +21,7 @@ from tones import (
 
 from audiosep_jax.data.augment import AugmentConfig
 from audiosep_jax.data.batches import ClipSampler
+from audiosep_jax.data.captions import Captions
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.pipeline import target_recordings, train_batches
 from audiosep_jax.data.sources import DataConfig, WeightedSources, build_source
@@ -354,6 +356,30 @@ def test_an_absent_target_is_silence_and_its_query_describes_no_clip_heard():
     assert not heard[rows, query][absent].any()
     assert heard[rows, query][~absent].all()
     assert (heard.sum(axis=1) > 1).all()
+
+
+class AlikeTones(Tones):
+    """The first three tones are of one group."""
+
+    @functools.cached_property
+    def captions(self):
+        return Captions(self.all_captions).grouped([("tone 00", "tone 01", "tone 02")])
+
+
+def test_sounds_of_one_group_are_not_mixed_nor_asked_for_beside_each_other():
+    source, mixing = AlikeTones(tones(6).all_captions), MixingConfig(max_mix_num=3)
+    stream = train_batches(
+        *(source, conditions_of(source), mixing, SERIAL, AugmentConfig(absent_probability=0.3)),
+        **{"seed": 0, "batch_size": 200, "first_step": 0},
+    )
+    batch = next(stream)
+    spectra = np.abs(np.fft.rfft(batch["mixture"], axis=-1))[:, 1:7]
+    heard = spectra > 0.01 * spectra.max(axis=1, keepdims=True)
+    query = np.argmax(batch["condition"], axis=1)
+    absent, grouped = ~batch["target"].any(axis=1), query < 3
+    assert (heard[grouped & ~absent, :3].sum(axis=1) == 1).all()
+    assert not heard[grouped & absent, :3].any()
+    assert (grouped & absent).sum() > 5
 
 
 def test_silence_as_the_interferer_leaves_the_target_alone():

@@ -270,6 +270,30 @@ def test_build_source_of_several_data_sets(tmp_path):
     assert "set data.valid_root" in refused(build_source, own, "valid", RATE_HZ)
 
 
+def test_clips_that_cannot_be_told_apart_are_not_mixed(tmp_path):
+    for name in ("bell", "chime", "dog"):
+        save_noise(tmp_path / "folders" / name / "a.wav")
+    rows = [
+        {"wav": f"folders/{name}/a.wav", "caption": f"caption {k}", "class": name}
+        for k, name in enumerate(("bell", "dog"))
+    ]
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"data": rows}))
+    config = DataConfig(
+        roots=(str(tmp_path / "folders"), str(path)),
+        sources=("folders", "manifest"),
+        alike=(("chime", "bell", "gong"),),
+    )
+    captions = build_source(config, "train", RATE_HZ).captions
+    assert captions.without(captions.excluded(0)).tolist() == [2, 4]  # the two dogs
+    assert captions.without(captions.excluded(4)).tolist() == [0, 1, 3]
+    alone = dataclasses.replace(config, roots=(), sources=(), root=str(path))
+    source = build_source(alone, "train", RATE_HZ)
+    rows[1]["class"] = "bell"
+    path.write_text(json.dumps({"data": rows}))
+    assert build_source(alone, "train", RATE_HZ).fingerprint != source.fingerprint
+
+
 def test_synthetic_validation_is_held_out():
     config = DataConfig(source="synthetic", num_synthetic_clips=30)
     train, valid = build_source(config, "train", RATE_HZ), build_source(config, "valid", RATE_HZ)
