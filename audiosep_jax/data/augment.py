@@ -16,6 +16,7 @@ from audiosep_jax.settings import Share, rising, section
 
 _TRANSITION = 0.1  # width of a low-pass filter's edge, in parts of its cut-off
 _RINGING_SECONDS = 0.05  # the response of a filter at 1 kHz or above has decayed by then
+_OCTAVES = 7  # gains of the equaliser, whose response has decayed after 1024 samples
 
 Cutoffs = Annotated[tuple[Annotated[float, Field(ge=1000)], ...], Field(min_length=1)]
 
@@ -36,6 +37,12 @@ class AugmentConfig:
     reverb_seconds: Annotated[tuple[float, ...], rising(0.01, 10)] = (0.2, 1.0)
     # Direct sound over reverberation.
     reverb_direct_db: Annotated[tuple[float, ...], rising(-100, 100)] = (-3.0, 12.0)
+    # Each clip is played slower or faster, which changes its pitch too.
+    speed_probability: Share = 0.0
+    speed: Annotated[tuple[float, ...], rising(0.25, 4)] = (0.8, 1.25)
+    # Each clip gets a smooth curve of gains over frequency.
+    equalise_probability: Share = 0.0
+    equalise_db: Annotated[tuple[float, ...], rising(-100, 100)] = (-6.0, 6.0)
     silence_probability: Share = 0.0  # of mixtures that hold nothing but the target
     absent_probability: Share = 0.0  # of queries for what is not there: the target is silence
 
@@ -53,6 +60,20 @@ class Changes:
     absent_target: bool
     gain_db: float
     room_seconds: float  # 0: no room
+
+
+def draw_clip_changes(
+    config: AugmentConfig, rng: np.random.Generator
+) -> tuple[float, np.ndarray | None]:
+    """Draw (speed, gains_db for `equalise` or None) of one clip, with the same number of draws."""
+    sped, equalised = rng.random(2).tolist()
+    speed = math.exp(between(tuple(map(math.log, config.speed)), rng))
+    least_db, most_db = config.equalise_db
+    gains_db = rng.uniform(least_db, most_db, _OCTAVES)
+    return (
+        speed if sped < config.speed_probability else 1.0,
+        gains_db if equalised < config.equalise_probability else None,
+    )
 
 
 def draw_changes(config: AugmentConfig, rng: np.random.Generator) -> Changes:
@@ -117,6 +138,18 @@ def band_limit(audio_S: np.ndarray, cutoff_hz: float, sample_rate_hz: int) -> np
     gain_F = (0.5 - 0.5 * np.sin(np.pi * place_F)).astype(np.float32)
     spectrum_F = fft.rfft(audio_S, num_samples) * gain_F
     return fft.irfft(spectrum_F, num_samples)[: len(audio_S)]
+
+
+def equalise(audio_S: np.ndarray, gains_db: np.ndarray) -> np.ndarray:
+    """Filter of zero phase, with a gain at each octave up to half the rate, lowest first.
+
+    Between them decibels are linear over octaves; below the first, its gain applies.
+    """
+    num_samples = fft.next_fast_len(len(audio_S) + 1024)
+    octave_F = np.log2(np.maximum(np.arange(num_samples // 2 + 1), 1) / (num_samples / 2))
+    gain_db_F = np.interp(octave_F, np.arange(1 - len(gains_db), 1), gains_db)
+    gain_F = np.exp(gain_db_F.astype(np.float32) * np.float32(math.log(10) / 20))
+    return fft.irfft(fft.rfft(audio_S, num_samples) * gain_F, num_samples)[: len(audio_S)]
 
 
 def room_response(

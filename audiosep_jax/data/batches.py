@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from audiosep_jax.audio.files import AudioError
+from audiosep_jax.audio.files import AudioError, resample
 from audiosep_jax.data import augment as augment_lib
 from audiosep_jax.data import mixing as mixing_lib
 from audiosep_jax.data.augment import AugmentConfig
@@ -99,11 +99,15 @@ class ClipSampler:
         *,
         avoid: frozenset[int] = frozenset(),
         first: int | None = None,
+        **crop: Any,
     ) -> tuple[int, np.ndarray]:
         """(index, audio_S) of a random crop of `first`, or else of a random clip.
 
         Clips that cannot be read are appended to `bad`. No caption of the clip has its key in
         `avoid`, so that a mixture never holds two clips that one sentence describes.
+
+        Args:
+            crop: options of `crop_or_pad`.
         """
         last = ""
         for attempt in range(MAX_TRIES):
@@ -112,7 +116,8 @@ class ClipSampler:
             except InputError as error:
                 raise InputError(f"{error}{last}") from error
             try:
-                return index, mixing_lib.crop_or_pad(self.source.load(index), num_samples, rng)
+                audio_S = self.source.load(index)
+                return index, mixing_lib.crop_or_pad(audio_S, num_samples, rng, **crop)
             except AudioError as error:
                 bad.append(index)
                 last = f", last: {error}"
@@ -161,25 +166,26 @@ class RowMaker:
     def __call__(self, recording: int, make_rng: Callable[[int], np.random.Generator]) -> Row:
         """Make a row; a target or an interferer that cannot be read is drawn anew.
 
-        Augmentation draws from `make_rng(1)`, the rest from `make_rng(0)`, so augmentation changes
-        no clip, crop or gain.
+        Augmentation draws from `make_rng(1)`, and for single clips from `make_rng(2)`, the rest
+        from `make_rng(0)`, so augmentation changes no clip, crop or gain.
         """
         rng = make_rng(0)
         bad: list[int] = []
+        loading = rng, make_rng(2) if self.augment.any else None, bad
         first = self.sampler.clip_of(recording, rng)
-        index, target_S = self.sampler.load(rng, self.num_samples, bad, first=first)
+        index, target_S = self._load(*loading, first=first)
         query = self.sampler.caption_of(index, rng)
         avoid = self.sampler.captions.excluded(index)
         num_interferers = int(rng.integers(1, self.mixing.max_mix_num))
         if not self.augment.any:
-            _, interferers_KS = self._interferers(num_interferers, avoid, rng, bad)
+            _, interferers_KS = self._interferers(num_interferers, avoid, *loading)
             mixed = mixing_lib.mix(target_S, interferers_KS, self.mixing, rng)
             return Row(*mixed, query, bad)
 
         augment_rng = make_rng(1)
         changes = augment_lib.draw_changes(self.augment, augment_rng)
         others, interferers_KS = self._interferers(
-            0 if changes.silent_interferer else num_interferers, avoid, rng, bad
+            0 if changes.silent_interferer else num_interferers, avoid, *loading
         )
         how = changes, self.augment, self.sampler.source.sample_rate_hz, augment_rng
         target_S = augment_lib.augment_target(target_S, *how)
@@ -190,10 +196,27 @@ class RowMaker:
             target_S = np.zeros_like(target_S)
         return Row(mixture_S, target_S, query, bad)
 
+    def _load(
+        self,
+        rng: np.random.Generator,
+        clip_rng: np.random.Generator | None,
+        bad: list[int],
+        **which: Any,
+    ) -> tuple[int, np.ndarray]:
+        """(index, audio_S) of a clip, with its own changes if there is a generator for them."""
+        speed, gains_db = 1.0, None
+        if clip_rng is not None:
+            speed, gains_db = augment_lib.draw_clip_changes(self.augment, clip_rng)
+        length = max(1, round(self.num_samples * speed))
+        which |= {"num_crops": self.mixing.num_crops, "length": length}
+        index, audio_S = self.sampler.load(rng, self.num_samples, bad, **which)
+        audio_S = resample(audio_S[None], length, self.num_samples)[0]
+        return index, audio_S if gains_db is None else augment_lib.equalise(audio_S, gains_db)
+
     def _interferers(
-        self, count: int, avoid: frozenset[int], rng: np.random.Generator, bad: list[int]
+        self, count: int, avoid: frozenset[int], *loading: Any
     ) -> tuple[list[int], list[np.ndarray]]:
-        loaded = [self.sampler.load(rng, self.num_samples, bad, avoid=avoid) for _ in range(count)]
+        loaded = [self._load(*loading, avoid=avoid) for _ in range(count)]
         return [index for index, _ in loaded], [audio_S for _, audio_S in loaded]
 
     def _absent_caption(self, indices: tuple[int, ...], rng: np.random.Generator) -> int:

@@ -31,6 +31,8 @@ class MixingConfig:
     snr_db: Annotated[tuple[float, ...], rising(-100, 100, optional=True)] = ()
     # Lowest and highest RMS of the target, in dB of full scale; empty: as recorded.
     target_rms_db: Annotated[tuple[float, ...], rising(-100, 0, optional=True)] = ()
+    # Random crops of each clip, of which the first is taken that is no pause beside the others.
+    num_crops: Annotated[int, Field(ge=1, le=64)] = 1
 
     def __post_init__(self) -> None:
         for low, high in (("min_gain_db", "max_gain_db"), ("min_match_ratio", "max_match_ratio")):
@@ -53,13 +55,29 @@ class Audio(Protocol):
     def __getitem__(self, span: slice) -> np.ndarray: ...
 
 
-def crop_or_pad(audio_S: Audio, num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Random crop of `num_samples`, or the whole clip with zeros behind it."""
-    surplus = len(audio_S) - num_samples
-    if surplus >= 0:
-        start = int(rng.integers(surplus + 1)) if surplus else 0
-        return audio_S[start : start + num_samples]
-    return np.pad(audio_S[:], (0, -surplus))
+def crop_or_pad(
+    audio_S: Audio,
+    num_samples: int,
+    rng: np.random.Generator,
+    *,
+    num_crops: int = 1,
+    length: int | None = None,
+) -> np.ndarray:
+    """Random crop of `num_samples`, or the whole clip with zeros behind it.
+
+    Args:
+        num_crops: crops to draw, of which the first is taken whose power is at most 20 dB below
+            that of the loudest.
+        length: length of the crop, if another one; the draws are those for `num_samples`.
+    """
+    surplus, length = len(audio_S) - num_samples, length or num_samples
+    last, crops = max(0, len(audio_S) - length), []
+    for _ in range(num_crops if surplus > 0 else 1):
+        start = min(int(rng.integers(surplus + 1)) if surplus > 0 else 0, last)
+        crops.append(audio_S[start : start + length])
+    powers = [np.square(crop_S).mean() for crop_S in crops] if len(crops) > 1 else [1]
+    crop_S = crops[next(k for k, power in enumerate(powers) if power >= max(powers) / 100)]
+    return crop_S if len(crop_S) == length else np.pad(crop_S, (0, length - len(crop_S)))
 
 
 def energy(audio_S: np.ndarray) -> float:

@@ -43,6 +43,38 @@ def test_a_cutoff_above_half_the_rate_changes_nothing():
     np.testing.assert_array_equal(augment.band_limit(noise(), 8000, RATE_HZ), noise())
 
 
+def test_equalise_has_the_gains_asked_for_and_lines_between():
+    gains_db = np.array([-6, 0, 6, 0, 0, 3, -3], np.float64)
+    # Octaves below 8 kHz: -6 dB up to 125 Hz, 6 dB at 500 Hz, 3 dB at 4 kHz, halfway 0 dB.
+    expected = {62.5: -6, 125: -6, 500: 6, 1000: 0, 4000: 3, 4000 * 2**0.5: 0}
+    for freq_hz, gain_db in expected.items():
+        equalised_S = augment.equalise(sine(freq_hz, 16000), gains_db)
+        inside = slice(2000, -2000)
+        np.testing.assert_allclose(
+            equalised_S[inside], 10 ** (gain_db / 20) * sine(freq_hz, 16000)[inside], atol=0.03
+        )
+    late_S = np.eye(1, 8000, 7999, dtype=np.float32)[0]
+    assert np.abs(augment.equalise(late_S, gains_db)[:4000]).max() < 1e-3  # no wrapping around
+
+
+def test_changes_of_clips_have_their_ranges_and_move_no_other_draw():
+    config = AugmentConfig(speed_probability=0.25, speed=(0.5, 2.0))
+    more = dataclasses.replace(config, equalise_probability=1.0, equalise_db=(-3.0, 6.0))
+    rng, other_rng = np.random.default_rng(0), np.random.default_rng(0)
+    drawn = [augment.draw_clip_changes(config, rng) for _ in range(1000)]
+    others = [augment.draw_clip_changes(more, other_rng) for _ in range(1000)]
+    assert [speed for speed, _ in drawn] == [speed for speed, _ in others]
+    assert all(gains_db is None for _, gains_db in drawn)
+    speeds = [speed for speed, _ in drawn if speed != 1]
+    assert abs(len(speeds) / 1000 - 0.25) < 0.05
+    assert 0.5 <= min(speeds) < 0.52
+    assert 1.92 < max(speeds) <= 2
+    assert abs(np.mean(np.log(speeds))) < 0.1  # as often slower as faster
+    gains_db = np.stack([gains_db for _, gains_db in others])
+    assert -3 <= gains_db.min() < -2.9
+    assert 5.9 < gains_db.max() <= 6
+
+
 @pytest.mark.parametrize(("seconds", "direct_db"), [(0.2, 0.0), (0.8, 10.0)])
 def test_room_response_has_the_decay_and_the_ratio_asked_for(seconds, direct_db):
     response_S = augment.room_response(seconds, direct_db, RATE_HZ, np.random.default_rng(0))

@@ -56,6 +56,29 @@ def test_every_crop_is_equally_likely():
     assert abs(counts - 1000).max() < 150  # 5 standard deviations
 
 
+def test_of_several_crops_one_that_is_no_pause_is_taken():
+    audio_S = np.concatenate([0.05 * np.ones(900), np.ones(50), 0.2 * np.ones(50)])
+    taken = [
+        mixing.crop_or_pad(audio_S, 20, np.random.default_rng(seed), num_crops=64)
+        for seed in range(400)
+    ]
+    powers = np.array([np.square(crop_S).mean() for crop_S in taken])
+    # With 64 crops one is nearly always in the loud part; those 26 dB below it are left out.
+    assert np.mean(powers > 0.01) > 0.95
+    assert 0.1 < np.mean(powers < 0.05) < 0.7  # those 14 dB below it are not
+
+
+def test_crops_of_other_lengths_start_where_the_crop_would():
+    for seed in range(20):
+        rng, other = np.random.default_rng(seed), np.random.default_rng(seed)
+        start = mixing.crop_or_pad(np.arange(50), 20, rng)[0]
+        longer_S = mixing.crop_or_pad(np.arange(50), 20, other, length=30)
+        np.testing.assert_array_equal(longer_S, min(start, 20) + np.arange(30))
+        assert rng.integers(1 << 40) == other.integers(1 << 40)
+    padded_S = mixing.crop_or_pad(np.arange(1, 26), 20, rng, length=30)
+    np.testing.assert_array_equal(padded_S, [*range(1, 26), *[0] * 5])
+
+
 def test_match_energy_in_closed_form():
     audio_S, reference_S = np.float32([3, -3, 3, -3]), np.float32([1, 0, 0, 1])
     expected_S = audio_S * np.sqrt(0.5) / 3

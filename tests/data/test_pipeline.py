@@ -10,6 +10,7 @@ import pytest
 from tones import (
     MIXING,
     SERIAL,
+    S,
     Tones,
     assert_same,
     batches,
@@ -338,6 +339,26 @@ def test_augmentation_moves_no_clip():
         np.testing.assert_array_equal(one["condition"], other["condition"])
         inverted += (one["target"][:, 1] != other["target"][:, 1]).sum()
     assert 10 < inverted < 30
+
+
+def test_speed_changes_the_pitch_and_moves_no_clip():
+    source = tones(20)
+    config = AugmentConfig(speed_probability=1.0, speed=(0.5, 0.5))
+    (changed,), (plain,) = augmented(source, 1, config), batches(source, 1)
+    np.testing.assert_array_equal(changed["condition"], plain["condition"])
+    tone = np.argmax(plain["condition"], axis=1)
+    spectra = np.abs(np.fft.rfft(changed["target"][:, 8:-8] * np.hanning(S - 16)))
+    np.testing.assert_allclose(np.argmax(spectra, axis=1) / (S - 16), (tone + 1) / 2 / S, atol=0.02)
+
+
+def test_equalised_targets_differ_from_each_other():
+    config = AugmentConfig(equalise_probability=0.5, equalise_db=(6.0, 6.0))
+    (changed,) = augmented(tones(20), 1, config, batch_size=100)
+    (plain,) = batches(tones(20), 1, batch_size=100)
+    gain = np.linalg.norm(changed["target"], axis=1) / np.linalg.norm(plain["target"], axis=1)
+    louder = np.isclose(gain, 10 ** (6 / 20), rtol=1e-2)
+    assert (louder | np.isclose(gain, 1)).all()
+    assert 35 < louder.sum() < 65
 
 
 def test_an_absent_target_is_silence_and_its_query_describes_no_clip_heard():
