@@ -10,7 +10,7 @@ carries from tile to tile, zero at first. The output for the next tile has the s
 `NEXT`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +29,13 @@ class Graph:
     """An ONNX graph while it is written: every method returns the name of a value.
 
     Arrays have their channels in front of frames and bins, `BCTF`, as ONNX convolutions need it.
+
+    Args:
+        prefix: of all names but those of inputs and outputs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
         self._inputs: list[Any] = []
@@ -44,17 +48,14 @@ class Graph:
 
     def output(self, name: str, value: str, shape: Sequence[int | str]) -> str:
         """Make a value an output, under a name of its own."""
-        from onnx import helper
-
-        self._nodes.append(helper.make_node("Identity", [value], [name]))
         self._outputs.append(_value(name, shape, np.float32))
-        return name
+        return self.named(name, value)
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
         """Store an array."""
         from onnx import numpy_helper
 
-        name = f"constant {len(self._constants)}"
+        name = f"{self._prefix}constant {len(self._constants)}"
         array = np.array(value, dtype, order="C")  # ONNX stores rows, whatever was transposed
         self._constants.append(numpy_helper.from_array(array, name))
         return name
@@ -63,7 +64,7 @@ class Graph:
         """Apply an operator with one result."""
         from onnx import helper
 
-        name = f"{kind} {len(self._nodes)}"
+        name = f"{self._prefix}{kind} {len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
@@ -80,6 +81,43 @@ class Graph:
         """Store a scalar integer."""
         return self.constant(value, np.int64)
 
+    def axes(self, *axes: int) -> str:
+        """Store numbers of axes."""
+        return self.constant(axes, np.int64)
+
+    def inside(self, x: str, axis: int, first: str, total: str) -> str:
+        """Tell which frames of `x`, numbered from `first` on, are at least 0 and below `total`."""
+        zero, count = self.integer(0), self.op("Squeeze", self.size(x, axis), self.axes(0))
+        frame_T = self.op("Add", self.op("Range", zero, count, self.integer(1)), first)
+        started_T = self.op("GreaterOrEqual", frame_T, zero)
+        return self.op("And", started_T, self.op("Less", frame_T, total))
+
+    def after_past(self, name: str, shape: Sequence[int | str], x: str) -> str:
+        """Put the state `name` in front of the frames of `x`, axis 2; keep as many of the last."""
+        both = self.op("Concat", self.input(name, shape), x, axis=2)
+        self.output(NEXT + name, self.cut(both, 2, -int(shape[2]), None), shape)
+        return both
+
+    def insert(self, model: "onnx.ModelProto", result: str) -> str:
+        """Insert a graph, which reads the values here that its inputs are named after.
+
+        Its other inputs become inputs, its outputs but the `result` outputs. No two names may be
+        equal otherwise.
+        """
+        known = {name for node in self._nodes for name in node.output}
+        self._inputs += [x for x in model.graph.input if x.name not in known]
+        self._outputs += [x for x in model.graph.output if x.name != result]
+        self._nodes += model.graph.node
+        self._constants += model.graph.initializer
+        return result
+
+    def named(self, name: str, value: str) -> str:
+        """Give a value a name of its own."""
+        from onnx import helper
+
+        self._nodes.append(helper.make_node("Identity", [value], [name]))
+        return name
+
     def _index(self, value: Any) -> str:
         return value if isinstance(value, str) else self.constant([value], np.int64)
 
@@ -92,6 +130,35 @@ class Graph:
         return helper.make_model(
             helper.make_graph(*parts), opset_imports=[opset], ir_version=IR_VERSION
         )
+
+
+def with_float16_weights(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Store kernels and matrices as float16, to which they are rounded; return the same model.
+
+    They are cast to float32 once, when an engine loads the graph, and it computes in float32.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    casts = []
+    for array in model.graph.initializer:
+        if array.data_type == TensorProto.FLOAT and sum(size > 1 for size in array.dims) > 1:
+            name, stored = array.name, f"{array.name} float16"
+            values = numpy_helper.to_array(array).astype(np.float16)
+            array.CopyFrom(numpy_helper.from_array(values, stored))
+            casts.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def with_sizes(model: "onnx.ModelProto", sizes: Mapping[str, int | None]) -> "onnx.ModelProto":
+    """Fix sizes that a call would decide on, by their names; return the same model."""
+    for value in [*model.graph.input, *model.graph.output]:
+        for size in value.type.tensor_type.shape.dim:
+            if fixed := sizes.get(size.dim_param):
+                size.dim_value = fixed
+    return model
 
 
 def _value(name: str, shape: Sequence[int | str], dtype: Any) -> Any:

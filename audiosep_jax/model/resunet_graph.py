@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from audiosep_jax.model.layers import BATCH_NORM_EPSILON
-from audiosep_jax.model.onnx_graph import NEXT, Graph
+from audiosep_jax.model.onnx_graph import Graph
 from audiosep_jax.model.resunet import LEAK, Block, ResUNetConfig, block_table, stream_table
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class _ResUNetGraph(Graph):
         if self._stream:
             self._first, self._total = (self.input(x, (1,), np.int64) for x in ("first", "total"))
         x = self._cut_and_padded(self._normed_bins(mag_BTF), mag_BTF)
-        x = self._pointwise(self.op("Unsqueeze", x, self._axes(1)), base["pre_conv"])
+        x = self._pointwise(self.op("Unsqueeze", x, self.axes(1)), base["pre_conv"])
         skips: list[str] = []
         bins = config.window_samples // 2
         for block in stream_table(config)[0] if self._stream else block_table(config):
@@ -71,12 +71,12 @@ class _ResUNetGraph(Graph):
         x_BTF = self.op("Add", x_BTF, self.constant(offset_F))
         if not self._stream:
             return x_BTF
-        inside_T = self._inside(x_BTF, 1, self._first, self._total)
+        inside_T = self.inside(x_BTF, 1, self._first, self._total)
         # The zeros that one pass pads with count as frames of the recording from here on.
         stride = self.integer(self._config.time_stride)
         more = self.op("Add", self._total, self.integer(self._config.time_stride - 1))
         self._total = self.op("Mul", self.op("Div", more, stride), stride)
-        inside_T1 = self.op("Unsqueeze", inside_T, self._axes(1))
+        inside_T1 = self.op("Unsqueeze", inside_T, self.axes(1))
         return self.op("Where", inside_T1, x_BTF, self.constant(0.0))
 
     def _cut_and_padded(self, x_BTF: str, mag_BTF: str) -> str:
@@ -130,13 +130,7 @@ class _ResUNetGraph(Graph):
         )
 
     def _after_past(self, name: str, kept: int, x: str, channels: int, bins: int) -> str:
-        """Put the frames that are kept of the past in front of the input; keep its last frames."""
-        if kept == 0:
-            return x
-        shape = ("batch", channels, kept, bins)
-        both = self.op("Concat", self.input(name, shape), x, axis=2)
-        self.output(NEXT + name, self.cut(both, 2, -kept, None), shape)
-        return both
+        return self.after_past(name, ("batch", channels, kept, bins), x) if kept else x
 
     def _frames(self, x: str, start: int, end: int) -> str:
         """Frames from `start` up to `end`, which counts from the end."""
@@ -150,16 +144,9 @@ class _ResUNetGraph(Graph):
         level = self.integer(block.level)
         shift = self.integer(-block.delay - block.before)
         first = self.op("Add", self.op("Div", self._first, level), shift)
-        inside_T = self._inside(x, 2, first, self.op("Div", self._total, level))
+        inside_T = self.inside(x, 2, first, self.op("Div", self._total, level))
         # Of the rank of `x`: otherwise OpenVINO would change the order of its axes, twice.
-        return self.op("Unsqueeze", inside_T, self._axes(0, 1, 3))
-
-    def _inside(self, x: str, axis: int, first: str, total: str) -> str:
-        """Tell which frames of `x` belong to the recording: `(T,)`."""
-        zero, count = self.integer(0), self.op("Squeeze", self.size(x, axis), self._axes(0))
-        frame_T = self.op("Add", self.op("Range", zero, count, self.integer(1)), first)
-        started_T = self.op("GreaterOrEqual", frame_T, zero)
-        return self.op("And", started_T, self.op("Less", frame_T, total))
+        return self.op("Unsqueeze", inside_T, self.axes(0, 1, 3))
 
     # ------------------------------------------------------------------ layers
 
@@ -173,7 +160,7 @@ class _ResUNetGraph(Graph):
         """The shift `(B, C, 1, 1)` that a linear layer makes of the condition."""
         dense = self._params["film"][f"{block.name}->{beta}"]
         weights = self.constant(dense["kernel"]), self.constant(dense["bias"] + offset_C)
-        return self.op("Unsqueeze", self.op("Gemm", self._condition_BE, *weights), self._axes(2, 3))
+        return self.op("Unsqueeze", self.op("Gemm", self._condition_BE, *weights), self.axes(2, 3))
 
     def _conv3x3(self, x: str, kernel: np.ndarray, inside_BCTF: str) -> str:
         if inside_BCTF:
@@ -199,6 +186,3 @@ class _ResUNetGraph(Graph):
         mean_C, variance_C = (np.asarray(stats[name], np.float64) for name in ("mean", "var"))
         gain_C = params["scale"] / np.sqrt(variance_C + BATCH_NORM_EPSILON)
         return gain_C, params["bias"] - mean_C * gain_C
-
-    def _axes(self, *axes: int) -> str:
-        return self.constant(axes, np.int64)
