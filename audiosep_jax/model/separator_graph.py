@@ -94,16 +94,13 @@ class _SeparatorGraph(Graph):
         They are looked up in one period, so that a file need not hold them; engines do this once.
         """
         window, bins = self._config.window_samples, self._config.num_bins
-        place_W = np.arange(window)
-        angle_W = 2 * np.pi * place_W / window
-        both = self.constant(np.concatenate([np.cos(angle_W), -np.sin(angle_W)]))
-        bin_J1, part_J1 = (
-            np.tile(np.arange(bins), 2)[:, None],
-            np.repeat([0, window], bins)[:, None],
-        )
-        bin_J1, part_J1, place_W = (self.constant(x, np.int64) for x in (bin_J1, part_J1, place_W))
-        place_JW = self.op("Mod", self.op("Mul", bin_J1, place_W), self.integer(window))
-        wave_JW = self.op("Gather", both, self.op("Add", place_JW, part_J1))
+        angle_W = 2 * np.pi * np.arange(window) / window
+        table = self.constant(np.concatenate([np.cos(angle_W), -np.sin(angle_W)]))
+        bin_J1 = self.constant(np.tile(np.arange(bins), 2)[:, None], np.int64)
+        start_J1 = self.constant(np.repeat([0, window], bins)[:, None], np.int64)
+        place_JW = self.op("Mul", bin_J1, self.constant(np.arange(window), np.int64))
+        place_JW = self.op("Add", self.op("Mod", place_JW, self.integer(window)), start_J1)
+        wave_JW = self.op("Gather", table, place_JW)
         wave_JW = self.op("Mul", wave_JW, self.constant(hann_window(window)))
         return self.op("Unsqueeze", wave_JW, self.axes(1))
 

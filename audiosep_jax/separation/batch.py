@@ -21,6 +21,7 @@ from audiosep_jax import plots, workers
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
 from audiosep_jax.errors import InputError
+from audiosep_jax.separation import editors
 from audiosep_jax.separation.files import SeparatedFile
 from audiosep_jax.separation.jobs import (
     MAX_STEM_BYTES,
@@ -31,6 +32,7 @@ from audiosep_jax.separation.jobs import (
 )
 from audiosep_jax.separation.separator import Separator
 
+FIGURES = (".png", ".svg")
 Record = dict[str, Any]  # what is known about a finished recording, as JSON
 
 
@@ -42,7 +44,7 @@ class Settings:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of `separate_file`
     residual: bool = False
     suffix: str | None = None  # of the results; None for that of their format
-    plot: str | None = None  # suffix of the figures; None for no figures
+    beside: tuple[str, ...] = ()  # suffixes of figures, labels and files of all parts
     overwrite: bool = False
     inputs: frozenset[str] = frozenset()  # real paths of files that no result replaces
     # Real path of the recording of each result of an earlier run: the same may replace it.
@@ -56,7 +58,7 @@ class Task:
     job: Job
     labels: Sequence[str]
     results: list[Path]  # of the queries, then of the residual if there is one; without suffix
-    plot: Path | None = None
+    beside: Sequence[Path] = ()  # figures, labels and files of all parts
     condition_NE: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     unwanted_ME: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     reader: AudioReader | None = None  # the recording, if it is open already
@@ -70,8 +72,8 @@ def make_task(job: Job, labels: Sequence[str], settings: Settings) -> Task:
     for row, name in enumerate(job.outputs):
         if name is not None:
             paths[row] = settings.output / name
-    plot = folder / f"{cut(job.stem, MAX_STEM_BYTES)}.{settings.plot}" if settings.plot else None
-    return Task(job, labels, paths, plot)
+    stem = cut(job.stem, MAX_STEM_BYTES)
+    return Task(job, labels, paths, [folder / f"{stem}.{suffix}" for suffix in settings.beside])
 
 
 def check_distinct(tasks: Sequence[Task]) -> None:
@@ -91,7 +93,7 @@ def key_of(task: Task, settings: Settings, weights: str) -> str:
         return ""
     how = {**settings.options, "tile_seconds": None}
     names = [str(path.relative_to(settings.output)) for path in task.results]
-    about = [task.job.name, stat.st_size, stat.st_mtime_ns, names, how, settings.plot, weights]
+    about = [task.job.name, stat.st_size, stat.st_mtime_ns, names, how, settings.beside, weights]
     digest = hashlib.sha256(json.dumps([*about, settings.suffix]).encode())
     digest.update(np.ascontiguousarray(task.condition_NE).tobytes())
     digest.update(b"without" + np.ascontiguousarray(task.unwanted_ME).tobytes())
@@ -111,8 +113,9 @@ def separate_task(
     with task.reader or AudioReader(task.job.recording) as recording:
         form, paths = checked_paths(recording, task, settings)
         seconds = recording.num_samples / recording.sample_rate_hz
-        titles = ["mixture", *task.labels, "residual"]
-        picture = Picture(titles, recording) if task.plot else None
+        parts = [*task.labels, "residual"]
+        plot = next((path for path in task.beside if path.suffix in FIGURES), None)
+        picture = Picture(["mixture", *parts], recording) if plot else None
         done = separator.separate_file(
             recording,
             paths[: len(task.labels)],
@@ -123,8 +126,13 @@ def separate_task(
             observe=picture.add if picture else None,
             **{**settings.options, **form},
         )
-    if picture and task.plot:
-        picture.draw(task.plot)
+    for path in task.beside:
+        if picture and path == plot:
+            picture.draw(path)
+        elif path.suffix == f".{editors.STEMS}":
+            editors.write_stems(path, done.paths, parts[: len(done.paths)])
+        else:
+            editors.write_labels(path, task.labels, done.spans)
     return _record(task, done, settings.output)
 
 
@@ -139,7 +147,7 @@ def checked_paths(
     format, subtype = audio_files.writable_format(recording, *asked)
     suffix = settings.suffix or audio_files.suffix_of(format, subtype)
     paths = [path.with_name(path.name + suffix) for path in task.results]
-    for path in [*paths, task.plot] if task.plot else paths:
+    for path in [*paths, *task.beside]:
         if not path.parent.resolve().is_relative_to(settings.output.resolve()):
             raise InputError(f"{path}: a link leads out of the output folder {settings.output}")
         if os.path.realpath(path) in settings.inputs:
@@ -152,7 +160,7 @@ def checked_paths(
 
 
 def _record(task: Task, done: SeparatedFile, output: Path) -> Record:
-    written = [*done.paths, task.plot] if task.plot else done.paths
+    written = [*done.paths, *task.beside]
     results = [
         {
             "query": label,

@@ -15,6 +15,7 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.separation.jobs import Job, finished_records, is_list, own_files, plan
 from audiosep_jax.separation.options import (
     FILES,
+    beside,
     check_options,
     load_separator,
     make_parser,
@@ -64,7 +65,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     from audiosep_jax.audio.files import AudioReader
     from audiosep_jax.separation import batch
 
-    inputs = [*(str(job.recording) for job in jobs), *(part.value for part in values)]
+    inputs = [*arguments.input, *(job.recording for job in jobs), *(x.value for x in values)]
     with contextlib.ExitStack() as stack:
         log = None
         if many or arguments.resume:
@@ -74,7 +75,7 @@ def _separate(arguments: argparse.Namespace) -> int:
             {name: getattr(arguments, name) for name in OPTIONS},
             residual=arguments.residual,
             suffix=arguments.output.suffix if is_file else None,
-            plot=arguments.plot,
+            beside=beside(arguments),
             overwrite=arguments.overwrite,
             inputs=frozenset(os.path.realpath(path) for path in inputs),
             own=own_files(log) if log and arguments.resume else {},

@@ -12,6 +12,7 @@ from audiosep_jax.cli import Parser, local_path, naming, shard, use_compilation_
 from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation import AboveNyquist, Clip, EngineName, Precision, Stereo
+from audiosep_jax.separation.editors import LABELS, STEMS, check_ffmpeg
 from audiosep_jax.separation.queries import NOT, Part
 
 if TYPE_CHECKING:
@@ -123,6 +124,15 @@ def check_options(arguments: argparse.Namespace, output: Path) -> None:
 
         with naming("--plot"):
             plots.check_figure(f"x.{arguments.plot}")
+    if arguments.stems:
+        with naming("--stems"):
+            check_ffmpeg()
+
+
+def beside(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Suffixes of the files that are written beside the results of a recording."""
+    plot, stems = [arguments.plot] * bool(arguments.plot), [STEMS] * arguments.stems
+    return *plot, *dict.fromkeys(arguments.labels), *stems
 
 
 def _check_json(arguments: argparse.Namespace) -> None:
@@ -236,6 +246,13 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
         "(pip install 'audiosep-jax[plot]')"
     )
     add("--plot", nargs="?", const="png", choices=("png", "svg"), help=plot)
+    labels = (
+        "also write when each query is active: txt is a label track of Audacity, vtt WebVTT, csv a "
+        "table; may be repeated"
+    )
+    add("--labels", action="append", default=[], choices=LABELS, help=labels)
+    stems = "also write all results as the tracks of one Matroska file (.mka); needs ffmpeg"
+    add("--stems", action="store_true", help=stems)
     found = (
         "also write how much of each query was found, and when; with --shard 0/8, found.json "
         "becomes found.0-of-8.json"

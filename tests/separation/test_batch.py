@@ -111,7 +111,7 @@ def test_keys_tell_what_changes_a_result(tmp_path, separator):
     others = [
         key_of(task, weights=dataclasses.replace(separator, variables=more).fingerprint),
         key_of(task, batch.Settings(output, {**options, "stereo": "channels"})),
-        key_of(task, batch.Settings(output, options, plot="png")),
+        key_of(task, batch.Settings(output, options, beside=("png",))),
         key_of(dataclasses.replace(task, condition_NE=-condition_NE)),
         key_of(dataclasses.replace(task, unwanted_ME=condition_NE)),
         key_of(dataclasses.replace(task, results=[output / "x" / "a - rain"])),
@@ -141,7 +141,9 @@ def test_the_picture_shows_the_residual_that_is_written(tmp_path, separator, mon
         path.touch()
 
     monkeypatch.setattr(plots, "draw_figure", draw)
-    settings = batch.Settings(tmp_path / "out", {"subtype": "PCM_16"}, residual=True, plot="png")
+    settings = batch.Settings(
+        tmp_path / "out", {"subtype": "PCM_16"}, residual=True, beside=("png",)
+    )
     condition_NE = separator.embed_text(["rain"])
     (task,) = tasks_of(tmp_path, settings, ["a.wav"], condition_NE)
     record = batch.separate_task(separator, task, settings, lambda share: None)
