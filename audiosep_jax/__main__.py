@@ -11,7 +11,10 @@ VERBS = {
     "compare": ("evaluation.compare", "put the results of several evaluations side by side"),
     "prepare": ("preparing.command", "turn a downloaded data set into shards for training"),
     "convert": ("training.convert", "convert checkpoints from and to AudioSep's PyTorch files"),
-    "export": ("separation.export", "store a separator as one file for JAX alone or for ONNX engines"),
+    "export": (
+        "separation.export",
+        "store a separator as one file for JAX alone or for ONNX engines",
+    ),
     "demo": ("demo.command", "serve a web page that separates recordings"),
 }
 

@@ -108,9 +108,10 @@ class _SeparatorGraph(Graph):
         """Padded waveform, like `padded_istft`, of the frames of the recording."""
         window, zero = self._config.window_samples, self.constant(0.0)
         masked_BJT = self._after_past("past estimate", self._tail, masked_BJT)
-        first, total = self.integer(0), self.integer(UNKNOWN_FRAMES)
         if self._stream:
             first, total = self.op("Sub", "first", self.integer(self._delay + self._tail)), "total"
+        else:
+            first, total = self.integer(0), self.integer(UNKNOWN_FRAMES)
         inside_T = self.inside(masked_BJT, 2, first, total)
         # Every bin but the first and the last stands for two of the whole spectrum.
         share_F = np.r_[1, np.full(window // 2 - 1, 2), 1] / window
