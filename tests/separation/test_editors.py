@@ -64,6 +64,7 @@ def test_labels_are_in_order_and_at_their_times(tmp_path, suffix):
     assert [label for *_, label in rows] == [label for *_, label in ROWS]
     times, expected = ([x[:2] for x in some] for some in (rows, ROWS))
     np.testing.assert_allclose(times, expected, rtol=0, atol=0.001)
+    assert (suffix != "vtt") == ("<hail>" in path.read_text())  # a tag in WebVTT
     write_labels(path, ["rain"], [[]])
     assert rows_of(path) == []
 
@@ -105,9 +106,11 @@ def test_the_command_writes_both_beside_its_results(tmp_path, monkeypatch, capfd
         subprocess.run(["ffmpeg", "-v", "error", "-i", written[-1], *one], check=True)
         np.testing.assert_array_equal(audio_files.read("one.wav")[0], audio_files.read(part)[0])
 
-    assert command.main([*asked, "--labels", "txt", "--output", "new"]) == 0
-    assert not (tmp_path / "new" / "a.mka").exists()
-    assert command.main([*asked, "--labels", "txt"]) == 2  # it exists
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a.txt").write_text("mine")
+    assert command.main([*asked, "--labels", "txt", "--output", "new"]) == 2
+    assert "new/a.txt: exists already" in capfd.readouterr().err
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
 @needs_ffmpeg
