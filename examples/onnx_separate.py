@@ -24,7 +24,7 @@ def main(model, recording, sentence, output):
         sys.exit(f"{recording}: resample it to {about['sample_rate_hz']} Hz")
     mixture_BS = np.ascontiguousarray(audio_SC.T)
     condition_BE = np.float32([about["conditions"][sentence]] * len(mixture_BS))
-    if "tile_frames" in about:
+    if "first" in [x.name for x in session.get_inputs()]:
         estimate_BS = streamed(session, about, mixture_BS, condition_BE)
     else:
         inputs = {"mixture": mixture_BS, "condition": condition_BE}
@@ -35,6 +35,8 @@ def main(model, recording, sentence, output):
 def streamed(session, about, mixture_BS, condition_BE):
     """Run tile after tile, each with the state that the one before has left."""
     hop, half = about["hop_samples"], about["window_samples"] // 2
+    tile = 8 * about["time_stride"]  # frames; any multiple of it gives the same result
+    tile_samples = (tile - 1) * hop + 2 * half
     (rows, num_samples), total = mixture_BS.shape, mixture_BS.shape[1] // hop + 1
     skipped = about["delay_frames"] * hop + half  # samples before the recording
     names = [x.name for x in session.get_outputs()]
@@ -42,11 +44,11 @@ def streamed(session, about, mixture_BS, condition_BE):
     state = {x: np.zeros(shapes[x], np.float32) for x in names if x.startswith("next ")}
     padded_BS = np.pad(mixture_BS, ((0, 0), (half, half)), mode="reflect")
     ready = []
-    for first in range(0, -(-(skipped + num_samples) // hop), about["tile_frames"]):
-        tile_BS = padded_BS[:, first * hop :][:, : about["tile_samples"]]
-        missing = about["tile_samples"] - tile_BS.shape[1]
+    for first in range(0, -(-(skipped + num_samples) // hop), tile):
+        tile_BS = padded_BS[:, first * hop :][:, :tile_samples]
         inputs = {x.removeprefix("next "): state[x] for x in state}
-        inputs |= {"mixture": np.pad(tile_BS, ((0, 0), (0, missing))), "condition": condition_BE}
+        tile_BS = np.pad(tile_BS, ((0, 0), (0, tile_samples - tile_BS.shape[1])))
+        inputs |= {"mixture": tile_BS, "condition": condition_BE}
         inputs |= {"first": np.int64([first]), "total": np.int64([total])}
         state = dict(zip(names, session.run(names, inputs), strict=True))
         ready.append(state.pop("estimate"))

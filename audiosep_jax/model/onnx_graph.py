@@ -10,7 +10,7 @@ carries from tile to tile, zero at first. The output for the next tile has the s
 `NEXT`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,15 +149,6 @@ def with_float16_weights(model: "onnx.ModelProto") -> "onnx.ModelProto":
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return model
-
-
-def with_sizes(model: "onnx.ModelProto", sizes: Mapping[str, int | None]) -> "onnx.ModelProto":
-    """Fix sizes that a call would decide on, by their names; return the same model."""
-    for value in [*model.graph.input, *model.graph.output]:
-        for size in value.type.tensor_type.shape.dim:
-            if fixed := sizes.get(size.dim_param):
-                size.dim_value = fixed
     return model
 
 

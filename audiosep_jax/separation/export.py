@@ -1,10 +1,11 @@
 """Export: a separator as one file of weights and program, for JAX alone or for ONNX engines."""
 
 import functools
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
 
 from audiosep_jax import files
 from audiosep_jax.cli import Parser, exit_code
@@ -14,7 +15,6 @@ from audiosep_jax.separation.options import add_checkpoint, load_separator
 if TYPE_CHECKING:
     import jax
 
-    from audiosep_jax.model.network import ModelConfig
     from audiosep_jax.separation.separator import Separator
 
 WeightType = Literal["float32", "float16"]
@@ -29,7 +29,7 @@ sample rate.
 writes dog.onnx for mixtures of any length, and dog.onnx.json, also with the sentence's embedding.
 docs/separating.md shows how to run both. Needs pip install 'audiosep-jax[export]'."""
 INSTALL = "pip install 'audiosep-jax[export]'"
-STREAM_TILE_SECONDS = 2.56
+OPTIONS = {"jax": ("batch_size", "tile_seconds", "platforms"), "onnx": ("stream", "dtype")}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,25 +38,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _export(
-    checkpoint: str,
-    file: Path,
-    format: str | None,
-    platforms: Sequence[str] | None,
-    stream: bool,
-    dtype: WeightType,
-    **options: Any,
+    checkpoint: str, file: Path, format: str | None, text: Sequence[str], **options: Any
 ) -> None:
-    is_onnx = (format or file.suffix.removeprefix(".")) == "onnx"
-    if is_onnx and platforms:
-        raise InputError("--platforms: an ONNX file runs everywhere; leave it out")
-    if not is_onnx and (stream or dtype != "float32"):
-        raise InputError("--stream and --dtype float16 need --format onnx")
+    format = format or ("onnx" if file.suffix == ".onnx" else "jax")
     given = {name: value for name, value in options.items() if value is not None}
-    separator = load_separator(checkpoint)
-    if is_onnx:
-        print(export_onnx(separator, file, stream=stream, dtype=dtype, **given))
-    else:
-        print(export_separator(separator, file, platforms=platforms, **given))
+    for name in given:
+        if name not in OPTIONS[format]:
+            raise InputError(f"--{name}: is no option of --format {format}")
+    export = export_onnx if format == "onnx" else export_separator
+    print(export(load_separator(checkpoint), file, text=text, **given))
 
 
 def export_separator(
@@ -83,8 +73,13 @@ def export_separator(
     import jax
     import jax.numpy as jnp
 
-    path, model = Path(path), separator.model
-    num_samples = _num_samples(model, batch_size, tile_seconds)
+    model = separator.model
+    num_samples = round(tile_seconds * model.sample_rate_hz)
+    if batch_size < 1 or num_samples < 1:
+        raise InputError(
+            f"batch_size={batch_size} and tile_seconds={tile_seconds} must be positive"
+        )
+
     separate = jax.jit(jax.vmap(functools.partial(_one, separator), in_axes=(0, None, 0)))
     shapes = (
         jax.ShapeDtypeStruct((batch_size, num_samples), jnp.float32),
@@ -96,8 +91,12 @@ def export_separator(
         content = bytes(exported.serialize())
     except ImportError as error:
         raise InputError(f"an export needs flatbuffers: {INSTALL}") from error
-    shape, about = (batch_size, num_samples), {"platforms": list(exported.platforms)}
-    return _write(separator, path, content, text, shape, about)
+    about = {
+        "mixture": [batch_size, num_samples],
+        "condition": [batch_size, model.condition_features],
+        "platforms": list(exported.platforms),
+    }
+    return _write(separator, Path(path), content, text, about)
 
 
 def export_onnx(
@@ -105,84 +104,50 @@ def export_onnx(
     path: str | Path,
     *,
     stream: bool = False,
-    batch_size: int | None = None,
-    tile_seconds: float | None = None,
     dtype: WeightType = "float32",
     text: Sequence[str] = (),
 ) -> Path:
-    """Write the separator as an ONNX graph, and a `.json` with its shapes beside it.
+    """Write the separator as an ONNX graph for mixtures of any number and length, and a `.json`.
 
-    `model/separator_graph.py` names its inputs and outputs. The estimate equals that of `separate`
-    to rounding. Writing needs onnx (the extra `export`).
+    `model/separator_graph.py` describes its inputs and outputs. The estimate equals that of
+    `separate` to rounding. Writing needs onnx (the extra `export`).
 
     Args:
         stream: write one tile of a stream, with its state as inputs and outputs.
-        batch_size, tile_seconds: fixed sizes; by default a call decides on both, but a tile of a
-            stream has 2.56 s. A tile is rounded to the grid of the network's frames.
         dtype: of the stored weights; engines compute in float32.
         text: sentences whose embeddings are written to the `.json`.
     """
-    from audiosep_jax.model.onnx_graph import with_float16_weights, with_sizes
+    from audiosep_jax.model.onnx_graph import with_float16_weights
     from audiosep_jax.model.separator_graph import write_separator
+    from audiosep_jax.model.tiles import delay_frames
 
     model = separator.model
-    num_samples = _num_samples(model, batch_size, tile_seconds)
-    about = _tile(model, tile_seconds or STREAM_TILE_SECONDS) if stream else {}
-    sizes = {"batch": batch_size, "samples": about.get("tile_samples", num_samples)}
     try:
         graph = write_separator(model, separator.variables, stream=stream)
         if dtype == "float16":
-            graph = with_float16_weights(graph)
+            with_float16_weights(graph)
     except ImportError as error:
         raise InputError(f"an ONNX export needs onnx: {INSTALL}") from error
-    content = with_sizes(graph, sizes).SerializeToString()
-    return _write(separator, Path(path), content, text, sizes.values(), about)
-
-
-def _num_samples(model: "ModelConfig", batch_size: int | None, seconds: float | None) -> int | None:
-    """Samples of a mixture; InputError if a size is not positive."""
-    for name, size in (("batch_size", batch_size), ("tile_seconds", seconds)):
-        if size is not None and not 0 < size < math.inf:
-            raise InputError(f"{name}={size} must be positive and finite")
-    return None if seconds is None else max(1, round(seconds * model.sample_rate_hz))
-
-
-def _tile(model: "ModelConfig", seconds: float) -> dict[str, int]:
-    """Sizes that a caller of the graph of a stream needs."""
-    from audiosep_jax.model.tiles import delay_frames
-
-    hop, window, stride = model.hop_samples, model.window_samples, model.time_stride
-    frames = max(1, round(seconds * model.sample_rate_hz / hop / stride)) * stride
-    return {
-        "tile_frames": frames,
-        "tile_samples": (frames - 1) * hop + window,
-        "hop_samples": hop,
-        "window_samples": window,
-        "delay_frames": delay_frames(model, frames),
+    about = {
+        "window_samples": model.window_samples,
+        "hop_samples": model.hop_samples,
+        "time_stride": model.time_stride,
+        "delay_frames": delay_frames(model, 0),
     }
+    return _write(separator, Path(path), graph.SerializeToString(), text, about)
 
 
 def _write(
-    separator: "Separator",
-    path: Path,
-    content: bytes,
-    text: Sequence[str],
-    shape: Iterable[int | None],
-    more: Mapping[str, Any],
+    separator: "Separator", path: Path, content: bytes, text: Sequence[str], more: dict[str, Any]
 ) -> Path:
-    """Write the file and what is known about it; a size that a call decides on is null."""
-    rows = separator.embed_text(text) if text else ()
-    batch_size, num_samples = shape
+    """Write the file, and beside it a `.json` with the embeddings and what else a user needs."""
+    rows_NE = separator.embed_text(text) if text else np.zeros((0, 0))
     about = {
-        "mixture": [batch_size, num_samples],
-        "condition": [batch_size, separator.model.condition_features],
         "sample_rate_hz": separator.model.sample_rate_hz,
+        **more,
         "step": separator.step,
         "text": separator.text.encoder,
-        "conditions": {
-            sentence: row_E.tolist() for sentence, row_E in zip(text, rows, strict=True)
-        },
-        **more,
+        "conditions": dict(zip(text, rows_NE.tolist(), strict=True)),
     }
     with files.replacing(path) as partial:
         partial.write_bytes(content)
@@ -223,17 +188,16 @@ def _parser() -> Parser:
     add("file", type=Path, metavar="FILE", help="file to write, such as dog.jax or dog.onnx")
     add_checkpoint(parser)
     form = "what runs the file: JAX alone, or ONNX engines (default: onnx if FILE ends in .onnx)"
-    add("--format", choices=("jax", "onnx"), help=form)
-    batch = "fixed number of mixtures a call (default: jax 1, onnx any)"
-    add("--batch_size", type=int, metavar="B", help=batch)
-    seconds = "fixed seconds of the mixtures (default: jax 10, onnx any; a tile of a stream 2.56)"
-    add("--tile_seconds", type=float, metavar="S", help=seconds)
+    add("--format", choices=tuple(OPTIONS), help=form)
     text = "a sentence whose embedding is written to FILE.json; may be repeated"
-    add("--text", action="append", metavar="SENTENCE", help=text)
+    add("--text", action="append", default=[], metavar="SENTENCE", help=text)
+    add("--batch_size", type=int, metavar="B", help="jax: mixtures a call (default: 1)")
+    seconds = "jax: length of the mixtures in seconds (default: 10)"
+    add("--tile_seconds", type=float, metavar="S", help=seconds)
     platforms = "jax: where the file shall run (default: where this process does)"
     add("--platforms", nargs="+", choices=("cpu", "cuda", "rocm", "tpu"), help=platforms)
     stream = "onnx: one tile of a stream, with its state as inputs and outputs"
-    add("--stream", action="store_true", help=stream)
-    dtype = "onnx: type of the stored weights (default: %(default)s)"
-    add("--dtype", choices=get_args(WeightType), default="float32", help=dtype)
+    add("--stream", action="store_true", default=None, help=stream)
+    dtype = "onnx: type of the stored weights (default: float32)"
+    add("--dtype", choices=get_args(WeightType), help=dtype)
     return parser
