@@ -379,6 +379,24 @@ def test_an_absent_target_is_silence_and_its_query_describes_no_clip_heard():
     assert (heard.sum(axis=1) > 1).all()
 
 
+class PausedTones(Tones):
+    """Tones of two seconds, with a pause of six seconds behind them."""
+
+    def load(self, index):
+        return np.concatenate([np.tile(super().load(index)[:S], 2), np.zeros(6 * S, np.float32)])
+
+
+def test_crops_avoid_pauses():
+    source = PausedTones(tones(6).all_captions)
+    (batch,) = batches(source, 1, batch_size=50)
+    silent = ~batch["target"].any(axis=1)
+    assert 20 < silent.sum() < 45
+    mixing = MixingConfig(num_crops=30)
+    (batch,) = batches(source, 1, batch_size=50, mixing=mixing)
+    assert batch["target"].any(axis=1).all()
+    assert (batch["mixture"] - batch["target"]).any(axis=1).all()
+
+
 class AlikeTones(Tones):
     """The first three tones are of one group."""
 
