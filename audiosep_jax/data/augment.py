@@ -16,7 +16,8 @@ from audiosep_jax.settings import Share, rising, section
 
 _TRANSITION = 0.1  # width of a low-pass filter's edge, in parts of its cut-off
 _RINGING_SECONDS = 0.05  # the response of a filter at 1 kHz or above has decayed by then
-_OCTAVES = 7  # gains of the equaliser, whose response has decayed after 1024 samples
+_OCTAVES = 7  # gains of the equaliser
+_TIMBRE_SAMPLES = 1024  # its response has decayed by then
 
 Cutoffs = Annotated[tuple[Annotated[float, Field(ge=1000)], ...], Field(min_length=1)]
 
@@ -65,7 +66,7 @@ class Changes:
 def draw_clip_changes(
     config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[float, np.ndarray | None]:
-    """Draw (speed, gains_db for `equalise` or None) of one clip, with the same number of draws."""
+    """Draw (speed, gains_db for `change_timbre` or None) of one clip; the draws are as many."""
     sped, equalised = rng.random(2).tolist()
     speed = math.exp(between(tuple(map(math.log, config.speed)), rng))
     least_db, most_db = config.equalise_db
@@ -140,16 +141,25 @@ def band_limit(audio_S: np.ndarray, cutoff_hz: float, sample_rate_hz: int) -> np
     return fft.irfft(spectrum_F, num_samples)[: len(audio_S)]
 
 
-def equalise(audio_S: np.ndarray, gains_db: np.ndarray) -> np.ndarray:
-    """Filter of zero phase, with a gain at each octave up to half the rate, lowest first.
+def change_timbre(
+    audio_S: np.ndarray, num_samples: int, gains_db: np.ndarray | None = None
+) -> np.ndarray:
+    """Play a clip so that it lasts `num_samples`, with gains over frequency.
 
-    Between them decibels are linear over octaves; below the first, its gain applies.
+    The gains are those at each octave up to half the rate, lowest first. Between them decibels are
+    linear over octaves; below the first, its gain applies. The speed is lower than that of the
+    lengths by up to 1 %, for the sake of a fast Fourier transform.
     """
-    num_samples = fft.next_fast_len(len(audio_S) + 1024)
-    octave_F = np.log2(np.maximum(np.arange(num_samples // 2 + 1), 1) / (num_samples / 2))
-    gain_db_F = np.interp(octave_F, np.arange(1 - len(gains_db), 1), gains_db)
-    gain_F = np.exp(gain_db_F.astype(np.float32) * np.float32(math.log(10) / 20))
-    return fft.irfft(fft.rfft(audio_S, num_samples) * gain_F, num_samples)[: len(audio_S)]
+    if gains_db is None and len(audio_S) == num_samples:
+        return audio_S
+    num_in = fft.next_fast_len(len(audio_S) + _TIMBRE_SAMPLES)
+    num_out = fft.next_fast_len(math.ceil(num_in * num_samples / len(audio_S)))
+    spectrum_F = fft.rfft(audio_S, num_in) * np.float32(num_out / num_in)
+    if gains_db is not None:
+        octave_F = np.log2(np.maximum(np.arange(len(spectrum_F)), 1) / (num_in / 2))
+        gain_db_F = np.interp(octave_F, np.arange(1 - len(gains_db), 1), gains_db)
+        spectrum_F *= np.exp(gain_db_F.astype(np.float32) * np.float32(math.log(10) / 20))
+    return fft.irfft(spectrum_F, num_out)[:num_samples]
 
 
 def room_response(

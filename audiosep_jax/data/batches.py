@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from audiosep_jax.audio.files import AudioError, resample
+from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data import augment as augment_lib
 from audiosep_jax.data import mixing as mixing_lib
 from audiosep_jax.data.augment import AugmentConfig
@@ -210,8 +210,7 @@ class RowMaker:
         length = max(1, round(self.num_samples * speed))
         which |= {"num_crops": self.mixing.num_crops, "length": length}
         index, audio_S = self.sampler.load(rng, self.num_samples, bad, **which)
-        audio_S = resample(audio_S[None], length, self.num_samples)[0]
-        return index, audio_S if gains_db is None else augment_lib.equalise(audio_S, gains_db)
+        return index, augment_lib.change_timbre(audio_S, self.num_samples, gains_db)
 
     def _interferers(
         self, count: int, avoid: frozenset[int], *loading: Any

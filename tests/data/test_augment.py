@@ -43,18 +43,32 @@ def test_a_cutoff_above_half_the_rate_changes_nothing():
     np.testing.assert_array_equal(augment.band_limit(noise(), 8000, RATE_HZ), noise())
 
 
-def test_equalise_has_the_gains_asked_for_and_lines_between():
+def test_the_equaliser_has_the_gains_asked_for_and_lines_between():
     gains_db = np.array([-6, 0, 6, 0, 0, 3, -3], np.float64)
     # Octaves below 8 kHz: -6 dB up to 125 Hz, 6 dB at 500 Hz, 3 dB at 4 kHz, halfway 0 dB.
     expected = {62.5: -6, 125: -6, 500: 6, 1000: 0, 4000: 3, 4000 * 2**0.5: 0}
     for freq_hz, gain_db in expected.items():
-        equalised_S = augment.equalise(sine(freq_hz, 16000), gains_db)
+        equalised_S = augment.change_timbre(sine(freq_hz, 16000), 16000, gains_db)
         inside = slice(2000, -2000)
         np.testing.assert_allclose(
             equalised_S[inside], 10 ** (gain_db / 20) * sine(freq_hz, 16000)[inside], atol=0.03
         )
     late_S = np.eye(1, 8000, 7999, dtype=np.float32)[0]
-    assert np.abs(augment.equalise(late_S, gains_db)[:4000]).max() < 1e-3  # no wrapping around
+    equalised_S = augment.change_timbre(late_S, 8000, gains_db)
+    assert np.abs(equalised_S[:4000]).max() < 1e-3  # no wrapping around
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.0, 1.25])
+def test_a_faster_clip_is_shorter_and_higher(speed):
+    audio_S = sine(1000, round(8000 * speed))
+    played_S = augment.change_timbre(audio_S, 8000)
+    assert len(played_S) == 8000
+    spectrum_F = np.abs(np.fft.rfft(played_S * np.hanning(8000), 1 << 17))
+    peak_hz = np.argmax(spectrum_F) * RATE_HZ / (1 << 17)
+    assert -0.001 < 1 - peak_hz / (1000 * speed) < 0.01
+    assert np.std(played_S[500:-500]) == pytest.approx(0.5**0.5, rel=0.01)
+    if speed == 1:
+        np.testing.assert_array_equal(played_S, audio_S)
 
 
 def test_changes_of_clips_have_their_ranges_and_move_no_other_draw():
