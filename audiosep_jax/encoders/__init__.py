@@ -36,6 +36,10 @@ def make_encoder(config: "TextConfig") -> "TextEncoder":
         from audiosep_jax.encoders.hashed import HashedEncoder
 
         return HashedEncoder()
+    if config.encoder == "static":
+        from audiosep_jax.encoders.static import StaticEncoder
+
+        return StaticEncoder(config.model)
     from audiosep_jax.encoders.pretrained import TowerEncoder
 
     return TowerEncoder(config.encoder, config.model, batch_size=config.batch_size)
@@ -94,14 +98,14 @@ KINDS = {
     "text": Kind(
         metavar="SENTENCE",
         help="what it sounds like",
-        encoders=("hashed", "clap", "clip"),
+        encoders=("hashed", "static", "clap", "clip"),
         read=_read_sentence,
         make_encoder=make_encoder,
     ),
     "embedding": Kind(
         metavar="NPY",
         help="an .npy file of embeddings as the text encoder makes them: one query or a row each",
-        encoders=("hashed", "clap", "clip"),
+        encoders=("hashed", "static", "clap", "clip"),
         read=_read_vectors,
         make_encoder=_make_vector_encoder,
     ),

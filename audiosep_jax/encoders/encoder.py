@@ -9,7 +9,11 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.settings import Count, Share, section, setting
 
 # Files of the encoder if `text.model` is empty.
-DEFAULT_MODELS = {"clap": "laion/larger_clap_general", "clip": "openai/clip-vit-base-patch32"}
+DEFAULT_MODELS = {
+    "clap": "laion/larger_clap_general",
+    "clip": "openai/clip-vit-base-patch32",
+    "static": "minishlab/potion-base-8M",
+}
 
 Query = TypeVar("Query", contravariant=True)
 
@@ -32,7 +36,7 @@ TextEncoder: TypeAlias = Encoder[str]
 class TextConfig:
     """Settings under `text.`: the encoder that turns captions and queries into conditions."""
 
-    encoder: Literal["hashed", "clap", "clip"] = "hashed"
+    encoder: Literal["hashed", "static", "clap", "clip"] = "hashed"
     # Hub id or folder; for clap also an AudioSep checkpoint that holds its CLAP.
     model: str = setting(default="", per_process=True)
     # Sentences that the tower embeds at once.
@@ -43,7 +47,7 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.model and self.encoder == "hashed":
             raise InputError(
-                f"model={self.model!r} needs encoder=clap or encoder=clip; hashed has no files"
+                f"model={self.model!r} needs encoder=static, clap or clip; hashed has no files"
             )
         if self.use_text_ratio < 1 and self.encoder != "clap":
             raise InputError(
