@@ -44,7 +44,7 @@ def shard_name(name: str, split: str, shard: int, num_shards: int) -> str:
 
 
 def lines_name(name: str, split: str) -> str:
-    """File with one line of JSON (id, start_seconds, captions) for each record of a split."""
+    """File with one line of JSON (id, start_seconds, captions, class) for each record."""
     return f"{name}-{split}.records.jsonl"
 
 
@@ -105,12 +105,14 @@ class PreparedSource(Source):
         if sample_by == "recording" and len(self._lines.recordings) <= len(self):
             self.recordings = self._lines.recordings
             identity += " by recording"
+        classes = list(self.captions.classes())
+        identity += json.dumps(classes) if any(classes) else ""
         self._fingerprint = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._start_readers()
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the splits' fingerprints, which `prepare` has written."""
+        """Hash of the splits' fingerprints, which `prepare` has written, and of the classes."""
         return self._fingerprint
 
     def name(self, index: int) -> str:
@@ -185,7 +187,8 @@ class _Lines:
     def __init__(self, paths: list[Path], num_lines: int) -> None:
         self._paths = paths
         sizes, firsts = array.array("q", [0]), array.array("q")
-        self.captions = Captions(self._read(sizes, firsts))
+        classes: list[str] = []
+        self.captions = Captions(self._read(sizes, firsts, classes), classes)
         if len(self.captions) != num_lines:
             where = ", ".join(map(str, paths))
             raise InputError(f"{where}: {len(self.captions)} lines for {num_lines} records")
@@ -203,8 +206,10 @@ class _Lines:
             row: dict[str, Any] = json.loads(file.read(end - begin))
         return row
 
-    def _read(self, sizes: "array.array[int]", firsts: "array.array[int]") -> Iterator[list[str]]:
-        """Yield captions of each line; append its bytes and the first line of each recording."""
+    def _read(
+        self, sizes: "array.array[int]", firsts: "array.array[int]", classes: list[str]
+    ) -> Iterator[list[str]]:
+        """Yield captions of each line; append its bytes, class, and each recording's first line."""
         last = None
         for path in self._paths:
             with _opened(path) as file:
@@ -213,6 +218,7 @@ class _Lines:
                         if row["id"] != last or not row["start_seconds"]:
                             firsts.append(index)
                         last = row["id"]
+                        classes.append(row.get("class", ""))
                         yield row["captions"]
                     sizes.extend(map(len, lines))
 

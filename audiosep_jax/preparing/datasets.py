@@ -57,10 +57,11 @@ def clip_lists(read: Callable[[Path], Clips], root: Path, valid_root: Path | Non
             continue
         clips = read(place)
         base = place if place.is_dir() else place.parent
-        for clip in clips:
+        for clip, class_name in zip(clips, clips.captions.classes(), strict=True):
             inside = clip.path.is_relative_to(base)
             name = (clip.path.relative_to(base) if inside else clip.path).as_posix()
-            yield Recording(name, split, clip.captions, (str(clip.path),))
+            places = (str(clip.path),)
+            yield Recording(name, split, clip.captions, places, class_name=class_name)
         for path in clips.left_out:
             yield Skipped(os.path.relpath(path, base), split, "is no recording in a class folder")
 

@@ -78,8 +78,9 @@ def make_plan(items: Iterable[Recording | Skipped], folder: Path, settings: Sett
                     lists[item.split] = _List(path, stack.enter_context(path.open("wb")))
                 item = as_text(item)
                 if lists[item.split].add(item):
-                    id_, split, captions, _, seconds, synthetic = item
-                    digest.update(json.dumps([id_, split, captions, seconds, synthetic]).encode())
+                    id_, split, captions, _, *others, class_name = item
+                    described = [id_, split, captions, *others, *filter(None, [class_name])]
+                    digest.update(json.dumps(described).encode())
                     continue
                 item = Skipped(item.id, item.split, "listed twice")
             skipped.append(item)

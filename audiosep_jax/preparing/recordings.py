@@ -29,6 +29,7 @@ class Recording(NamedTuple):
     places: Sequence[str] = ()
     seconds: tuple[float, float] | None = None  # least and most that the annotation allows
     synthetic: tuple[int, int] | None = None  # (seed, index) of a generated clip
+    class_name: str = ""
 
 
 class Skipped(NamedTuple):
@@ -123,12 +124,12 @@ def _check(recording: Recording, num_samples: int, sample_rate_hz: int, min_seco
 
 
 def as_text(recording: Recording) -> Recording:
-    """Recording whose id and captions can be written as UTF-8.
+    """Recording whose id, class and captions can be written as UTF-8.
 
     Names of files may hold other bytes, and JSON half of a character; both are written out.
     """
-    id_, *captions = (
+    id_, class_name, *captions = (
         text.encode(errors="backslashreplace").decode()
-        for text in (recording.id, *recording.captions)
+        for text in (recording.id, recording.class_name, *recording.captions)
     )
-    return recording._replace(id=id_, captions=captions)
+    return recording._replace(id=id_, captions=captions, class_name=class_name)

@@ -47,7 +47,7 @@ class Written(NamedTuple):
     num_bytes: int
     sha256: str
     skipped: Sequence[Sequence[str]]  # id and reason of each recording that was left out
-    lines: str  # JSON lines of the records: id, start_seconds, captions
+    lines: str  # JSON lines of the records: id, start_seconds, captions, class if any
 
 
 def write_shard(folder: Path, shard: Shard, settings: Settings) -> None:
@@ -104,6 +104,7 @@ def read_account(folder: Path, shard: Shard) -> Written | None:
 def _line(recording: Recording, start_seconds: float) -> str:
     start = round(start_seconds, 6)
     row = {"id": recording.id, "start_seconds": start, "captions": recording.captions}
+    row |= {"class": recording.class_name} if recording.class_name else {}
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 

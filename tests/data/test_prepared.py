@@ -48,6 +48,24 @@ def test_records_are_the_files_to_the_bit(folders):
     assert source.load(3).dtype == np.float32
 
 
+def test_classes_are_those_of_the_manifest(tmp_path):
+    rows = []
+    for name, class_name in (("a", "dog"), ("b", ""), ("c", "Dog")):
+        examples.save(tmp_path / f"{name}.wav")
+        rows.append({"wav": f"{name}.wav", "caption": name, "class": class_name})
+    path = tmp_path / "list.json"
+    fingerprints = set()
+    for part in range(2):
+        path.write_text(json.dumps({"data": rows}))
+        assert examples.run(tmp_path / f"data{part}", "manifest", "--root", path) == 0
+        source = PreparedSource(tmp_path / f"data{part}")
+        classes = {source.name(k)[0]: name for k, name in enumerate(source.captions.classes())}
+        assert classes == {"a": "dog", "b": ["", "cat"][part], "c": "dog"}
+        fingerprints.add(source.fingerprint)
+        rows[1]["class"] = "cat"
+    assert len(fingerprints) == 2
+
+
 def test_tfds_reads_the_same(folders):
     _, data = folders
     source = PreparedSource(data)
