@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from audiosep_jax import files
 from audiosep_jax.cli import Parser, exit_code
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.options import add_checkpoint, load_separator
+from audiosep_jax.training import WeightType
 
 if TYPE_CHECKING:
     import jax
 
     from audiosep_jax.separation.separator import Separator
 
-WeightType = Literal["float32", "float16"]
 
 # JAX is imported where it is used, so that help is fast.
 

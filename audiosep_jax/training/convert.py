@@ -7,25 +7,27 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 from audiosep_jax import files
 from audiosep_jax.cli import Parser, exit_code, local_path
 from audiosep_jax.errors import InputError
+from audiosep_jax.training import WeightType
 
 # JAX is imported where it is used, so that help and mistakes are answered at once.
 
 EXAMPLE = """examples:
   audiosep convert audiosep_base_4M_steps.ckpt runs/audiosep
-writes a workdir, to separate with:
+writes a folder of weights, to separate with:
   audiosep separate street.wav --text "a dog barking" --checkpoint runs/audiosep
 
   audiosep convert runs/clap runs/clap.ckpt
 writes the best checkpoint of a training for AudioSep's PyTorch code, complete for strict=True.
 
-SRC is a workdir of train.py, a checkpoint in it, a folder of weights, a file of AudioSep's in any
-of PyTorch's formats, a hub id, or "audiosep" for the published weights.
-DST is a PyTorch file if it ends in .ckpt (Lightning's layout), .pt, .bin or .safetensors, and a
-workdir otherwise."""
+SRC is what --checkpoint takes: a workdir of train.py, a checkpoint in it, a folder of weights, a
+file of AudioSep's in any of PyTorch's formats, a hub id, "small" or "audiosep".
+DST is a PyTorch file if it ends in .ckpt (Lightning's layout), .pt, .bin or .safetensors, and
+otherwise a folder of weights as hubs hold them: config.json, model.safetensors and a model card."""
 
 SUFFIXES = (".ckpt", ".pt", ".bin", ".safetensors")
 
@@ -44,16 +46,19 @@ def _convert(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} {value}: must be at least 1")
         if value is not None and not os.path.isfile(source):
             raise InputError(f"--{name}: applies to a file of weights; {source} is none")
+    is_folder = destination.suffix not in SUFFIXES
+    if options.dtype != "float32" and not is_folder:
+        raise InputError(f"--dtype {options.dtype}: applies to a folder; {destination} is a file")
     _check_destination(source, destination, options.overwrite)
     from audiosep_jax.training import trained
 
     is_file = os.path.isfile(source)
     found = trained.read_file(Path(source), **sizes) if is_file else trained.read(source)
-    if destination.suffix in SUFFIXES:
-        trained.write_file(destination, found)
-    else:
+    if is_folder:
         with _replacing_folder(destination) as partial:
-            trained.write_workdir(partial, found, destination.name)
+            trained.write_folder(partial, found, destination.name, options.dtype)
+    else:
+        trained.write_file(destination, found)
     sys.stdout.buffer.write(os.fsencode(destination) + b"\n")
 
 
@@ -94,6 +99,8 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("source", metavar="SRC", help="what to read, see below")
     add("destination", type=local_path, metavar="DST", help="what to write, see below")
+    dtype = "type of the kernels in a folder DST; float16 takes half the space (default: float32)"
+    add("--dtype", choices=get_args(WeightType), default="float32", help=dtype)
     add("--overwrite", action="store_true", help="replace DST if it exists")
     rate = "sample rate of the file SRC; known for windows of 2048 (32 kHz) and 1024 (16 kHz)"
     add("--sample_rate_hz", type=int, metavar="HZ", help=rate)

@@ -8,12 +8,12 @@ import contextlib
 import dataclasses
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from audiosep_jax import files
@@ -24,7 +24,7 @@ from audiosep_jax.model import parse_config, variable_shapes
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.settings import parse
-from audiosep_jax.training import CHECKPOINT_FOLDER
+from audiosep_jax.training import CHECKPOINT_FOLDER, WeightType
 from audiosep_jax.weights.names import (
     MAX_STEPS,
     PREFIXES,
@@ -37,10 +37,12 @@ from audiosep_jax.weights.names import (
 )
 from audiosep_jax.weights.torch_files import read_state_dict, write_safetensors, write_torch
 
+SHIPPED, SHIPPED_FOLDER = "small", Path(__file__).parents[1] / "weights" / "small"
 PUBLISHED = "audiosep"
 PUBLISHED_SPACE = "spaces/Audio-AGI/AudioSep"
 PUBLISHED_FILE = "checkpoint/audiosep_base_4M_steps.ckpt"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+TEXT = "text"  # folder beside them with the table of word vectors, if the text encoder is static
 # Names of the file of weights in a repository or folder, best first.
 WEIGHT_FILES = (WEIGHTS, "pytorch_model.bin", PUBLISHED_FILE, "*.safetensors", "*.ckpt")
 # Part of the name of a stored conversion. Raise it when the result of a conversion changes.
@@ -69,20 +71,27 @@ def read(source: str | Path) -> Trained:
 
     Args:
         source: a workdir of train.py, a checkpoint in it, a folder of weights, a file of weights,
-            a hub id such as `owner/name`, or `audiosep`, the published weights.
+            a hub id such as `owner/name`; or one of two names: `small`, the weights that the
+            package holds, and `audiosep`, the published ones. A string with such a name never means
+            a local path, `./small` does.
 
     Raises:
         InputError: there is nothing of the kind, or it is damaged.
     """
-    path = Path(source)
-    if os.path.isfile(path):
+    path, is_name = Path(source), source in (SHIPPED, PUBLISHED)
+    if is_name and os.path.lexists(path):
+        note = f"{source}: is the name of known weights; ./{source} is the path in this folder"
+        logging.getLogger(__name__).warning(note)
+    if source == SHIPPED:
+        return read_folder(SHIPPED_FOLDER)
+    if not is_name and os.path.isfile(path):
         return read_file(path)
-    if os.path.isdir(path):
+    if not is_name and os.path.isdir(path):
         return _read_weights(path) if _is_folder_of_weights(path) else read_checkpoint(path)
     from audiosep_jax.weights import hub  # a client that takes long to import
 
     name = PUBLISHED_SPACE if str(source) == PUBLISHED else str(source)
-    folder = hub.snapshot(name, (hub.OR.join(WEIGHT_FILES),), optional=(CONFIG,))
+    folder = hub.snapshot(name, (hub.OR.join(WEIGHT_FILES),), optional=(CONFIG, f"{TEXT}/*"))
     return _read_weights(folder, convert=True)
 
 
@@ -143,6 +152,8 @@ def read_folder(folder: Path) -> Trained:
     """Read what `write_folder` wrote."""
     about = files.read_json_object(folder / CONFIG)
     model, text, fingerprint, words = _settings(about, about, str(folder / CONFIG))
+    if os.path.isdir(folder / TEXT):
+        text = dataclasses.replace(text, model=str(folder / TEXT))
     state_dict = read_state_dict(folder / WEIGHTS, prefixes=stored_prefixes(model))
     with naming(str(folder / WEIGHTS)):
         variables = stored_variables(model, state_dict)
@@ -202,12 +213,30 @@ def _settings(
 # ------------------------------------------------------------------ writing
 
 
-def write_folder(folder: Path, trained: Trained, name: str = "") -> None:
-    """Write weights and config, and with a `name` a model card; each file replaces an older one."""
+def write_folder(
+    folder: Path, trained: Trained, name: str = "", dtype: WeightType = "float32"
+) -> None:
+    """Write weights and config, and with a `name` a model card; each file replaces an older one.
+
+    A table of word vectors is copied, so that the folder needs no other files.
+
+    Args:
+        dtype: of kernels. Biases and the values of norms, which are few, remain float32.
+    """
     fields = dataclasses.asdict(dataclasses.replace(trained, variables=None))
     del fields["variables"]
+    if trained.text.encoder == "static":
+        from audiosep_jax.encoders import static
+        from audiosep_jax.weights import hub
+
+        fields["text"]["model"] = ""  # `read_folder` finds the copy
+        source = hub.snapshot(trained.text.source, static.FILES)
+        for file in static.FILES:
+            with files.replacing(folder / TEXT / file) as partial:
+                shutil.copyfile(source / file, partial)
     tensors = stored_state_dict(trained.model, trained.variables, trained.step)
-    write_safetensors(folder / WEIGHTS, tensors)
+    kernels = {name: x.astype(dtype) for name, x in tensors.items() if x.ndim > 1}
+    write_safetensors(folder / WEIGHTS, tensors | kernels)
     files.write_json(folder / CONFIG, OURS | fields, indent=2)
     if name:
         files.write_text(folder / CARD, model_card(trained, name))
@@ -222,32 +251,6 @@ def write_file(path: Path, trained: Trained) -> None:
         write_safetensors(path, tensors)
     else:
         write_torch(path, tensors, lightning=path.suffix == ".ckpt")
-
-
-def write_workdir(workdir: Path, trained: Trained, name: str) -> None:
-    """Write a workdir with one checkpoint, to separate with or to start a training from.
-
-    It has no state of an optimiser, so the training that it comes from cannot be resumed.
-    """
-    from audiosep_jax.training.checkpoints import Checkpoints
-    from audiosep_jax.training.config import CheckpointConfig, Config
-    from audiosep_jax.training.processes import RunFailed
-    from audiosep_jax.training.steps import TrainState
-
-    params, batch_stats = trained.variables["params"], trained.variables.get("batch_stats", {})
-    state = TrainState(jnp.int32(trained.step), params, batch_stats, {}, None, jnp.int32(0))
-    config = Config(name=name, model=trained.model, text=trained.text)
-    about = {
-        "config": dataclasses.asdict(config),
-        "text_fingerprint": trained.text_fingerprint,
-        "words": trained.words,
-        "data_fingerprint": None,
-    }
-    try:
-        with _quiet(), contextlib.closing(Checkpoints(workdir, CheckpointConfig())) as checkpoints:
-            checkpoints.save(trained.step, state, about, None)
-    except RunFailed as error:
-        raise InputError(str(error)) from error
 
 
 def model_card(trained: Trained, name: str) -> str:
@@ -298,7 +301,7 @@ audiosep separate street.wav --text "a dog barking" --checkpoint {name}
 
 ## Files
 
-`model.safetensors` holds float32 tensors under the names of AudioSep's PyTorch code (`ss_model.*`),
+`model.safetensors` holds tensors under the names of AudioSep's PyTorch code (`ss_model.*`),
 without the constant matrices of its STFT. PyTorch reads it with `load_state_dict(tensors,
 strict=False)`, and `audiosep convert {name} audiosep.ckpt` writes a checkpoint for `strict=True`.
 `config.json` holds the sizes above.

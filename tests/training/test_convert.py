@@ -120,7 +120,7 @@ def test_pytorchs_checkpoint_separates_as_there_and_returns_to_the_bit(torch, he
 def test_round_trips_are_exact(here):
     wanted = read_state_dict(tiny_file(here / "a.ckpt"))
     steps = [("a.ckpt", "run"), ("run", "b.safetensors"), ("b.safetensors", "c.pt")]
-    steps += [("c.pt", "deep/er/run"), ("deep/er/run/checkpoints/00000007", "d.bin")]
+    steps += [("c.pt", "deep/er/run"), ("deep/er/run", "d.bin")]
     steps += [("d.bin", "e.ckpt")]
     for source, destination in steps:
         options = OF_TINY if Path(source).is_file() else []
@@ -136,6 +136,21 @@ def test_a_folder_of_weights_is_taken_too(here):
     assert convert.main(["weights", "again"]) == 0
     assert convert.main(["again", "b.ckpt"]) == 0
     assert_same_tensors(read_state_dict("b.ckpt"), read_state_dict("a.ckpt"))
+
+
+def test_float16_halves_a_folder_and_rounds_kernels_only(here):
+    tiny_file(here / "a.ckpt")
+    for dtype in ("float32", "float16"):
+        assert convert.main(["a.ckpt", dtype, "--dtype", dtype, *OF_TINY]) == 0
+    exact, rounded = (
+        dict(export_separator(Separator.load(x).variables)) for x in ("float32", "float16")
+    )
+    stored = read_state_dict("float16/model.safetensors")
+    for name, tensor in exact.items():
+        dtype = np.float16 if tensor.ndim > 1 else np.float32
+        assert stored[PREFIX + name].dtype == dtype
+        assert rounded[name].dtype == np.float32
+        np.testing.assert_array_equal(rounded[name], tensor.astype(dtype))
 
 
 @pytest.mark.parametrize("prefix", ["", PREFIX])
@@ -282,6 +297,7 @@ def test_hostile_files_leave_nothing(here, capfd):
         (["folder", "out", *OF_TINY], "applies to a file"),
         (["folder", "out"], "folder: is no training workdir"),
         (["none.ckpt", "out"], "none.ckpt: no such folder"),
+        (["a.ckpt", "out.pt", "--dtype", "float16"], "--dtype float16: applies to a folder"),
         (["a.ckpt", "out", "--fast"], "--fast"),
     ],
 )
@@ -294,7 +310,7 @@ def test_mistakes(here, capfd, arguments, words):
     refused(capfd, here, arguments, words)
 
 
-def test_overwrite_replaces_a_file_and_a_workdir(here):
+def test_overwrite_replaces_a_file_and_a_folder(here):
     for step in (3, 4):
         tiny_file(here / "a.ckpt", step)
         assert convert.main(["a.ckpt", "run", "--overwrite", *OF_TINY]) == 0

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,7 +13,10 @@ import pytest
 from hub_server import environment, serving
 from separator_examples import tiny_variables
 from tiny_run import RATE_HZ, save_run
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.separator import Separator
@@ -45,6 +50,37 @@ def test_saved_and_loaded_is_the_same(separator, tmp_path):
         "config.json",
         "model.safetensors",
     ]
+
+
+def test_a_known_name_is_no_local_path(separator, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    separator.save_pretrained("shipped")
+    other = dataclasses.replace(separator, step=separator.step + 1)
+    other.save_pretrained("small")
+    monkeypatch.setattr(trained, "SHIPPED_FOLDER", tmp_path / "shipped")
+    assert Separator.from_pretrained("small").step == separator.step
+    assert "./small is the path" in caplog.text
+    caplog.clear()
+    assert Separator.load("./small").step == Separator.load(Path("small")).step == other.step
+    assert caplog.records == []
+
+
+def test_a_table_of_words_goes_with_the_weights(separator, tmp_path):
+    table = tmp_path / "table"
+    table.mkdir()
+    Tokenizer(WordLevel({"?": 0, "rain": 1}, unk_token="?")).save(str(table / "tokenizer.json"))
+    table_VE = np.random.default_rng(0).standard_normal((2, separator.model.condition_features))
+    torch_files.write_safetensors(table / "model.safetensors", {"embeddings": table_VE})
+    text = TextConfig("static", model=str(table))
+    fingerprint = make_encoder(text).fingerprint
+    made = dataclasses.replace(separator, text=text, text_fingerprint=fingerprint, _encoders={})
+    made.save_pretrained(tmp_path / "first")
+    shutil.rmtree(table)
+    Separator.load(tmp_path / "first").save_pretrained(tmp_path / "again")
+    shutil.rmtree(tmp_path / "first")
+    row_E = Separator.load(tmp_path / "again").embed_text(["rain"])[0]
+    np.testing.assert_allclose(row_E, table_VE[1] / np.linalg.norm(table_VE[1]), atol=1e-6)
+    assert str(tmp_path) not in (tmp_path / "again" / "config.json").read_text()
 
 
 def test_model_card_tells_the_sizes(separator, tmp_path):
