@@ -1,4 +1,8 @@
-"""Mixture and condition to waveform. Masks are defined here and nowhere else."""
+"""Mixture and condition to waveform. Masks are defined here and nowhere else.
+
+The last bin of a mask can hold the target's activity: the logit, by frame, of the probability that
+the target sounds. Its rotation is zero there, so that this bin of the estimate is silent.
+"""
 
 import flax.linen as nn
 import jax
@@ -29,7 +33,9 @@ class AudioSep(nn.Module):
         spectrum_BTF = stft(mixture_BS, window, hop)
         mask_BTFC = self.network(magnitude(spectrum_BTF), condition_BE, train=train)
         self.sow("intermediates", "mask", mask_BTFC)  # for losses on masks
-        return istft(apply_mask(spectrum_BTF, mask_BTFC), mixture_BS.shape[1], window, hop)
+        gated = not train and self.network.config.activity == "gate"
+        masked_BTF = apply_mask(spectrum_BTF, mask_BTFC, gated=gated)
+        return istft(masked_BTF, mixture_BS.shape[1], window, hop)
 
 
 def magnitude(spectrum_BTF: jax.Array) -> jax.Array:
@@ -38,13 +44,31 @@ def magnitude(spectrum_BTF: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.maximum(power_BTF, POWER_FLOOR))
 
 
-def apply_mask(spectrum_BTF: jax.Array, mask_BTFC: jax.Array) -> jax.Array:
+def with_activity(mask_BTFC: jax.Array, logit_BT: jax.Array) -> jax.Array:
+    """Add the bin that holds the target's activity to a mask."""
+    rotation = mask_BTFC.shape[-1] - 1
+    last_BTFC = jnp.pad(logit_BT[..., None, None], [(0, 0)] * 3 + [(0, rotation)])
+    return jnp.concatenate([mask_BTFC, last_BTFC.astype(mask_BTFC.dtype)], axis=-2)
+
+
+def activity_of(mask_BTFC: jax.Array) -> jax.Array:
+    """Logits `(B, T)` of the target's activity."""
+    return mask_BTFC[..., -1, 0]
+
+
+def apply_mask(spectrum_BTF: jax.Array, mask_BTFC: jax.Array, *, gated: bool = False) -> jax.Array:
     """Scale the mixture's spectrum by the mask's first channel and rotate it by the other two.
 
     The original scales the floored magnitude and multiplies it by the phase, which is divided by
     the same floor. The floor cancels, so the spectrum itself can be scaled.
+
+    `gated` frames fade to silence with the probability that the target sounds, if that is below
+    one half. Above, the mask alone decides.
     """
     gain_BTF = jax.nn.sigmoid(mask_BTFC[..., 0])
+    if gated:
+        probability_BT = jax.nn.sigmoid(activity_of(mask_BTFC))
+        gain_BTF = gain_BTF * jnp.minimum(2 * probability_BT, 1)[..., None]
     real_BTF, imag_BTF = jnp.tanh(mask_BTFC[..., 1]), jnp.tanh(mask_BTFC[..., 2])
     squared_BTF = real_BTF**2 + imag_BTF**2
     gain_BTF = gain_BTF * jax.lax.rsqrt(jnp.maximum(squared_BTF, ROTATION_FLOOR))

@@ -11,6 +11,9 @@ from pydantic import Field
 from audiosep_jax.errors import InputError
 from audiosep_jax.settings import section
 
+# What is done with the probabilities that a network has for the target's activity: nothing, as it
+# has none; they are reported; or estimates fade to silence with them, too (not in training).
+Activity = Literal["none", "report", "gate"]
 Size = Annotated[int, Field(ge=1, le=2**20)]
 
 
@@ -40,6 +43,11 @@ class ModelConfig:
     def num_bins(self) -> int:
         """Bins of the STFT."""
         return self.window_samples // 2 + 1
+
+    @property
+    def activity(self) -> Activity:
+        """Use of the target's activity; "none" unless the network's section has such a field."""
+        return "none"
 
     @property
     def time_stride(self) -> int:
@@ -92,6 +100,8 @@ class Network(nn.Module):
         span: Span | None = None,
     ) -> jax.Array:
         """Compute mask channels `(B, T, F, mask_channels)`.
+
+        A network whose `config.activity` is not "none" returns a mask of `audiosep.with_activity`.
 
         With a `span`, T is a multiple of `config.time_stride`, frames outside of the recording may
         hold anything, and the mask inside must not depend on them. If, in addition, the collection

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from pydantic import Field
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.model.audiosep import with_activity
 from audiosep_jax.model.convolution import conv3x3
 from audiosep_jax.model.folding import FoldedConv3x3
 from audiosep_jax.model.layers import (
@@ -37,7 +38,7 @@ from audiosep_jax.model.layers import (
     Upsample,
     average_pool,
 )
-from audiosep_jax.model.network import ModelConfig, Network, Size, Span
+from audiosep_jax.model.network import Activity, ModelConfig, Network, Size, Span
 from audiosep_jax.settings import section, setting
 
 LEAK = 0.01
@@ -53,6 +54,7 @@ class ResUNetConfig(ModelConfig):
     `remat` recomputes every block for its gradient instead of keeping its activations: the same
     numbers in less memory, with a fifth more work. `fold` keeps so many neighbouring bins of the
     outermost level in its channels, and fewer of the next ones: 4 suits TPUs (see `folding`).
+    `activity` adds a head that tells when the target sounds, and says what it is used for.
     """
 
     network: Literal["resunet"] = "resunet"
@@ -62,6 +64,7 @@ class ResUNetConfig(ModelConfig):
     frequency_pools: Sizes = (2, 2, 2, 2, 2, 2)
     remat: bool = setting(default=False, resumable=True)
     fold: Size = setting(default=1, resumable=True)
+    activity: Activity = "none"
 
     def __post_init__(self) -> None:
         if not len(self.encoder_channels) == len(self.time_pools) == len(self.frequency_pools):
@@ -218,10 +221,12 @@ class FiLM(nn.Module):
     def __call__(self, condition_BE: jax.Array) -> dict[str, jax.Array]:
         """Shifts `(B, C)` by published name, such as `encoder_block1->conv_block1->beta1`."""
         init = nn.initializers.xavier_uniform()
+        widths = {k: v for block in block_table(self.config) for k, v in block.shifts().items()}
+        if self.config.activity != "none":
+            widths["activity"] = self.config.encoder_channels[-1]
         return {
             name: nn.Dense(channels, kernel_init=init, name=name)(condition_BE)
-            for block in block_table(self.config)
-            for name, channels in block.shifts().items()
+            for name, channels in widths.items()
         }
 
 
@@ -360,6 +365,22 @@ class DecoderBlock(nn.Module):
         return y_BTFC[:, start : start + count]
 
 
+class ActivityHead(nn.Module):
+    """Logits of the target's activity, from the innermost level and a shift by the condition.
+
+    Every bin votes through one hidden layer. The last layer begins with zeros, so that a new head
+    changes no estimate: its probabilities are one half, where the gate is open.
+    """
+
+    @nn.compact
+    def __call__(self, x_BTFC: jax.Array, shift_BC: jax.Array) -> jax.Array:
+        """Compute `(B, T)` in float32."""
+        hidden_BTFC = Pointwise(shift_BC.shape[-1], None, name="hidden")(x_BTFC)
+        hidden_BTFC = nn.leaky_relu(hidden_BTFC + shift_BC[:, None, None], LEAK)
+        logit = nn.Dense(1, kernel_init=nn.initializers.zeros, name="logit")
+        return logit(hidden_BTFC.mean(2))[..., 0]
+
+
 class UNet(nn.Module):
     """Magnitude spectrogram and FiLM shifts to mask channels."""
 
@@ -376,12 +397,15 @@ class UNet(nn.Module):
         train: bool,
         span: Span | None = None,
     ) -> jax.Array:
-        """Compute `(B, T, F, C)`, zero in the last bin, which the network never sees."""
+        """Compute `(B, T, F, C)`.
+
+        The network never sees the last bin. There the mask is zero, or holds the activity.
+        """
         config, frames = self.config, mag_BTF.shape[1]
         dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
-        blocks = block_table(config)
+        blocks, delay = block_table(config), 0
         if span is not None and self.is_mutable_collection("stream"):
-            blocks, _ = stream_table(config)
+            blocks, delay = stream_table(config)
         x_BTF = BatchNorm(self.axis_name, name="bn0")(mag_BTF, train=train)
         if span is not None:
             x_BTF = jnp.where(span.inside(frames)[:, None], x_BTF, 0)
@@ -398,6 +422,7 @@ class UNet(nn.Module):
         if train and config.remat:
             run = nn.remat(run, policy=jax.checkpoint_policies.save_only_these_names(STATISTICS))
         skips: list[jax.Array] = []
+        activity_BT = None
         for block in blocks:
             if block.kind == "decoder":
                 decoder = DecoderBlock(block, dtype, self.axis_name, name=block.name)
@@ -407,10 +432,18 @@ class UNet(nn.Module):
             x_BTFC, skip_BTFC = run(encoder, x_BTFC, shifts)
             if block.kind == "encoder":
                 skips.append(skip_BTFC)
+            elif config.activity != "none":
+                activity_BT = ActivityHead(name="activity")(x_BTFC, shifts["activity"])
+                activity_BT = jnp.repeat(activity_BT, block.level, axis=1)
+                # The mask comes later: the activity waits for it here.
+                waiting = delay - block.level * (block.delay + block.lag)
+                activity_BT = _after_past(self, "past activity", waiting, activity_BT)
         channels = self.mask_channels
         mask = Pointwise(channels, dtype, mag_BTF.dtype, config.fold, name="after_conv")
         mask_BTFC = mask(x_BTFC).reshape(*x_BTFC.shape[:2], -1, channels)
-        return jnp.pad(mask_BTFC[:, :frames], ((0, 0), (0, 0), (0, 1), (0, 0)))
+        if activity_BT is None:
+            return jnp.pad(mask_BTFC[:, :frames], ((0, 0), (0, 0), (0, 1), (0, 0)))
+        return with_activity(mask_BTFC[:, :frames], activity_BT[:, :frames])
 
 
 class ResUNet(Network):

@@ -44,7 +44,9 @@ class _ResUNetGraph(Graph):
         x = self._pointwise(self.op("Unsqueeze", x, self.axes(1)), base["pre_conv"])
         skips: list[str] = []
         bins = config.window_samples // 2
-        for block in stream_table(config)[0] if self._stream else block_table(config):
+        activity_BTFC = ""
+        blocks, delay = stream_table(config) if self._stream else (block_table(config), 0)
+        for block in blocks:
             if block.kind == "decoder":
                 x = self._decoder(block, x, skips.pop(), bins)
                 bins *= block.stride[1]
@@ -53,14 +55,21 @@ class _ResUNetGraph(Graph):
             if block.kind == "encoder":
                 skips.append(skip)
                 bins //= block.stride[1]
+            elif config.activity != "none":
+                activity_BTFC = self._activity(block, x, delay)
         mask_BCTF = self._pointwise(x, base["after_conv"])
         mask_BTFC = self.op("Transpose", mask_BCTF, perm=[0, 2, 3, 1])
+        channels = base["after_conv"]["bias"].shape[0]
+        if activity_BTFC:
+            pads = self.constant([0, 0, 0, 0, 0, 0, 0, channels - 1], np.int64)
+            last_BTFC = self.op("Pad", activity_BTFC, pads)
+            mask_BTFC = self.op("Concat", mask_BTFC, last_BTFC, axis=2)
+        else:
+            pads = self.constant([0, 0, 0, 0, 0, 0, 1, 0], np.int64)
+            mask_BTFC = self.op("Pad", mask_BTFC, pads)
         if not self._stream:
             mask_BTFC = self.cut(mask_BTFC, 1, 0, self.size(mag_BTF, 1))
-        pads = self.constant([0, 0, 0, 0, 0, 0, 1, 0], np.int64)
-        channels = base["after_conv"]["bias"].shape[0]
-        shape = ("batch", "frames", config.num_bins, channels)
-        self.output("mask", self.op("Pad", mask_BTFC, pads), shape)
+        self.output("mask", mask_BTFC, ("batch", "frames", config.num_bins, channels))
         return self.model("resunet")
 
     # ------------------------------------------------------------------ ends of the network
@@ -89,6 +98,20 @@ class _ResUNetGraph(Graph):
         none = self.constant([0], np.int64)
         pads = self.op("Concat", none, none, none, none, missing, none, axis=0)
         return self.op("Pad", x_BTF, pads)
+
+    def _activity(self, block: Block, x: str, delay: int) -> str:
+        """Logits `(B, T, 1, 1)` of `ActivityHead`, as late as the mask."""
+        head, shift = self._params["base"]["activity"], self._params["film"]["activity"]
+        x = self.op("Add", self._pointwise(x, head["hidden"]), self._dense(shift))
+        logit = head["logit"] | {"kernel": head["logit"]["kernel"][None, None]}
+        x = self._pointwise(self._leaky(x), logit)
+        x = self.op("ReduceMean", x, self.axes(3))
+        x = self.op("Expand", x, self.constant([1, 1, 1, block.level], np.int64))
+        x = self.op("Reshape", x, self.constant([0, 1, -1, 1], np.int64))
+        waiting = delay - block.level * (block.delay + block.lag)
+        if waiting:
+            x = self._frames(self._after_past("past activity", waiting, x, 1, 1), 0, -waiting)
+        return self.op("Transpose", x, perm=[0, 2, 3, 1])
 
     # ------------------------------------------------------------------ blocks
 
@@ -159,7 +182,11 @@ class _ResUNetGraph(Graph):
     def _shift(self, block: Block, beta: str, offset_C: np.ndarray) -> str:
         """The shift `(B, C, 1, 1)` that a linear layer makes of the condition."""
         dense = self._params["film"][f"{block.name}->{beta}"]
-        weights = self.constant(dense["kernel"]), self.constant(dense["bias"] + offset_C)
+        return self._dense(dense | {"bias": dense["bias"] + offset_C})
+
+    def _dense(self, params: Any) -> str:
+        """A linear layer of the condition, `(B, C, 1, 1)`."""
+        weights = self.constant(params["kernel"]), self.constant(params["bias"])
         return self.op("Unsqueeze", self.op("Gemm", self._condition_BE, *weights), self.axes(2, 3))
 
     def _conv3x3(self, x: str, kernel: np.ndarray, inside_BCTF: str) -> str:

@@ -145,7 +145,12 @@ class _SeparatorGraph(Graph):
         scale, *rotation = (self.op("Gather", mask_CBFT, self.integer(i)) for i in range(3))
         turn = self.op("Tanh", rotation[0]), self.op("Tanh", rotation[1])
         floored = self.op("Max", self._power(turn), self.constant(ROTATION_FLOOR))
-        gain = self.op("Div", self.op("Sigmoid", scale), self.op("Sqrt", floored))
+        scale = self.op("Sigmoid", scale)
+        if self._config.activity == "gate":
+            chance_B1T = self.cut(scale, 1, -1, None)
+            gate_B1T = self.op("Min", self.op("Add", chance_B1T, chance_B1T), self.constant(1.0))
+            scale = self.op("Mul", scale, gate_B1T)
+        gain = self.op("Div", scale, self.op("Sqrt", floored))
         (real, imag), (cos, sin) = self._parts(spectrum_BJT), turn
         turned_real = self.op("Sub", self.op("Mul", real, cos), self.op("Mul", imag, sin))
         turned_imag = self.op("Add", self.op("Mul", real, sin), self.op("Mul", imag, cos))

@@ -239,7 +239,8 @@ def _estimates(
     both_CTF = jnp.concatenate([past_CTF, spectrum_CTF], axis=1)
     mask_NMTFC = mask_BTFC.reshape(-1, masks, *mask_BTFC.shape[1:])
     queries = len(mask_NMTFC)
-    masked_NCTF = apply_mask(both_CTF[:, : mask_NMTFC.shape[2]], mask_NMTFC)
+    gated = config.activity == "gate"
+    masked_NCTF = apply_mask(both_CTF[:, : mask_NMTFC.shape[2]], mask_NMTFC, gated=gated)
     if "faded" in state:
         masked_NCTF, state_out["faded"] = _cross_faded(masked_NCTF, state["faded"])
     gain_NMT = _top_gain(both_CTF[:, :frames], masked_NCTF, masks)

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import si_sdr
+from audiosep_jax.model.audiosep import activity_of
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import stft
 from audiosep_jax.settings import PositiveOrZero, section
@@ -20,6 +22,7 @@ from audiosep_jax.settings import PositiveOrZero, section
 _FAINT_MAGNITUDE = 1e-3  # floor of the log magnitudes
 _SILENT_SHARE = 1e-6  # of the mixture's power: a weaker target counts as silent
 _SILENT_POWER = 1e-10  # of a mixture, for one that is silent
+AUDIBLE_DB = -40.0  # of the mixture's loudest frame; a target is active above
 
 
 @section
@@ -31,6 +34,7 @@ class LossConfig:
     negative_si_sdr: PositiveOrZero = 0.0
     multi_resolution_stft: PositiveOrZero = 0.0
     thresholded_snr: PositiveOrZero = 0.0
+    activity: PositiveOrZero = 0.0  # needs a network with `model.activity`
 
     def __post_init__(self) -> None:
         weights = dataclasses.asdict(self)
@@ -101,6 +105,33 @@ def thresholded_snr(
     return jnp.mean(10 * jnp.log10((error_B + floor_B) / reference_B))
 
 
+def activity(
+    logit_BT: jax.Array, target_BS: jax.Array, mixture_BS: jax.Array, model: ModelConfig
+) -> jax.Array:
+    """Binary cross-entropy of the probabilities that the target sounds.
+
+    The target is active in a frame of the network's innermost level if one of the STFT frames that
+    this covers has more than 1e-4 of the power of the mixture's loudest frame: a bark of one frame
+    keeps the gate open. The level is that of the mixture, not of the target itself, since the loss
+    asks for what can be heard, and a target of zeros, which is absent, has no level.
+    """
+    stride, window, hop = model.time_stride, model.window_samples, model.hop_samples
+    target_BT, mixture_BT = (
+        (jnp.abs(stft(x_BS, window, hop)) ** 2).sum(-1) for x_BS in (target_BS, mixture_BS)
+    )
+    audible_BT = target_BT > 10 ** (AUDIBLE_DB / 10) * mixture_BT.max(-1, keepdims=True)
+    audible_BT = jnp.pad(audible_BT, ((0, 0), (0, -audible_BT.shape[1] % stride)))
+    active_BT = audible_BT.reshape(len(audible_BT), -1, stride).any(-1)
+    return optax.sigmoid_binary_cross_entropy(logit_BT[:, ::stride], active_BT).mean()
+
+
+def _activity(outputs: Outputs, batch: Batch, model: ModelConfig) -> jax.Array:
+    if model.activity == "none":
+        raise InputError("loss.activity needs model.activity=report or gate")
+    logit_BT = activity_of(outputs.mask_BTFC)
+    return activity(logit_BT, batch["target"], batch["mixture"], model)
+
+
 TERMS: dict[str, Term] = {
     "waveform_l1": lambda out, batch, _: waveform_l1(out.estimate_BS, batch["target"]),
     "spectrum_l1": lambda out, batch, model: spectrum_l1(
@@ -114,6 +145,7 @@ TERMS: dict[str, Term] = {
     "thresholded_snr": lambda out, batch, _: thresholded_snr(
         out.estimate_BS, batch["target"], batch["mixture"]
     ),
+    "activity": _activity,
 }
 
 

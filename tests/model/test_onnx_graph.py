@@ -22,6 +22,7 @@ DEEP = dataclasses.replace(
     time_pools=(3, 2, 1),
     frequency_pools=(2, 1, 2),
 )
+HEADED = dataclasses.replace(DEEP, activity="report")
 TILE = 12
 
 
@@ -52,7 +53,7 @@ def snr_db(actual, expected):
     return 10 * math.log10(np.mean(expected.astype(np.float64) ** 2) / max(error, 1e-30))
 
 
-@pytest.mark.parametrize("config", [TINY, DEEP])
+@pytest.mark.parametrize("config", [TINY, DEEP, HEADED])
 @pytest.mark.parametrize(("batch", "frames"), [(1, 1), (3, 24), (2, 61)])
 def test_one_pass_equals_jax_at_any_length_and_batch(config, batch, frames):
     mag_BTF = magnitudes(batch, frames, config.num_bins)
@@ -60,7 +61,8 @@ def test_one_pass_equals_jax_at_any_length_and_batch(config, batch, frames):
     expected_BTFC = in_jax(config, mag_BTF, condition_BE)
     actual_BTFC = compiled(config, False)({"magnitude": mag_BTF, "condition": condition_BE})["mask"]
     assert snr_db(actual_BTFC, expected_BTFC) > 110
-    assert not actual_BTFC[:, :, -1].any()
+    assert not actual_BTFC[:, :, -1, 1:].any()
+    assert actual_BTFC[:, :, -1, 0].any() == (config.activity != "none")
     if batch > 1:  # the condition matters
         assert snr_db(actual_BTFC[::-1], expected_BTFC) < 60
 
@@ -85,7 +87,7 @@ def streamed(config, mag_BTF, condition_BE):
     return np.concatenate(masks, axis=1)[:, delay : delay + total]
 
 
-@pytest.mark.parametrize("config", [TINY, DEEP])
+@pytest.mark.parametrize("config", [TINY, DEEP, HEADED])
 @pytest.mark.parametrize(("batch", "frames"), [(2, 1), (1, 24), (2, 61)])
 def test_a_stream_equals_one_pass_of_jax(config, batch, frames):
     mag_BTF = magnitudes(batch, frames, config.num_bins)

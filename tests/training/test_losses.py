@@ -1,5 +1,7 @@
 """Loss terms in closed form, and their weighted sum."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from audiosep_jax.training.losses import (
     TERMS,
     LossConfig,
     Outputs,
+    activity,
     loss_terms,
     multi_resolution_stft,
     spectrum_l1,
@@ -110,6 +113,30 @@ def test_thresholded_snr_has_floors(target_gain, error_gain, loss):
     target_BS = target_gain * mixture_BS
     found = thresholded_snr(target_BS + error_gain * mixture_BS, target_BS, mixture_BS)
     assert found == pytest.approx(loss, abs=1e-3)
+
+
+def test_activity_is_a_cross_entropy_in_frames_of_the_innermost_level():
+    # A click in the middle of one of 16 frames, which the pool of TINY joins in pairs.
+    model = dataclasses.replace(TINY, hop_samples=16)
+    mixture_BS, target_BS = np.ones((3, 240), np.float32), np.zeros((3, 240), np.float32)
+    target_BS[0, 16 * 5], target_BS[0, 16 * 12], target_BS[2] = 0.06, 0.03, 1
+    active_BT = np.zeros((3, 8))
+    active_BT[0, 2], active_BT[2] = 1, 1  # -37 dB counts, -43 dB does not; the second is absent
+    logit_BT = np.log(np.arange(1, 25, dtype=np.float32)).reshape(3, 8)
+    probability_BT = 1 / (1 + np.exp(-logit_BT))
+    expected = -np.log(np.where(active_BT, probability_BT, 1 - probability_BT)).mean()
+    loss = activity(np.repeat(logit_BT, 2, axis=1), target_BS, mixture_BS, model)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    silence_BS = 0 * mixture_BS  # in which nothing is active
+    expected = -np.log(1 - probability_BT).mean()
+    loss = activity(np.repeat(logit_BT, 2, axis=1), silence_BS, silence_BS, model)
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_activity_needs_a_network_that_has_it():
+    config = LossConfig(activity=0.1)
+    with pytest.raises(InputError, match=r"loss\.activity needs model\.activity"):
+        terms_of(config, *pair())
 
 
 def test_total_is_the_weighted_sum_of_the_wanted_terms():

@@ -145,7 +145,9 @@ def test_golden_steps_float32():
     check_gradient_norms(norms, golden, 1e-3, 1e-6)
 
 
-LOSSES = LossConfig(spectrum_l1=0.5)
+# With a head for the activity, so that steps on many devices, in parts and in bfloat16 include it.
+HEADED = dataclasses.replace(SMALLEST, activity="report")
+LOSSES = LossConfig(spectrum_l1=0.5, activity=0.1)
 
 
 def assert_same(actual, expected, tolerance):
@@ -157,11 +159,11 @@ def assert_same(actual, expected, tolerance):
 
 
 def tiny_state(dtype=np.float32, optim=TINY_OPTIM):
-    return steps.state_from_variables(cast(tiny_variables(SMALLEST), dtype), optim)
+    return steps.state_from_variables(cast(tiny_variables(HEADED), dtype), optim)
 
 
 def tiny_body(axis_name=steps.AXIS):
-    return steps.make_train_step(SMALLEST, TINY_OPTIM, LOSSES, axis_name)
+    return steps.make_train_step(HEADED, TINY_OPTIM, LOSSES, axis_name)
 
 
 @functools.cache
@@ -255,7 +257,7 @@ def unreplicated(body):
 
 # All but the step hang on whether the step was finite; so do three metrics: whether it was
 # skipped, and the norms of update and parameters.
-WHOLE_STATE, OF_THE_UPDATE = 266, 3
+WHOLE_STATE, OF_THE_UPDATE = 296, 3
 
 
 def test_statistics_of_single_devices_are_noticed(monkeypatch):
@@ -270,8 +272,8 @@ def test_metrics_of_single_devices_are_noticed(monkeypatch):
 
     monkeypatch.setattr(steps, "mean_over_devices", mean_of_gradients)
     assert len(jax.tree.leaves(tiny_state())) == 1 + WHOLE_STATE
-    # The loss, its two terms and SDRi.
-    assert unreplicated(tiny_body()) == (WHOLE_STATE, 4 + OF_THE_UPDATE)
+    # The loss, its three terms and SDRi.
+    assert unreplicated(tiny_body()) == (WHOLE_STATE, 5 + OF_THE_UPDATE)
 
 
 @pytest.mark.slow
@@ -290,7 +292,7 @@ def test_operations_are_counted_on_each_device_and_nothing_is_traced_twice():
     step(state, small)
     assert len(traced) == 2
     # The roofline leaves out element-wise work, which counts for much in so small a network.
-    assert 1 < one_row / roofline.step_flop(SMALLEST, 1, 100) < 4
+    assert 1 < one_row / roofline.step_flop(HEADED, 1, 100) < 4
 
 
 def test_old_state_is_given_away():
@@ -333,11 +335,11 @@ def test_without_an_average_the_weights_are_evaluated():
 def test_metrics():
     state, batch = tiny_state(), tiny_batch(0, 4)
     new, metrics = alone()(state, batch)
-    apply = functools.partial(make_model(SMALLEST).apply, train=True, mutable=["batch_stats"])
-    estimate_BS, _ = jax.jit(apply)(tiny_variables(SMALLEST), batch["mixture"], batch["condition"])
+    apply = functools.partial(make_model(HEADED).apply, train=True, mutable=["batch_stats"])
+    estimate_BS, _ = jax.jit(apply)(tiny_variables(HEADED), batch["mixture"], batch["condition"])
     error = np.abs(estimate_BS - batch["target"]).mean()
     assert float(metrics["waveform_l1"]) == pytest.approx(error, rel=1e-5)
-    expected = metrics["waveform_l1"] + 0.5 * metrics["spectrum_l1"]
+    expected = metrics["waveform_l1"] + 0.5 * metrics["spectrum_l1"] + 0.1 * metrics["activity"]
     assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
     sdri_B = sdr_improvement(batch["target"], estimate_BS, batch["mixture"])
     assert float(metrics["sdri"]) == pytest.approx(float(sdri_B.mean()), abs=1e-4)
@@ -373,7 +375,7 @@ def loud_mask(outputs, batch, model):
 def test_a_loss_of_ones_own_is_a_field_and_an_entry_of_the_table(how, monkeypatch):
     monkeypatch.setitem(losses.TERMS, "loud_mask", loud_mask)
     loss = OwnLossConfig(waveform_l1=0, loud_mask=2.0)
-    step = run.parallel_train_step(steps.make_train_step(SMALLEST, TINY_OPTIM, loss), how)
+    step = run.parallel_train_step(steps.make_train_step(HEADED, TINY_OPTIM, loss), how)
     state, batch = run.place_state(tiny_state(), how), tiny_batch(0, 16)
     logged = []
     for _ in range(20):
@@ -439,7 +441,7 @@ def test_a_finite_loss_is_not_enough(monkeypatch, weight):
     params, batch_stats = {"weight": jnp.float32(weight)}, {"mean": jnp.float32(3)}
     variables = {"params": params, "batch_stats": batch_stats}
     state = steps.state_from_variables(variables, PUBLISHED_OPTIM)
-    body = steps.make_train_step(SMALLEST, PUBLISHED_OPTIM, LossConfig(), None)
+    body = steps.make_train_step(HEADED, PUBLISHED_OPTIM, LossConfig(), None)
     after, metrics = jax.jit(body)(state, tiny_batch(0, 2))
     assert np.isfinite(metrics["loss"])
     assert np.isfinite(metrics["gradient_norm"]) == bool(weight)
@@ -464,7 +466,7 @@ def gradient(state):
 @pytest.mark.slow
 def test_parts_of_a_rematerialised_batch_one_after_another_on_eight_devices():
     optim = dataclasses.replace(TINY_OPTIM, accumulate_steps=2)
-    model = dataclasses.replace(SMALLEST, remat=True)
+    model = dataclasses.replace(HEADED, remat=True)
     step = under_shard_map(steps.make_train_step(model, optim, LOSSES))
     with jax.enable_x64(True):
         state, batch = tiny_state(np.float64), cast(tiny_batch(0, 32), np.float64)
@@ -490,7 +492,7 @@ def test_parts_of_a_rematerialised_batch_one_after_another_on_eight_devices():
 def test_every_block_is_rematerialised():
     counts = {}
     for remat in (False, True):
-        model = dataclasses.replace(SMALLEST, remat=remat)
+        model = dataclasses.replace(HEADED, remat=remat)
         body = steps.make_train_step(model, TINY_OPTIM, LOSSES, None)
         text = str(jax.make_jaxpr(body)(tiny_state(), tiny_batch(0, 4)))
         counts[remat] = [text.count(name) for name in ("remat", "conv_general")]
@@ -508,7 +510,8 @@ def test_memory_that_the_gradient_of_five_seconds_keeps(dtype, gigabytes):
     batch["target"] = batch["mixture"]
 
     def backward_pass(params, batch_stats):
-        loss = functools.partial(steps.separation_loss, make_model(model), LOSSES)
+        terms = LossConfig(spectrum_l1=0.5)
+        loss = functools.partial(steps.separation_loss, make_model(model), terms)
         return jax.vjp(lambda params: loss(params, batch_stats, batch)[0], params)[1]
 
     weights = {leaf.shape for leaf in jax.tree.leaves(shapes["params"])}
@@ -518,7 +521,7 @@ def test_memory_that_the_gradient_of_five_seconds_keeps(dtype, gigabytes):
 
 
 def test_training_in_bfloat16_follows_float32():
-    model = dataclasses.replace(SMALLEST, dtype="bfloat16")
+    model = dataclasses.replace(HEADED, dtype="bfloat16")
     rough = jax.jit(steps.make_train_step(model, TINY_OPTIM, LOSSES, None))
     batch, losses, states = tiny_batch(0, 4), {}, {}
     for name, step in {"rough": rough, "exact": alone()}.items():
