@@ -66,7 +66,10 @@ class Changes:
 def draw_clip_changes(
     config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[float, np.ndarray | None]:
-    """Draw (speed, gains_db for `change_timbre` or None) of one clip; the draws are as many."""
+    """Draw (speed, gains_db for `change_timbre` or None) of one clip.
+
+    The number of draws does not depend on the config.
+    """
     sped, equalised = rng.random(2).tolist()
     speed = math.exp(between(tuple(map(math.log, config.speed)), rng))
     least_db, most_db = config.equalise_db
