@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import onnx
 import onnxruntime
@@ -25,19 +26,22 @@ for name in ("audiosep_jax", "jax", "onnx", "scipy"):
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-# A window that is no multiple of the hop, and a time pool that is not a power of two.
+# A window that is no multiple of the hop, a time pool that is not a power of two, and a gate.
 MODEL = dataclasses.replace(
     TINY,
     window_samples=32,
     hop_samples=5,
     condition_features=512,
     time_pools=(3, 1),
+    activity="gate",
 )
 
 
 @pytest.fixture(scope="module")
 def separator():
-    return Separator(MODEL, tiny_variables(MODEL), TextConfig(), None, 7)
+    variables = jax.tree.map(np.copy, tiny_variables(MODEL))
+    variables["params"]["base"]["activity"]["logit"]["bias"] -= 1  # where the gate closes
+    return Separator(MODEL, variables, TextConfig(), None, 7)
 
 
 def noise(*shape):

@@ -27,13 +27,18 @@ ALL = LossConfig(waveform_l1=2.0, spectrum_l1=0.5, negative_si_sdr=0.01)
 EVERY = LossConfig(**dict.fromkeys(TERMS, 1.0))
 
 
+HEADED = dataclasses.replace(TINY, activity="report")
+
+
 def pair():
     return recipe.waveform(1, 2, 200), recipe.waveform(2, 2, 200)
 
 
-def terms_of(config, estimate_BS, target_BS):
+def terms_of(config, estimate_BS, target_BS, model=HEADED):
     batch = {"mixture": target_BS, "target": target_BS}
-    return loss_terms(config, TINY, Outputs(estimate_BS, None), batch)
+    frames = estimate_BS.shape[1] // TINY.hop_samples + 1
+    mask_BTFC = np.zeros((len(estimate_BS), frames, TINY.num_bins, 3), np.float32)
+    return loss_terms(config, model, Outputs(estimate_BS, mask_BTFC), batch)
 
 
 def test_waveform_l1():
@@ -136,7 +141,7 @@ def test_activity_is_a_cross_entropy_in_frames_of_the_innermost_level():
 def test_activity_needs_a_network_that_has_it():
     config = LossConfig(activity=0.1)
     with pytest.raises(InputError, match=r"loss\.activity needs model\.activity"):
-        terms_of(config, *pair())
+        terms_of(config, *pair(), model=TINY)
 
 
 def test_total_is_the_weighted_sum_of_the_wanted_terms():
