@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from audiosep_jax.cli import Parser, exit_code, local_path, number, say, shard
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.lists import MAX_SNR_DB
+from audiosep_jax.evaluation.lists import MAX_SNR_DB, WRONG_QUERY
 from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS, Protocol
 from audiosep_jax.separation.options import add_loading, load_separator
 
@@ -71,12 +71,16 @@ def _score(words: Sequence[str]) -> None:
     _add_list(parser)
     _add_scoring(parser)
     parser.add_argument("--checkpoint", default="", metavar="WHAT", help="as separate.py takes it")
+    estimates = "score the files that another system wrote for the mixtures, instead of separating"
+    parser.add_argument("--estimates", type=_folder, metavar="DIR", help=estimates)
     _add_shard(parser)
     arguments = parser.parse_args(words)
-    if not arguments.checkpoint and arguments.baseline in ("", "random_query"):
-        raise InputError("--checkpoint is needed, or a --baseline that has no model")
+    if arguments.estimates and (arguments.checkpoint or arguments.baseline):
+        raise InputError("--estimates cannot be used with --checkpoint or --baseline")
+    checkpoint, needs_one = arguments.checkpoint, arguments.baseline in ("", "random_query")
+    if needs_one and not checkpoint and not arguments.estimates:
+        raise InputError("--checkpoint is needed, --estimates, or a --baseline that has no model")
     protocol, items = _listed(arguments)
-    checkpoint = arguments.checkpoint
     separator = load_separator(checkpoint, arguments) if checkpoint else None
     _evaluate(arguments, protocol, items, separator, _command(words))
 
@@ -98,7 +102,16 @@ def _evaluate(
     use_compilation_cache()
     items = _with_queries(items, arguments)
     with_clap = arguments.clap_score or bool(arguments.clap_model)
-    about = None
+    about: dict[str, Any] | None = None
+    rate_hz, estimates = arguments.sample_rate_hz, arguments.estimates
+    rate_hz = runner.scoring_rate(rate_hz, protocol, separator)
+    if estimates:
+        about = {
+            "source": str(estimates),
+            "step": None,
+            "fingerprint": mixtures.estimates_fingerprint(items, estimates),
+            "sample_rate_hz": rate_hz,
+        }
     if separator:
         about = {
             "source": arguments.checkpoint,
@@ -109,7 +122,7 @@ def _evaluate(
         }
     run = results.Run(
         protocol,
-        runner.scoring_rate(arguments.sample_rate_hz, protocol, separator),
+        rate_hz,
         baseline=arguments.baseline,
         checkpoint=about,
         metadata=arguments.metadata,
@@ -123,7 +136,7 @@ def _evaluate(
         command=command,
     )
     queries = [text for item in items for text in (item.query, item.wrong_query) if text]
-    estimator = runner.make_estimator(separator, run.baseline, queries, run.sample_rate_hz)
+    estimator = runner.make_estimator(separator, run.baseline, queries, rate_hz, estimates)
     scores = score_functions(queries, run.extras["speech"], run.extras["clap_model"])
 
     # ------------------------------------------------------------------ score, batch by batch
@@ -209,14 +222,18 @@ def _with_queries(items: "list[Item]", arguments: argparse.Namespace) -> "list[I
 
     if arguments.baseline == "random_query":
         pairs = zip(items, random_queries(items), strict=True)
-        return [dataclasses.replace(item, query=query) for item, query in pairs]
-    if arguments.baseline or arguments.no_wrong_query:
+        return [dataclasses.replace(x, query=query, wrong_query="") for x, query in pairs]
+    estimates = arguments.estimates
+    none = estimates and not (estimates / WRONG_QUERY).is_dir()
+    if none or arguments.baseline or arguments.no_wrong_query:
+        return [dataclasses.replace(item, wrong_query="") for item in items]
+    if all(item.wrong_query for item in items):
         return items
     try:
         pairs = zip(items, random_queries(items), strict=True)
     except InputError as error:
         print(f"note: no score of a wrong query: {error}")
-        return items
+        return [dataclasses.replace(item, wrong_query="") for item in items]
     return [dataclasses.replace(item, wrong_query=query) for item, query in pairs]
 
 
@@ -282,7 +299,8 @@ def _watch(words: Sequence[str]) -> None:
                 damaged.append(checkpoint.name)
             return False
         print(checkpoint, flush=True)
-        values = {"checkpoint": str(checkpoint), "output": place, "shard": (0, 1)}
+        values: dict[str, Any] = {"checkpoint": str(checkpoint), "estimates": None}
+        values |= {"output": place, "shard": (0, 1)}
         options = argparse.Namespace(**vars(arguments) | values)
         _evaluate(options, protocol, items, separator, _command(["watch", *words]))
         return True
@@ -304,13 +322,13 @@ def _render(words: Sequence[str]) -> None:
     protocol, items = _listed(arguments)
     from audiosep_jax.evaluation import mixtures, runner
 
+    drawn = argparse.Namespace(baseline="", no_wrong_query=False, estimates=None)
     mixtures.render(
-        items,
+        _with_queries(items, drawn),
         arguments.output,
         runner.scoring_rate(arguments.sample_rate_hz, protocol, None),
         num_threads=arguments.num_threads,
         shard=arguments.shard,
-        write_list=protocol.own,
     )
     print(arguments.output)
 

@@ -14,9 +14,10 @@ from audiosep_jax.evaluation.protocols import Protocol
 from audiosep_jax.files import Row
 
 Layout = Literal["auto", "rendered", "pairs"]
+WRONG_QUERY = "wrong_query"  # column of a list, and folder of estimates for these queries
 MAX_SNR_DB = 200.0  # far beyond it the power of the scaled noise leaves the range of float32
 OPTIONAL_COLUMNS = (
-    *("query", "noise", "mixture", "snr", "id", "class", "noise_query"),
+    *("query", "noise", "mixture", "snr", "id", "class", "noise_query", WRONG_QUERY),
     *("target_start", "noise_start", "seconds"),
 )
 
@@ -128,6 +129,7 @@ def items_of(
             seconds=_number(row, "seconds", 0.001),
             clips=tuple(cells[protocol.clips].split("+++") if protocol.clips else pair),
             noise_query=cells.get(protocol.noise_query, ""),
+            wrong_query=cells.get(WRONG_QUERY, "") if protocol.own else "",
             line=row.number,
             rendered=(rendered[0], rendered[1]),
         )
@@ -160,7 +162,7 @@ def list_fingerprint(items: Sequence[Item]) -> str:
         names = [path.name for path in item.files]
         times = (item.target_start_seconds, item.noise_start_seconds, item.seconds)
         digest.update(repr((item.row, item.id, item.query, item.label, names)).encode())
-        digest.update(repr((item.snr_db, *times)).encode())
+        digest.update(repr((item.snr_db, *times, item.wrong_query)).encode())
     return digest.hexdigest()[:16]
 
 

@@ -21,8 +21,8 @@ from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data.clips import Clip, class_folder_clips, esc50_clips, manifest_clips
 from audiosep_jax.data.mixing import caption_key, energy, mix_at_snr
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.lists import Item, list_fingerprint
-from audiosep_jax.metrics import POWER_FLOOR
+from audiosep_jax.evaluation.lists import WRONG_QUERY, Item, list_fingerprint
+from audiosep_jax.metrics import POWER_FLOOR, fitted
 
 RENDERED = "rendered.json"  # list and sample rate of the mixtures in a folder
 OTHER_FOLDER = "choose another output folder"
@@ -87,6 +87,30 @@ def check_sounds(item: Item, made: Mixture) -> None:
         raise SilentError(f"{path}: the noise is silent, the mixture equals its target")
 
 
+def estimate_paths(item: Item, folder: Path) -> list[Path]:
+    """Files that another system wrote for an item: its estimate, and that of the wrong query."""
+    name = item.rendered[1]
+    return [folder / name, folder / WRONG_QUERY / name] if item.wrong_query else [folder / name]
+
+
+def load_estimate(path: Path, num_samples: int, sample_rate_hz: int) -> np.ndarray:
+    """Read an estimate; AudioError if its rate or its length is not that of its mixture."""
+    audio_CS, rate_hz = audio_files.read(path)
+    if rate_hz != sample_rate_hz:
+        raise AudioError(f"{path}: has {rate_hz} Hz, but is scored at {sample_rate_hz} Hz")
+    if abs(audio_CS.shape[1] - num_samples) > 1:
+        raise AudioError(f"{path}: has {audio_CS.shape[1]} samples, its mixture has {num_samples}")
+    return fitted(audio_files.to_mono(audio_CS), num_samples)
+
+
+def estimates_fingerprint(items: Sequence[Item], folder: Path) -> str:
+    """Hash of the files of all estimates that exist."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in (path for item in items for path in estimate_paths(item, folder)):
+        digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()
+
+
 def fingerprint_of(item: Item) -> str:
     """Hash of an item's files and of how they are mixed; OSError if one cannot be read."""
     digest = hashlib.blake2b(repr((item.snr_db, item.seconds)).encode(), digest_size=8)
@@ -119,12 +143,10 @@ def render(
     *,
     num_threads: int,
     shard: tuple[int, int] = (0, 1),
-    write_list: bool = False,
 ) -> None:
     """Write target and mixture of every n-th item, from item i of shard (i, n).
 
-    The files have the published layout and the same bytes every time. `write_list` adds
-    `mixtures.csv`, a list of them.
+    The files have the published layout and the same bytes every time. `mixtures.csv` lists them.
     """
     paths = [_rendered_paths(item, output) for item in items]
     if len({path for pair in paths for path in pair}) < 2 * len(items):
@@ -149,9 +171,9 @@ def render(
     with ThreadPoolExecutor(num_threads) as pool, tqdm(total=len(mine), unit="mixture") as bar:
         for _ in pool.map(write, mine):
             bar.update()
-    if write_list and shard[0] == 0:
-        columns = ("id", "query", "class", "target", "mixture", "noise_query")
-        rows = [[x.id, x.query, x.label, *x.rendered, x.noise_query] for x in items]
+    if shard[0] == 0:
+        columns = ("id", "query", "class", "target", "mixture", "noise_query", "wrong_query")
+        rows = [[x.id, x.query, x.label, *x.rendered, x.noise_query, x.wrong_query] for x in items]
         files.write_csv(output / "mixtures.csv", columns, rows)
 
 

@@ -113,7 +113,8 @@ def _unscored(title: str, mixtures: Sequence[Mapping[str, Any]]) -> list[str]:
 def _how(content: Mapping[str, Any]) -> str:
     checkpoint = "none"
     if made := content["checkpoint"]:
-        checkpoint = f"{made['source']}, step {made['step']:,}, fingerprint {made['fingerprint']}"
+        step = "estimates" if made["step"] is None else f"step {made['step']:,}"
+        checkpoint = f"{made['source']}, {step}, fingerprint {made['fingerprint']}"
     rows = [
         ["command", f"`{content['command']}`"],
         ["checkpoint", checkpoint],

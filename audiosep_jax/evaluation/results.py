@@ -57,7 +57,7 @@ class Run:
     protocol: Protocol
     sample_rate_hz: int  # of scoring
     baseline: str = ""
-    checkpoint: Mapping[str, Any] | None = None  # source, step, fingerprint, sample_rate_hz, ...
+    checkpoint: Mapping[str, Any] | None = None  # source, step (None: read estimates), ...
     metadata: Path | None = None
     query: str = ""
     query_column: str = ""
@@ -181,6 +181,8 @@ def notes_of(run: Run, rows: Sequence[Row]) -> list[str]:
         notes.append(f"{silent:,} of the {len(rows):,} mixtures listed {what}")
     if run.baseline:
         notes.append(f"the baseline {run.baseline}, not the separation asked for")
+    if run.checkpoint and run.checkpoint["step"] is None:
+        notes.append(f"the estimates were read from {run.checkpoint['source']}")
     if protocol.count is None:
         return notes
     if len(rows) != protocol.count:

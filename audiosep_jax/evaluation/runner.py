@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,7 @@ class Estimator:
     conditions: Mapping[str, np.ndarray]  # (E,) by query
     network: ModelConfig | None = None  # set if clips of rare lengths may share shapes
     engine: Engine | None = None  # runs the network, one clip after another; None for JAX
+    estimates: Path | None = None  # folder of another system's estimates
 
 
 class Batch(NamedTuple):
@@ -80,12 +82,19 @@ class Unscored(NamedTuple):
 
 
 def make_estimator(
-    separator: Separator | None, baseline: str, queries: Sequence[str], scoring_hz: int
+    separator: Separator | None,
+    baseline: str,
+    queries: Sequence[str],
+    scoring_hz: int,
+    estimates: Path | None = None,
 ) -> Estimator:
     """Estimator of a baseline of `protocols.BASELINES`, or of the separator if it is "".
 
-    Baselines without a network need no separator; masks then use the published STFT.
+    Baselines without a network need no separator; masks then use the published STFT. With a folder
+    of `estimates`, which another system wrote, nothing is separated.
     """
+    if estimates:
+        return Estimator(_read, {}, scoring_hz, scoring_hz, {}, estimates=estimates)
     distinct = list(dict.fromkeys(queries))
     model = separator.model if separator else _published_model(scoring_hz)
     body = baselines.body_of(baseline, model)
@@ -99,6 +108,11 @@ def make_estimator(
     rate_hz = scoring_hz if baseline in baselines.WITHOUT_STFT else model.sample_rate_hz
     conditions = dict.fromkeys(distinct, np.zeros(1, np.float32))
     return Estimator(body, {}, rate_hz, scoring_hz, conditions)
+
+
+def _read(_: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Body for estimates that were read: they take the place of the conditions."""
+    return batch["condition"]
 
 
 def scoring_rate(asked: int | None, protocol: Protocol, separator: Separator | None) -> int:
@@ -237,6 +251,9 @@ def _load(item: Item, estimator: Estimator, frames: int | None) -> _Loaded | Uns
     try:
         made = mixtures.load(item, scoring_hz)
         mixtures.check_sounds(item, made)
+        folder, num_samples = estimator.estimates, len(made.mixture_S)
+        paths = mixtures.estimate_paths(item, folder) if folder else []
+        given = [mixtures.load_estimate(path, num_samples, scoring_hz) for path in paths]
     except SilentError as error:
         return Unscored(item, str(error), mixtures.fingerprint_of(item))
     except (AudioError, OSError) as error:
@@ -250,9 +267,9 @@ def _load(item: Item, estimator: Estimator, frames: int | None) -> _Loaded | Uns
     if frames is not None and estimator.network is not None:
         inputs = padded(estimator.network, mixture_S, frames)
         first = estimator.network.window_samples // 2
-    inputs["condition"] = estimator.conditions[item.query]
-    if item.wrong_query:
-        inputs["wrong_condition"] = estimator.conditions[item.wrong_query]
+    queries = [item.query, item.wrong_query] if item.wrong_query else [item.query]
+    values = given or [estimator.conditions[query] for query in queries]
+    inputs |= zip(("condition", "wrong_condition"), values, strict=False)
     return _Loaded(item, made, inputs, slice(first, first + num_inputs))
 
 

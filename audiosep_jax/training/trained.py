@@ -175,7 +175,7 @@ def _read_weights(folder: Path, *, convert: bool = False) -> Trained:
     config = folder / CONFIG
     if os.path.isfile(config) and OURS.items() <= files.read_json_object(config).items():
         return read_folder(folder)
-    found = next(path for pattern in WEIGHT_FILES for path in sorted(folder.glob(pattern)))
+    found = next(path for pattern in WEIGHT_FILES for path in sorted(folder.rglob(pattern)))
     if not convert or found.suffix == ".safetensors":
         return read_file(found)
     from audiosep_jax.weights import hub

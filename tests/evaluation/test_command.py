@@ -53,7 +53,7 @@ def run(
     words = ["--protocol", protocol, "--metadata", str(place / metadata)]
     words += ["--audio", str(place / audio), "--output", str(output), "--num_threads", "2"]
     words += [] if figures else ["--no_figures"]
-    if "--baseline" in extra:
+    if {"--baseline", "--estimates"} & {*extra}:
         words += ["--sample_rate_hz", str(RATE_HZ)]  # which else is the checkpoint's
     else:
         words += ["--checkpoint", str(place / "run")]
@@ -259,6 +259,69 @@ def test_a_part_of_a_benchmark_says_so(place, tmp_path, capsys):
         assert note in content["notes"]
         assert f"note: {note}" in told
     assert (content["sample_rate_hz"], content["query_column"]) == (32000, "caption")
+
+
+def other_system(place, tmp_path, change):
+    """(options of the rendered mixtures, folder of `change(mixture)` for each of them)."""
+    folder, estimates = tmp_path / "rendered", tmp_path / "estimates"
+    words = ["--protocol", "mixtures", "--metadata", str(place / "pairs.csv")]
+    words += ["--audio", str(place / "audio"), "--sample_rate_hz", str(RATE_HZ)]
+    assert main(["render", *words, "--output", str(folder)]) == 0
+    for path in folder.glob("mixture-*.wav"):
+        audio_files.write(estimates / path.name, change(audio_files.read(path)[0]), RATE_HZ)
+    return {"metadata": folder / "mixtures.csv", "audio": folder}, estimates
+
+
+def test_estimates_of_another_system(place, tmp_path, capsys):
+    rendered, estimates = other_system(place, tmp_path, lambda mixture_CS: mixture_CS / 4)
+    options = ("--baseline", "mixture"), ("--estimates", estimates)
+    outputs = tmp_path / "mixture", tmp_path / "quarter"
+    for words, output in zip(options, outputs, strict=True):
+        assert run(place, output, *words, **rendered) == 0
+    assert f"note: the estimates were read from {estimates}" in capsys.readouterr().out
+    for row in table(outputs[1]):
+        target_S, mixture_S = (
+            audio_files.read(tmp_path / "rendered" / f"{kind}-{row['id']}.wav")[0][0]
+            for kind in ("segment", "mixture")
+        )
+        assert float(row["sdr"]) == pytest.approx(slow_sdr(target_S, mixture_S / 4), abs=1e-4)
+        assert float(row["si_sdri"]) == pytest.approx(0, abs=1e-4)
+        assert "query_gap" not in row
+    words = (*map(str, outputs), "--output", str(tmp_path / "both"), "--no_figures")
+    assert compare_main(words) == 0
+    difference = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    assert difference["count"] == COUNT
+    # The list says which queries are wrong; the system's answers to them lie in a folder.
+    assert all(line["wrong_query"] not in ("", line["query"]) for line in read_list(rendered))
+    for path in estimates.glob("*.wav"):
+        silence_CS = np.zeros_like(audio_files.read(path)[0])
+        audio_files.write(estimates / "wrong_query" / path.name, silence_CS, RATE_HZ)
+    assert run(place, tmp_path / "gap", "--estimates", estimates, **rendered) == 0
+    for row in table(tmp_path / "gap"):
+        assert float(row["sdri_wrong_query"]) == pytest.approx(-float(row["mixture_sdr"]), abs=1e-4)
+
+
+def read_list(rendered):
+    with rendered["metadata"].open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_estimates_that_cannot_be_used_are_named(place, tmp_path, capsys):
+    rendered, estimates = other_system(place, tmp_path, lambda mixture_CS: mixture_CS)
+    audio_CS = audio_files.read(estimates / "mixture-m1.wav")[0]
+    (estimates / "mixture-m0.wav").unlink()
+    audio_files.write(estimates / "mixture-m1.wav", audio_CS[:, :-2], RATE_HZ)
+    audio_files.write(estimates / "mixture-m2.wav", audio_CS, 2 * RATE_HZ)
+    audio_files.write(estimates / "mixture-m3.wav", audio_CS[:, :-1], RATE_HZ)  # rounding
+    assert run(place, tmp_path / "out", "--estimates", estimates, **rendered) == 2
+    told = capsys.readouterr().err
+    assert "3 of 13 mixtures cannot be used" in told
+    assert "mixture-m0.wav: no such file" in told
+    assert "mixture-m1.wav: has 1598 samples, its mixture has 1600" in told
+    assert "mixture-m2.wav: has 16000 Hz, but is scored at 8000 Hz" in told
+    words = ("--estimates", estimates, "--checkpoint", place / "run")
+    assert run(place, tmp_path / "out", *words, **rendered) == 2
+    assert "--estimates cannot be used with --checkpoint" in capsys.readouterr().err
 
 
 def test_rendered_mixtures_score_as_those_mixed(place, tmp_path):

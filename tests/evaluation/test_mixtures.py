@@ -145,7 +145,7 @@ def render_own(tmp_path, output, **options):
     protocol = PROTOCOLS["mixtures"]
     rows = read_list(protocol, tmp_path / "list.csv", tmp_path)
     items = items_of(protocol, rows, tmp_path, tmp_path)
-    options = {"num_threads": 2, "write_list": True} | options
+    options = {"num_threads": 2} | options
     render(items, output, RATE_HZ, **options)
     return items
 

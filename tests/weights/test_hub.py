@@ -217,15 +217,22 @@ def test_a_failed_conversion_leaves_nothing(tmp_path, monkeypatch, error):
 # ---------------------------------------------------------------------- the whole way
 
 
-def test_the_published_weights_are_fetched_and_converted_once(tmp_path):
-    """`separate.py` without --checkpoint, and again with neither download nor conversion."""
+HIVE = "AlayaLab/AudioSep-hive"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "words"),
+    [
+        ("spaces/Audio-AGI/AudioSep", "checkpoint/audiosep_base_4M_steps.ckpt", []),
+        (f"models/{HIVE}", "weights/audiosep_hive.ckpt", ["--checkpoint", HIVE]),
+    ],
+)
+def test_the_published_weights_are_fetched_and_converted_once(tmp_path, name, file, words):
+    """`separate.py` with each, and again with neither download nor conversion."""
     small = dataclasses.replace(TINY, sample_rate_hz=16000, window_samples=1024, hop_samples=160)
     variables = tiny_variables(small)
     torch_files.write_torch(tmp_path / "x", full_state_dict(variables, small, 9), lightning=True)
-    repository = {
-        "checkpoint/audiosep_base_4M_steps.ckpt": (tmp_path / "x").read_bytes(),
-        "app.py": b"",
-    }
+    repository = {file: (tmp_path / "x").read_bytes(), "README.md": b""}
     mixture_S = recipe.waveform(3, 2000)
     soundfile.write(tmp_path / "in.wav", mixture_S, 16000, subtype="FLOAT")
     condition_NE = unit_rows(1, 1)
@@ -233,8 +240,8 @@ def test_the_published_weights_are_fetched_and_converted_once(tmp_path):
     apply = jax.jit(functools.partial(make_model(small).apply, train=False))
     expected_BS = apply(variables, mixture_S[None], condition_NE)
 
-    with serving({"spaces/Audio-AGI/AudioSep": repository}) as loopback:
-        arguments = ["in.wav", "--embedding", "q.npy", "--overwrite"]
+    with serving({name: repository}) as loopback:
+        arguments = ["in.wav", "--embedding", "q.npy", "--overwrite", *words]
         for changes in ({}, {"HF_HUB_OFFLINE": "1"}):
             done = subprocess.run(
                 [sys.executable, ROOT / "separate.py", *arguments],
@@ -251,4 +258,4 @@ def test_the_published_weights_are_fetched_and_converted_once(tmp_path):
             if not changes:
                 stamps = made.stat().st_mtime_ns, made.stat().st_ino
             assert (made.stat().st_mtime_ns, made.stat().st_ino) == stamps
-        assert loopback.downloads() == ["audiosep_base_4M_steps.ckpt"]
+        assert loopback.downloads() == [Path(file).name]
