@@ -53,6 +53,16 @@ def tiny_variables(config=TINY):
     return import_separator(recipe_state(names), shapes)
 
 
+@functools.cache
+def shy_variables(config, scale=30, bias=-0.5):
+    """Weights whose probabilities that the target sounds differ, and fall below one half."""
+    variables = jax.tree.map(np.copy, tiny_variables(config))
+    logit = variables["params"]["base"]["activity"]["logit"]
+    logit["kernel"] *= scale
+    logit["bias"] += bias
+    return variables
+
+
 def cast(tree, dtype):
     """Floating-point leaves in another precision."""
     return jax.tree.map(

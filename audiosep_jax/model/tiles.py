@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from audiosep_jax.model import SIZING_FRAMES, make_network, shapes
-from audiosep_jax.model.audiosep import apply_mask, magnitude
+from audiosep_jax.model.audiosep import activity_of, apply_mask, magnitude
 from audiosep_jax.model.network import Engine, ModelConfig, Span
 from audiosep_jax.model.stft import num_frames, padded_istft, padded_stft
 
@@ -152,16 +152,17 @@ def separate_tile(
 
     Returns:
         `(N, C, S)` with their half windows, of the frames from `span.first - delay_frames` on (with
-        an empty state: from 0 on); the mask's gain `(N, masks, T)` in the topmost bins of these
-        frames; and the next state.
+        an empty state: from 0 on); about these frames `(N, 2 * masks, T)` the masks' gains in the
+        topmost bins, then the probabilities that the target sounds (-1 if the network has none);
+        and the next state.
     """
     if engine is None:
         return _tile_in_jax(config, masks, variables, state, spectrum_CTF, condition_NE, span)
     rest = {name: value for name, value in state.items() if name != "network"}
     mag_BTF, condition_BE = _network_inputs(masks, rest, spectrum_CTF, condition_NE)
     mask_BTFC, carried = _by_engine(config, engine, state, mag_BTF, condition_BE, span)
-    audio_NCS, gain_NMT, state_out = _estimates(config, masks, rest, spectrum_CTF, mask_BTFC, span)
-    return audio_NCS, gain_NMT, state_out | carried
+    audio_NCS, about_NKT, state_out = _estimates(config, masks, rest, spectrum_CTF, mask_BTFC, span)
+    return audio_NCS, about_NKT, state_out | carried
 
 
 @functools.partial(jax.jit, static_argnames=("config", "masks"), donate_argnames="state")
@@ -188,8 +189,8 @@ def _tile_in_jax(
     if "network" in state:
         result, updated = result
         carried["network"] = updated.get("stream", {})
-    audio_NCS, gain_NMT, state_out = _estimates(config, masks, rest, spectrum_CTF, result, span)
-    return audio_NCS, gain_NMT, state_out | carried
+    audio_NCS, about_NKT, state_out = _estimates(config, masks, rest, spectrum_CTF, result, span)
+    return audio_NCS, about_NKT, state_out | carried
 
 
 def _by_engine(
@@ -244,6 +245,10 @@ def _estimates(
     if "faded" in state:
         masked_NCTF, state_out["faded"] = _cross_faded(masked_NCTF, state["faded"])
     gain_NMT = _top_gain(both_CTF[:, :frames], masked_NCTF, masks)
+    activity_NMT = jnp.full_like(gain_NMT, -1)
+    if config.activity != "none":
+        activity_NMT = jax.nn.sigmoid(activity_of(mask_NMTFC)[..., :frames])
+    about_NKT = jnp.concatenate([gain_NMT, activity_NMT], axis=1)
     if state:
         state_out["spectrum"] = both_CTF[:, frames:]
         first, tail = first - past_CTF.shape[1], state["tail"].shape[2]
@@ -257,7 +262,7 @@ def _estimates(
     audio_BS = padded_istft(masked_BTF, inside_T, config.window_samples, hop)
     if state:
         audio_BS = audio_BS[:, tail * hop : (tail + frames) * hop]
-    return audio_BS.reshape(queries, channels, -1), gain_NMT, state_out
+    return audio_BS.reshape(queries, channels, -1), about_NKT, state_out
 
 
 def _cross_faded(tile_NCTF: jax.Array, faded_NCTF: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -345,7 +350,7 @@ class TileStream:
         self._delay = delay_frames(config, tile_frames)
 
     def feed(self, audio_CS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Take samples; return (estimate_NCS, gain_NMT) of the next samples and frames."""
+        """Take samples; return those of the estimates, and frames, as `separate_tile` does."""
         self._num_samples += audio_CS.shape[1]
         self._held_CS = np.concatenate([self._held_CS, audio_CS], axis=1)
         if not self._padded and self._num_samples > self._half:
@@ -358,7 +363,7 @@ class TileStream:
         return _joined(ready)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rest of the estimates and gains."""
+        """Return the rest of both."""
         if self._num_samples == 0:
             return self._nothing()
         self._pad(0 if self._padded else self._half, self._half)
@@ -378,21 +383,21 @@ class TileStream:
 
     def _in_one_pass(self, total: int) -> tuple[np.ndarray, np.ndarray]:
         self._states = [{} for _ in self._conditions]
-        audio_NCS, gain_NMT = self._run(bucket(self._config, total), total)
-        return audio_NCS[..., self._half :][..., : self._num_samples], gain_NMT[..., :total]
+        audio_NCS, about_NKT = self._run(bucket(self._config, total), total)
+        return audio_NCS[..., self._half :][..., : self._num_samples], about_NKT[..., :total]
 
     def _next_tile(self, total: int) -> tuple[np.ndarray, np.ndarray]:
         hop = self._config.hop_samples
         if not self._states:
             sizes = self._channels, self._masks, self._tile, self._engine
             self._states = [initial_state(self._config, len(x), *sizes) for x in self._conditions]
-        audio_NCS, gain_NMT = self._run(self._tile, total)
+        audio_NCS, about_NKT = self._run(self._tile, total)
         frame = self._first - self._delay
         start, frames = frame * hop - self._half, slice(max(0, -frame), max(0, total - frame))
         end = self._num_samples - start if total < UNKNOWN_FRAMES else None
         self._first += self._tile
         self._held_CS = self._held_CS[:, self._tile * hop :]
-        return audio_NCS[..., max(0, -start) : end], gain_NMT[..., frames]
+        return audio_NCS[..., max(0, -start) : end], about_NKT[..., frames]
 
     def _run(self, frames: int, total: int) -> tuple[np.ndarray, np.ndarray]:
         """Separate the next `frames` frames, one group of queries after the other."""
@@ -402,7 +407,7 @@ class TileStream:
         spectrum_CTF = spectrum_of(self._config, padded_CS, frames)
         span, results = Span(np.int32(self._first), np.int32(total)), []
         for i, condition_NE in enumerate(self._conditions):
-            audio_NCS, gain_NMT, self._states[i] = separate_tile(
+            audio_NCS, about_NKT, self._states[i] = separate_tile(
                 self._config,
                 self._masks,
                 self._variables,
@@ -413,9 +418,9 @@ class TileStream:
                 self._engine,
             )
             # Waits for the group: memory is budgeted for one at a time.
-            results.append((np.asarray(audio_NCS), np.asarray(gain_NMT)))
-        audio, gain = zip(*results, strict=True)
-        return np.concatenate(audio), np.concatenate(gain)
+            results.append((np.asarray(audio_NCS), np.asarray(about_NKT)))
+        audio, about = zip(*results, strict=True)
+        return np.concatenate(audio), np.concatenate(about)
 
     def _samples(self, frames: int) -> int:
         return (frames - 1) * self._config.hop_samples + self._config.window_samples
@@ -423,9 +428,9 @@ class TileStream:
     def _nothing(self) -> tuple[np.ndarray, np.ndarray]:
         queries = sum(len(condition_NE) for condition_NE in self._conditions)
         audio_NCS = np.zeros((queries, self._channels, 0), np.float32)
-        return audio_NCS, np.zeros((queries, self._masks, 0), np.float32)
+        return audio_NCS, np.zeros((queries, 2 * self._masks, 0), np.float32)
 
 
 def _joined(ready: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    audio, gain = zip(*ready, strict=True)
-    return np.concatenate(audio, axis=-1), np.concatenate(gain, axis=-1)
+    audio, about = zip(*ready, strict=True)
+    return np.concatenate(audio, axis=-1), np.concatenate(about, axis=-1)

@@ -25,8 +25,8 @@ BLOCK_SECONDS = 1.0
 # Sums and differences of samples on this grid, of 24 bits, are exact in float32 below 1.
 _FINE_GRID = 2.0**23
 # A span starts where the estimate has the first share of the mixture's power, and ends where it has
-# less than the second.
-SHARE_ON, SHARE_OFF = 0.2, 0.05
+# less than the second; or where the network's probability is above the first and below the second.
+SHARE_ON_OFF, PROBABILITY_ON_OFF = (0.2, 0.05), (0.5, 0.25)
 RANGE_DB = 30.0  # hops that are further below the loudest hop of an estimate are not active
 SILENT_POWER = 1e-10  # -100 dB of full scale
 LARGEST_GAP_SECONDS = 0.25  # spans closer than this are one
@@ -37,7 +37,8 @@ class SeparatedFile:
     """Files that were written, and how much of the mixture is in each.
 
     share_N: energy of each estimate over the mixture's; 0 if the mixture is silent.
-    presence_N: 0 to 1, the share of the mixture's power that each estimate has where it sounds.
+    presence_N: 0 to 1, the probability that each query sounds where its estimate does. If the
+        network has none, the share of the mixture's power that the estimate has there.
     spans: for each estimate, (start, end) in seconds of when it is active.
     activity_NT, mixture_activity_T: mean squares in hops of `activity_hop_seconds`, over the
         channels.
@@ -102,7 +103,7 @@ def write_estimates(
         rescaled = paths if clip == "rescale" else ()
         scratches = [_Scratch(path, channels, stack) for path in rescaled]
         sinks: Sequence[AudioWriter | _Scratch] = scratches or writers
-        for mixture_CS, estimate_NCS in _together(recording, stream):
+        for mixture_CS, estimate_NCS in _together(recording, stream, meter):
             meter.add(mixture_CS, estimate_NCS)
             target_NCS = _stored(mixture_CS, estimate_NCS, bits, clamp=clip == "clamp")
             rest = [mixture_CS - target_NCS.sum(0)] if residual else []
@@ -118,18 +119,23 @@ def write_estimates(
     return meter.result(paths, format, subtype, factor)
 
 
-def _together(recording: AudioReader, stream: Stream) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _together(
+    recording: AudioReader, stream: Stream, meter: "_Meter"
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Estimates as they become ready, each with its part of the mixture."""
     waiting_CS = np.zeros((recording.num_channels, 0), np.float32)
     block_samples = max(1, round(BLOCK_SECONDS * recording.sample_rate_hz))
     for block_CS in recording.blocks(block_samples):
         estimate_NCS = stream.feed(block_CS)
+        meter.probabilities.append(stream.activity_NT)
         waiting_CS = np.concatenate([waiting_CS, block_CS], axis=1)
         ready = estimate_NCS.shape[-1]
         if ready:
             yield waiting_CS[:, :ready], estimate_NCS
         waiting_CS = waiting_CS[:, ready:]
-    yield waiting_CS, stream.finish()
+    estimate_NCS = stream.finish()
+    meter.probabilities.append(stream.activity_NT)
+    yield waiting_CS, estimate_NCS
 
 
 def _stored(
@@ -199,6 +205,8 @@ class _Meter:
         self._rate_hz, self._channels = sample_rate_hz, num_channels
         self._hop = max(1, round(ACTIVITY_HOP_SECONDS * sample_rate_hz))
         self._energy_RT = np.zeros((1 + num_queries, 0))
+        # `activity_NT` of a stream, in order.
+        self.probabilities: list[np.ndarray] = [np.zeros((num_queries, 0))]
         self._count = 0
 
     def add(self, mixture_CS: np.ndarray, estimate_NCS: np.ndarray) -> None:
@@ -221,6 +229,14 @@ class _Meter:
         mixture_T, estimate_NT = mean_RT[0], mean_RT[1:]
         total_R = self._energy_RT.sum(1)
         hop_seconds, seconds = self._hop / self._rate_hz, self._count / self._rate_hz
+        level_NT, on_off = _share(estimate_NT, mixture_T), SHARE_ON_OFF
+        heard_NT = np.concatenate(self.probabilities, axis=1)
+        if (heard_NT >= 0).any():
+            # Frames and hops are spread evenly over the recording.
+            middle_T = (np.arange(len(mixture_T)) + 0.5) * hop_seconds / seconds
+            frame_T = np.minimum(middle_T * heard_NT.shape[1], heard_NT.shape[1] - 1)
+            level_NT, on_off = heard_NT[:, frame_T.astype(int)], PROBABILITY_ON_OFF
+        levels = list(zip(estimate_NT, level_NT, strict=True))
         return SeparatedFile(
             paths=paths,
             format=format,
@@ -230,41 +246,46 @@ class _Meter:
             num_channels=self._channels,
             factor=factor,
             share_N=total_R[1:] / total_R[0] if total_R[0] else total_R[1:] * 0,
-            presence_N=np.array([presence(row_T, mixture_T) for row_T in estimate_NT]),
-            spans=tuple(spans(row_T, mixture_T, hop_seconds, seconds) for row_T in estimate_NT),
+            presence_N=np.array([presence(*both) for both in levels]),
+            spans=tuple(spans(*both, on_off, hop_seconds, seconds) for both in levels),
             activity_hop_seconds=hop_seconds,
             activity_NT=estimate_NT,
             mixture_activity_T=mixture_T,
         )
 
 
-def presence(estimate_T: np.ndarray, mixture_T: np.ndarray) -> float:
-    """Share of the mixture's power that an estimate has where it sounds, 0 (absent) to 1.
+def presence(estimate_T: np.ndarray, level_T: np.ndarray) -> float:
+    """Mean of the level over time, weighted with the estimate's own power, 0 (absent) to 1.
 
-    This is the mean of the share over time, weighted with the estimate's own power: a short bark
-    that has all of the power while it lasts scores 1 in an hour of anything else.
+    A short bark whose level is 1 while it lasts scores 1 in an hour of anything else.
 
     Args:
-        estimate_T, mixture_T: mean squares of each tenth of a second.
+        estimate_T: mean squares of each tenth of a second.
+        level_T: the network's probability that the target sounds; if it has none, the estimate's
+            share of the mixture's power.
     """
     total = float(estimate_T.sum())
     if total <= SILENT_POWER * len(estimate_T):
         return 0.0
-    return float((estimate_T * _share(estimate_T, mixture_T)).sum() / total)
+    return float((estimate_T * level_T).sum() / total)
 
 
 def spans(
-    estimate_T: np.ndarray, mixture_T: np.ndarray, hop_seconds: float, seconds: float
+    estimate_T: np.ndarray,
+    level_T: np.ndarray,
+    on_off: tuple[float, float],
+    hop_seconds: float,
+    seconds: float,
 ) -> list[Span]:
     """(start, end) in seconds of when the sound is active, in order; no two touch.
 
-    A span needs a hop in which the estimate has `SHARE_ON` of the mixture's power. It extends to
-    either side as long as the share is above `SHARE_OFF`, within `RANGE_DB` of the loudest hop.
+    A span needs a hop whose level is at least the first of `on_off`. It extends to either side as
+    long as the level is at least the second, within `RANGE_DB` of the loudest hop.
     """
     loudest = float(estimate_T.max(initial=0))
     loud_T = estimate_T > max(SILENT_POWER, loudest * 10 ** (-RANGE_DB / 10))
-    share_T = _share(estimate_T, mixture_T)
-    stays_T, starts_T = loud_T & (share_T >= SHARE_OFF), loud_T & (share_T >= SHARE_ON)
+    on, off = on_off
+    stays_T, starts_T = loud_T & (level_T >= off), loud_T & (level_T >= on)
     edges = np.flatnonzero(np.diff(stays_T.astype(int), prepend=0, append=0))
     found: list[Span] = []
     for first, last in zip(edges[::2], edges[1::2], strict=True):

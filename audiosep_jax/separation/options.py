@@ -72,6 +72,8 @@ def add_loading(parser: argparse._ActionsContainer) -> None:
         "(default: float32 with openvino, that of training with jax)"
     )
     add("--precision", choices=get_args(Precision), help=precision)
+    gate = "do not fade results to silence where the network finds that the sound is absent"
+    add("--no_gate", dest="gate", action="store_false", help=gate)
 
 
 def load_separator(checkpoint: str, options: argparse.Namespace | None = None) -> "Separator":
@@ -85,7 +87,7 @@ def load_separator(checkpoint: str, options: argparse.Namespace | None = None) -
     use_compilation_cache()
     how: dict[str, Any] = {"engine": "jax"}
     if options:
-        how = {name: vars(options)[name] for name in ("text_model", "engine", "precision")}
+        how = {name: vars(options)[name] for name in ("text_model", "engine", "precision", "gate")}
     with naming("--checkpoint", checkpoint):
         return Separator.load(checkpoint, **how)
 

@@ -65,6 +65,7 @@ class Separator:
         text_model: str = "",
         engine: EngineName = "auto",
         precision: Precision | None = None,
+        gate: bool = True,
     ) -> "Separator":
         """Load a separator from disk or from a hub.
 
@@ -79,6 +80,8 @@ class Separator:
                 an ONNX graph.
             precision: of the network. The default is float32 with OpenVINO, and that of training in
                 JAX. On CPUs, bfloat16 needs OpenVINO and a processor that has it.
+            gate: let estimates fade to silence where a network that was trained to tell finds the
+                sound absent.
 
         Raises:
             InputError: there is no such separator, it is damaged, or the engine or precision cannot
@@ -89,7 +92,10 @@ class Separator:
         if precision == "bfloat16":
             check_bfloat16(engine)
         dtype = precision or ("float32" if engine == "openvino" else found.model.dtype)
-        model = dataclasses.replace(found.model, dtype=dtype)
+        changes: dict[str, Any] = {"dtype": dtype}
+        if found.model.activity == "gate" and not gate:
+            changes["activity"] = "report"
+        model = dataclasses.replace(found.model, **changes)
         text = dataclasses.replace(found.text, model=text_model) if text_model else found.text
         # Restoring puts a copy on each device; one device computes.
         variables = jax.device_put(found.variables, jax.local_devices()[0])

@@ -46,6 +46,10 @@ class SeparationStream:
         above_nyquist: `keep` adds what lies above the network's band, with the gain that the mask
             has in its topmost bins; `drop` leaves it out.
         engine: runs the network; None for JAX.
+
+    Attributes:
+        activity_NT: probabilities that the queries sound, in the STFT frames that the last call of
+            `feed` or `finish` has computed, the largest over the masks; -1 if the network has none.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class SeparationStream:
         if above_nyquist == "keep" and sample_rate_hz > model_hz:
             self._above = _BandAbove(config, sample_rate_hz, num_channels, queries, masks)
         self._num_fed = self._num_returned = 0
+        self.activity_NT = np.zeros((queries, 0), np.float32)
 
     @property
     def latency_seconds(self) -> float:
@@ -103,6 +108,7 @@ class SeparationStream:
             )
         audio_CS = checked_samples(audio_CS)
         step = max(1, round(FEED_SECONDS * self._rate_hz))
+        self.activity_NT = self.activity_NT[:, :0]
         ready = [np.zeros((*self._shape, 0), np.float32)]
         for start in range(0, audio_CS.shape[1], step):
             block_CS = np.ascontiguousarray(audio_CS[:, start : start + step])
@@ -116,6 +122,7 @@ class SeparationStream:
     def finish(self) -> np.ndarray:
         """Return the rest of the estimates."""
         at_model_CS = self._down.finish()
+        self.activity_NT = self.activity_NT[:, :0]
         if self._above:
             self._above.feed(np.zeros((self._shape[1], 0), np.float32), at_model_CS)
             self._above.finish()
@@ -123,8 +130,10 @@ class SeparationStream:
         second = self._at_rate(*self._tiles.finish())
         return np.concatenate([first, second, self._counted(self._up.finish())], axis=-1)
 
-    def _at_rate(self, estimate_NCS: np.ndarray, gain_NMT: np.ndarray) -> np.ndarray:
+    def _at_rate(self, estimate_NCS: np.ndarray, about_NKT: np.ndarray) -> np.ndarray:
         """Convert estimates of the network to the recording's rate."""
+        gain_NMT, activity_NMT = np.split(about_NKT, 2, axis=1)
+        self.activity_NT = np.concatenate([self.activity_NT, activity_NMT.max(1)], axis=-1)
         if self._above:
             self._above.add_gains(gain_NMT)
         flat = estimate_NCS.reshape(math.prod(self._shape), estimate_NCS.shape[-1])
@@ -232,6 +241,10 @@ class Without:
     @property
     def latency_seconds(self) -> float:
         return self._stream.latency_seconds + 4 * self._hop / self._rate_hz
+
+    @property
+    def activity_NT(self) -> np.ndarray:
+        return self._stream.activity_NT[: self._wanted]
 
     def feed(self, audio_CS: np.ndarray) -> np.ndarray:
         return self._masked(self._stream.feed(audio_CS))

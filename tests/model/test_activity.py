@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from separator_examples import TINY, tiny_variables, unit_rows
+from separator_examples import TINY, shy_variables, unit_rows
 from test_tiles import noise, one_pass, snr_db, streamed
 
 from audiosep_jax.model import make_model, make_network
@@ -23,16 +23,7 @@ HEADED = dataclasses.replace(
 )
 GATED = dataclasses.replace(HEADED, activity="gate")
 TILE = 12
-
-
-@functools.cache
-def shy_variables():
-    """Weights of `HEADED` whose probabilities are on both sides of one half."""
-    variables = jax.tree.map(np.copy, tiny_variables(HEADED))
-    logit = variables["params"]["base"]["activity"]["logit"]
-    logit["kernel"] *= 30
-    logit["bias"] -= logits(variables, magnitudes(61), unit_rows(1, 2)).mean()
-    return variables
+VARIABLES = shy_variables(HEADED)
 
 
 def magnitudes(frames):
@@ -47,7 +38,7 @@ def logits(variables, mag_BTF, condition_BE, config=HEADED):
 @pytest.mark.parametrize("frames", [1, 24, 61])
 def test_logits_of_a_stream_equal_one_pass(frames):
     network, mag_BTF, condition_BE = make_network(HEADED), magnitudes(frames), unit_rows(1, 2)
-    expected_BT = logits(shy_variables(), mag_BTF, condition_BE)
+    expected_BT = logits(VARIABLES, mag_BTF, condition_BE)
     delay = network.delay_frames
     behind = np.full((2, delay + TILE, HEADED.num_bins), np.nan, np.float32)
     mag_BTF = np.concatenate([mag_BTF, behind], axis=1)
@@ -60,7 +51,7 @@ def test_logits_of_a_stream_equal_one_pass(frames):
     parts = []
     for first in range(0, frames + delay, TILE):
         tile_BTF, span = mag_BTF[:, first : first + TILE], Span(first, frames)
-        variables = {**shy_variables(), "stream": stream}
+        variables = {**VARIABLES, "stream": stream}
         mask_BTFC, updated = step(variables, tile_BTF, condition_BE, span=span)
         stream = updated["stream"]
         parts.append(activity_of(mask_BTFC))
@@ -73,7 +64,7 @@ def test_logits_of_a_stream_equal_one_pass(frames):
 
 
 def test_gated_estimates_in_tiles_equal_one_pass(monkeypatch):
-    monkeypatch.setattr("test_tiles.tiny_variables", lambda config: shy_variables())
+    monkeypatch.setattr("test_tiles.tiny_variables", lambda config: VARIABLES)
     audio_CS, condition_NE = 3 * noise(2, 1501), unit_rows(1, 2)
     expected_NCS = one_pass(GATED, audio_CS, condition_NE)
     actual_NCS = streamed(GATED, audio_CS, condition_NE, tile=TILE)[0]
@@ -83,23 +74,19 @@ def test_gated_estimates_in_tiles_equal_one_pass(monkeypatch):
 
 def test_folded_logits_are_the_same():
     mag_BTF, condition_BE = magnitudes(24), unit_rows(1, 2)
-    expected_BT = logits(shy_variables(), mag_BTF, condition_BE)
+    expected_BT = logits(VARIABLES, mag_BTF, condition_BE)
     folded = dataclasses.replace(HEADED, fold=2)
-    actual_BT = logits(shy_variables(), mag_BTF, condition_BE, folded)
+    actual_BT = logits(VARIABLES, mag_BTF, condition_BE, folded)
     np.testing.assert_allclose(actual_BT, expected_BT, rtol=0, atol=1e-4)
 
 
 def test_bfloat16_logits_are_near():
     mag_BTF, condition_BE = magnitudes(24), unit_rows(1, 2)
     rough = dataclasses.replace(HEADED, dtype="bfloat16")
-    difference_BT = logits(shy_variables(), mag_BTF, condition_BE, rough) - logits(
-        shy_variables(), mag_BTF, condition_BE
+    difference_BT = logits(VARIABLES, mag_BTF, condition_BE, rough) - logits(
+        VARIABLES, mag_BTF, condition_BE
     )
-    assert (
-        0
-        < np.abs(difference_BT).max()
-        < 0.05 * np.ptp(logits(shy_variables(), mag_BTF, condition_BE))
-    )
+    assert 0 < np.abs(difference_BT).max() < 0.05 * np.ptp(logits(VARIABLES, mag_BTF, condition_BE))
 
 
 def test_a_new_head_changes_no_estimate_and_no_other_weight():
