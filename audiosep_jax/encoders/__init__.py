@@ -98,14 +98,14 @@ KINDS = {
     "text": Kind(
         metavar="SENTENCE",
         help="what it sounds like",
-        encoders=("hashed", "static", "clap", "clip"),
+        encoders=("hashed", "static", "sentence", "clap", "clip"),
         read=_read_sentence,
         make_encoder=make_encoder,
     ),
     "embedding": Kind(
         metavar="NPY",
         help="an .npy file of embeddings as the text encoder makes them: one query or a row each",
-        encoders=("hashed", "static", "clap", "clip"),
+        encoders=("hashed", "static", "sentence", "clap", "clip"),
         read=_read_vectors,
         make_encoder=_make_vector_encoder,
     ),

@@ -73,6 +73,23 @@ def position_ids(input_ids_NL: jax.Array, pad_token_id: int) -> jax.Array:
     return jnp.cumsum(is_token_NL, axis=1) * is_token_NL + pad_token_id
 
 
+def embed_tokens(
+    config: ClapTextConfig, input_ids_NL: jax.Array, positions_NL: jax.Array, name: str
+) -> jax.Array:
+    """Sum of the vectors of words, positions and type 0, normalised: (N, L, C).
+
+    It is called by a module, whose parameters `name` begins.
+    """
+
+    def table(rows: int, kind: str) -> nn.Embed:
+        return nn.Embed(rows, config.hidden_size, name=f"{name}.{kind}_embeddings")
+
+    x = table(config.vocab_size, "word")(input_ids_NL)
+    x = x + table(config.type_vocab_size, "token_type")(jnp.zeros_like(input_ids_NL))
+    x = x + table(config.max_position_embeddings, "position")(positions_NL)
+    return layer_norm(config.layer_norm_eps, f"{name}.LayerNorm")(x)
+
+
 class RobertaLayer(nn.Module):
     """Attention and MLP, with a layer norm after each residual sum."""
 
@@ -101,7 +118,8 @@ class ClapText(nn.Module):
 
     @nn.compact
     def __call__(self, input_ids_NL: jax.Array, attention_mask_NL: jax.Array) -> jax.Array:
-        x = self._embed_tokens(input_ids_NL)
+        positions_NL = position_ids(input_ids_NL, self.config.pad_token_id)
+        x = embed_tokens(self.config, input_ids_NL, positions_NL, "text_model.embeddings")
         bias_N11L = hidden_where(attention_mask_NL[:, None, None, :] > 0)
         for i in range(self.config.num_hidden_layers):
             layer = RobertaLayer(self.config, name=f"text_model.encoder.layer.{i}")
@@ -111,16 +129,3 @@ class ClapText(nn.Module):
             self.config.projection_dim, self.config.projection_hidden_act, name="text_projection"
         )
         return unit_norm(head(jnp.tanh(pooled)))
-
-    def _embed_tokens(self, input_ids_NL: jax.Array) -> jax.Array:
-        config = self.config
-
-        def table(rows: int, kind: str) -> nn.Embed:
-            name = f"text_model.embeddings.{kind}_embeddings"
-            return nn.Embed(rows, config.hidden_size, name=name)
-
-        x = table(config.vocab_size, "word")(input_ids_NL)
-        x = x + table(config.type_vocab_size, "token_type")(jnp.zeros_like(input_ids_NL))
-        positions_NL = position_ids(input_ids_NL, config.pad_token_id)
-        x = x + table(config.max_position_embeddings, "position")(positions_NL)
-        return layer_norm(config.layer_norm_eps, "text_model.embeddings.LayerNorm")(x)

@@ -12,6 +12,7 @@ from audiosep_jax.settings import Count, Share, section, setting
 DEFAULT_MODELS = {
     "clap": "laion/larger_clap_general",
     "clip": "openai/clip-vit-base-patch32",
+    "sentence": "sentence-transformers/all-MiniLM-L6-v2",
     "static": "minishlab/potion-base-8M",
 }
 
@@ -36,7 +37,7 @@ TextEncoder: TypeAlias = Encoder[str]
 class TextConfig:
     """Settings under `text.`: the encoder that turns captions and queries into conditions."""
 
-    encoder: Literal["hashed", "static", "clap", "clip"] = "hashed"
+    encoder: Literal["hashed", "static", "sentence", "clap", "clip"] = "hashed"
     # Hub id or folder; for clap also an AudioSep checkpoint that holds its CLAP.
     model: str = setting(default="", per_process=True)
     # Sentences that the tower embeds at once.
@@ -47,7 +48,8 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.model and self.encoder == "hashed":
             raise InputError(
-                f"model={self.model!r} needs encoder=static, clap or clip; hashed has no files"
+                f"model={self.model!r} needs encoder=static, sentence, clap or clip; "
+                "hashed has no files"
             )
         if self.use_text_ratio < 1 and self.encoder != "clap":
             raise InputError(

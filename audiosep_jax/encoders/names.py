@@ -1,4 +1,4 @@
-"""Parameters of the towers from state dicts of CLAP and CLIP, in Hugging Face's or LAION's names.
+"""Parameters of the towers from state dicts, in Hugging Face's or LAION's names.
 
 Our modules carry Hugging Face's names, so the tower itself says which tensors it needs. LAION's
 names are translated into Hugging Face's first.
@@ -16,6 +16,7 @@ import numpy as np
 from audiosep_jax.encoders.clap_audio import Htsat
 from audiosep_jax.encoders.clap_text import ClapText
 from audiosep_jax.encoders.clip_text import ClipText
+from audiosep_jax.encoders.sentence_text import SentenceText
 from audiosep_jax.errors import InputError
 
 # Prefix of CLAP's tensors in an AudioSep checkpoint, which holds the separator as well.
@@ -44,7 +45,7 @@ LAION_RENAMES = (
 
 # Buffers, which hold no learnt values: they are computed here.
 BUFFERS = (
-    r"text_model\.embeddings\.(position_ids|token_type_ids)$",
+    r"(text_model\.)?embeddings\.(position_ids|token_type_ids)$",
     r".*\.relative_position_index$",
     r".*\.attn_mask$",
     r".*\.num_batches_tracked$",
@@ -61,7 +62,7 @@ Params = dict[str, Any]
 State = Mapping[str, np.ndarray]
 
 
-def tower_params(tower: ClapText | ClipText | Htsat, state: State) -> Params:
+def tower_params(tower: ClapText | ClipText | SentenceText | Htsat, state: State) -> Params:
     """Make a tower's parameters; `state` may hold other towers, or all of an AudioSep checkpoint.
 
     Raises:

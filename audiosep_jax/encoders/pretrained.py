@@ -1,4 +1,4 @@
-"""CLAP's and CLIP's towers as encoders, from published files and without PyTorch."""
+"""CLAP's, CLIP's and sentence towers as encoders, from published files and without PyTorch."""
 
 import dataclasses
 import functools
@@ -27,6 +27,7 @@ from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
 from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
 from audiosep_jax.encoders.encoder import DEFAULT_MODELS
 from audiosep_jax.encoders.layers import embed
+from audiosep_jax.encoders.sentence_text import SentenceConfig, SentenceText
 from audiosep_jax.errors import InputError
 from audiosep_jax.weights import hub
 from audiosep_jax.weights.torch_files import read_state_dict
@@ -39,13 +40,17 @@ VERSION = 1
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer*.json")  # the second adds its config, if any
 PREPROCESSOR = "preprocessor_config.json"
-TEXT_NAMES = ("text_model.", "text_projection.")
+TEXT_NAMES = ("text_model.", "text_projection.", "embeddings.", "encoder.")
 AUDIO_NAMES = ("audio_model.", "audio_projection.")
 # Sentences are padded to one of these lengths, so that few programs are compiled. The longest is
 # CLIP's context, and the length that CLAP was trained with.
 TOKEN_LENGTHS = (16, 32, 77)
-_CONFIGS: dict[str, Any] = {"clap": ClapTextConfig, "clip": ClipTextConfig}
-_TOWERS: dict[str, Any] = {"clap": ClapText, "clip": ClipText}
+_CONFIGS: dict[str, Any] = {
+    "clap": ClapTextConfig,
+    "clip": ClipTextConfig,
+    "sentence": SentenceConfig,
+}
+_TOWERS: dict[str, Any] = {"clap": ClapText, "clip": ClipText, "sentence": SentenceText}
 
 
 # ---------------------------------------------------------------------------- files
@@ -93,10 +98,10 @@ def find_model(source: str, names: Sequence[str]) -> ModelFiles:
 
 
 class TowerEncoder:
-    """CLAP's or CLIP's text tower with its tokenizer; both are read when the first sentence comes.
+    """A text tower with its tokenizer; both are read when the first sentence comes.
 
     Args:
-        kind: `clap` or `clip`.
+        kind: `clap`, `clip` or `sentence`.
         source: a hub id or a folder; for CLAP also a checkpoint with LAION's names in it.
         batch_size: sentences that the tower embeds at once.
     """
