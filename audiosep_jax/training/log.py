@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import math
 import resource
@@ -20,7 +21,6 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tqdm import tqdm
 
-import audiosep_jax
 from audiosep_jax import files
 from audiosep_jax.data.batches import BadClips
 from audiosep_jax.errors import InputError
@@ -297,7 +297,10 @@ def code_version() -> dict[str, str]:
                 command, cwd=checkout, capture_output=True, text=True, check=False
             )
             commit = done.stdout.strip()
-    return {"version": audiosep_jax.__version__, "commit": commit, "sources": source_hash(PACKAGE)}
+    version = "not installed"  # a checkout that is only on the path
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version("audiosep-jax")
+    return {"version": version, "commit": commit, "sources": source_hash(PACKAGE)}
 
 
 def source_hash(folder: Path) -> str:
