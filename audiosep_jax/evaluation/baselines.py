@@ -72,22 +72,33 @@ def ideal_complex_mask(target_BTF: jax.Array, noise_BTF: jax.Array) -> jax.Array
     return mask_BTF / jnp.maximum(jnp.abs(mask_BTF), 1)
 
 
-def random_queries(items: Sequence[Item], seed: int = 0) -> list[str]:
-    """Draw for each item a query of the list that describes neither of its sounds.
+def sounds_of(items: Sequence[Item]) -> list[set[str]]:
+    """Keys of the queries that describe a sound of each mixture.
 
-    A noise is known by the queries of the rows whose target it is. InputError if there is no query.
+    A noise is known by its own query, and by those of the rows whose target it is.
     """
     captions: dict[str, set[str]] = {}  # keys of the queries for each target
     for item in items:
         for clip in item.clips[:1]:
             captions.setdefault(clip, set()).add(caption_key(item.query))
+    return [
+        {caption_key(item.query), caption_key(item.noise_query)}.union(
+            *(captions.get(clip, ()) for clip in item.clips)
+        )
+        for item in items
+    ]
+
+
+def random_queries(items: Sequence[Item], seed: int = 0) -> list[str]:
+    """Draw for each item a query of the list that describes neither of its sounds.
+
+    InputError if there is no query.
+    """
     spelling = {caption_key(item.query): item.query for item in reversed(items)}
     distinct = sorted(spelling)
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     drawn = []
-    for item in items:
-        known = {caption_key(item.query), caption_key(item.noise_query)}
-        known = known.union(*(captions.get(clip, ()) for clip in item.clips))
+    for item, known in zip(items, sounds_of(items), strict=True):
         if known.issuperset(distinct):
             raise InputError(f"the list has no query for other sounds than those of {item.id}")
         while (key := distinct[int(rng.integers(len(distinct)))]) in known:

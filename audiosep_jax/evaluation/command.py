@@ -95,12 +95,14 @@ def _evaluate(
     """Score the mixtures, or those of this shard; write the results when all are scored."""
     from audiosep_jax import files
     from audiosep_jax.cli import use_compilation_cache
-    from audiosep_jax.evaluation import figures, mixtures, report, results, runner
+    from audiosep_jax.evaluation import absence, figures, mixtures, report, results, runner
     from audiosep_jax.evaluation.scores import score_functions
 
     # ------------------------------------------------------------------ what is scored, and how
     use_compilation_cache()
     items = _with_queries(items, arguments)
+    if protocol.absence:
+        items = absence.recordings(items, arguments.seconds)
     with_clap = arguments.clap_score or bool(arguments.clap_model)
     about: dict[str, Any] | None = None
     rate_hz, estimates = arguments.sample_rate_hz, arguments.estimates
@@ -150,15 +152,18 @@ def _evaluate(
     mine = items[index::count]
     mixtures.check_unchanged(mine, done)
     with log:
-        runner.score_items(
-            mine,
-            estimator,
-            log,
-            done,
-            scores,
-            batch_size=arguments.batch_size,
-            num_threads=arguments.num_threads,
-        )
+        if protocol.absence:
+            absence.score_items(mine, separator, estimates, rate_hz, log, done)
+        else:
+            runner.score_items(
+                mine,
+                estimator,
+                log,
+                done,
+                scores,
+                batch_size=arguments.batch_size,
+                num_threads=arguments.num_threads,
+            )
 
     # ------------------------------------------------------------------ results, if all is done
     found = log.read()
@@ -170,13 +175,15 @@ def _evaluate(
     _check_usable(list(reasons.values()), len(rows), "mixtures", True)
     missing = [reason for n, reason in reasons.items() if "silent" not in found[n]]
     _check_usable(missing, len(rows), "mixtures", arguments.allow_missing)
-    content = results.results_of(run, rows)
+    summarize = absence.summary if protocol.absence else results.summary
+    content = results.results_of(run, rows, summarize)
     results.write_csv(output / results.CSV_NAME, rows)
     files.write_json(output / results.JSON_NAME, content)
     drawn = []
-    if not arguments.no_figures and importlib.util.find_spec("matplotlib") is None:
+    no_figures = arguments.no_figures or protocol.absence
+    if not no_figures and importlib.util.find_spec("matplotlib") is None:
         print("note: no figures, which need matplotlib: pip install 'audiosep-jax[plot]'")
-    elif not arguments.no_figures:
+    elif not no_figures:
         drawn = figures.draw(content, rows, output)
         drawn += figures.draw_examples(rows, items, estimator, output)
     files.write_text(output / results.MARKDOWN_NAME, report.markdown(content, drawn))
@@ -257,7 +264,8 @@ def _print(content: Mapping[str, Any], output: Path) -> None:
 
     for note in content["notes"]:
         print(f"note: {note}")
-    print(f"{content['title']}, {content['count']:,} mixtures, dB with 95 % intervals:")
+    unit = "" if PROTOCOLS[content["protocol"]].absence else "dB "
+    print(f"{content['title']}, {content['count']:,} mixtures, {unit}with 95 % intervals:")
     for name, score in content["scores"].items():
         interval = f"  ({between(score)})" if between(score) else ""
         print(f"  {name:<16} {score['mean']:7.2f}{interval}")
@@ -320,11 +328,14 @@ def _render(words: Sequence[str]) -> None:
     _add_shard(parser)
     arguments = parser.parse_args(words)
     protocol, items = _listed(arguments)
-    from audiosep_jax.evaluation import mixtures, runner
+    from audiosep_jax.evaluation import absence, mixtures, runner
 
     drawn = argparse.Namespace(baseline="", no_wrong_query=False, estimates=None)
+    items = _with_queries(items, drawn)
+    if protocol.absence:
+        items = absence.recordings(items, arguments.seconds)
     mixtures.render(
-        _with_queries(items, drawn),
+        items,
         arguments.output,
         runner.scoring_rate(arguments.sample_rate_hz, protocol, None),
         num_threads=arguments.num_threads,
@@ -397,6 +408,9 @@ def _add_list(parser: Parser) -> None:
     add("--layout", choices=("auto", "rendered", "pairs"), default="auto", help=layout)
     snr = "SNR of pairs without one in the list (default: 0; for own lists the noise is unscaled)"
     add("--snr_db", type=_SNR, help=snr)
+    seconds = "absence: lengths of the recordings (default: 5 15 60)"
+    lengths = number(float, 0.1, 86_400)
+    add("--seconds", type=lengths, nargs="+", default=[5.0, 15.0, 60.0], help=seconds)
     add("--query_column", default="", metavar="NAME", help="column of the queries")
     add("--query", type=str.strip, default="", metavar="TEXT", help="one query for all mixtures")
     rate = "sample rate of scoring or rendering (default: the protocol's)"

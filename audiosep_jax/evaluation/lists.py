@@ -42,6 +42,8 @@ class Item:
     line: int = 0  # of the list
     rendered: tuple[str, str] = ("", "")  # target and mixture in a folder of rendered mixtures
     wrong_query: str = ""  # describes neither target nor noise
+    before: tuple["Item", ...] = ()  # whose mixtures are joined in front of it
+    after: tuple["Item", ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -53,7 +53,28 @@ def planned_samples(item: Item, sample_rate_hz: int) -> int:
 
 
 def load(item: Item, sample_rate_hz: int) -> Mixture:
-    """Read or mix one mixture, float32; AudioError names a file that cannot be used."""
+    """Read or mix one mixture, float32, between those that are joined to it.
+
+    The others are brought to its power, and have no target. AudioError names a file that cannot be
+    used.
+    """
+    made = _load_alone(item, sample_rate_hz)
+
+    def joined(others: Sequence[Item]) -> np.ndarray:
+        parts = [np.zeros(0, np.float32)]
+        for other in others:
+            audio_S = _load_alone(other, sample_rate_hz).mixture_S
+            gain = np.sqrt(energy(made.mixture_S) / max(energy(audio_S), POWER_FLOOR))
+            parts.append(audio_S * np.float32(gain))
+        return np.concatenate(parts)
+
+    before_S, after_S = joined(item.before), joined(item.after)
+    mixture_S = np.concatenate([before_S, made.mixture_S, after_S])
+    target_S = np.pad(made.target_S, (len(before_S), len(after_S)))
+    return Mixture(mixture_S, target_S, made.fingerprint)
+
+
+def _load_alone(item: Item, sample_rate_hz: int) -> Mixture:
 
     def read(path: Path, start_seconds: float, seconds: float | None) -> np.ndarray:
         audio_CS, rate_hz = audio_files.read(path)
@@ -117,6 +138,8 @@ def fingerprint_of(item: Item) -> str:
     digest.update(repr((item.target_start_seconds, item.noise_start_seconds)).encode())
     for path in item.files:
         digest.update(path.read_bytes())
+    for other in (*item.before, *item.after):
+        digest.update(fingerprint_of(other).encode())
     return digest.hexdigest()
 
 

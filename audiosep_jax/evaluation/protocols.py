@@ -57,6 +57,8 @@ class Protocol:
     clips: str = ""  # column with the names of target and noise, joined by "+++"
     by_position: bool = False  # columns are found by their order, not by their names
     own: bool = False  # a user's list, with the columns of docs/evaluation.md
+    absence: bool = False  # present against absent sounds, instead of SDR
+    definition: str = SDR_DEFINITION
     published: Mapping[str, Scores] = dataclasses.field(default_factory=dict)  # dB by system
 
 
@@ -165,7 +167,15 @@ _ALL = (
         own=True,
     ),
 )
-PROTOCOLS = {protocol.name: protocol for protocol in _ALL}
+_ABSENCE = dataclasses.replace(
+    _ALL[-1],
+    name="absence",
+    title="present and absent sounds",
+    absence=True,
+    headline=(),
+    definition="docs/evaluation.md, absent sounds",
+)
+PROTOCOLS = {protocol.name: protocol for protocol in (*_ALL, _ABSENCE)}
 
 # The six benchmarks of the AudioSep paper. LASS-Net and DP-LASS report means over them only.
 SIX = tuple(name for name, protocol in PROTOCOLS.items() if "AudioSep" in protocol.published)

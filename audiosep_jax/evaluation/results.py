@@ -7,7 +7,7 @@ rows are there, they are summarized into `results.json` and listed in `results.c
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +18,7 @@ import audiosep_jax
 from audiosep_jax import files
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import Item, list_fingerprint
-from audiosep_jax.evaluation.protocols import SDR_DEFINITION, Aggregation, Protocol
+from audiosep_jax.evaluation.protocols import Aggregation, Protocol
 
 Row = dict[str, Any]
 
@@ -131,7 +131,9 @@ class RowLog(files.FinishedLog):
 # ---------------------------------------------------------------------- results.json, results.csv
 
 
-def results_of(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
+def results_of(
+    run: Run, rows: Sequence[Row], summarize: Callable[..., dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """Content of results.json; nothing in it depends on when or how fast it was made."""
     protocol = run.protocol
     scored = [row for row in rows if "reason" not in row]
@@ -161,9 +163,9 @@ def results_of(run: Run, rows: Sequence[Row]) -> dict[str, Any]:
         "query_column": run.query_column or protocol.query or None,
         "query": run.query or default_query or None,
         "aggregation": protocol.aggregation,
-        "definition": SDR_DEFINITION,
+        "definition": protocol.definition,
         "headline": list(protocol.headline),
-        **summary(rows, protocol.aggregation),
+        **(summarize or summary)(rows, protocol.aggregation),
         "version": f"audiosep_jax {audiosep_jax.__version__}, jax {metadata.version('jax')}",
         "command": run.command,
     }

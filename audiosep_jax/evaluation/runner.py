@@ -153,7 +153,7 @@ def score_items(
             return Unscored(item, str(error))
 
     def row_of(result: Estimate | Unscored) -> Row:
-        return _row(result, estimator.scoring_hz, scores)
+        return make_row(result, estimator.scoring_hz, scores)
 
     batch_size = min(batch_size, len(items))
     with ThreadPoolExecutor(num_threads) as pool:
@@ -246,18 +246,28 @@ class _Loaded(NamedTuple):
     part: slice  # of the output that belongs to the clip
 
 
-def _load(item: Item, estimator: Estimator, frames: int | None) -> _Loaded | Unscored:
-    scoring_hz, model_hz = estimator.scoring_hz, estimator.sample_rate_hz
+def loaded(
+    item: Item, sample_rate_hz: int, estimates: Path | None
+) -> tuple[Mixture, list[np.ndarray]] | Unscored:
+    """The mixture of an item and, from a folder if there is one, its estimates."""
     try:
-        made = mixtures.load(item, scoring_hz)
+        made = mixtures.load(item, sample_rate_hz)
         mixtures.check_sounds(item, made)
-        folder, num_samples = estimator.estimates, len(made.mixture_S)
-        paths = mixtures.estimate_paths(item, folder) if folder else []
-        given = [mixtures.load_estimate(path, num_samples, scoring_hz) for path in paths]
+        paths = mixtures.estimate_paths(item, estimates) if estimates else []
+        num_samples = len(made.mixture_S)
+        return made, [mixtures.load_estimate(path, num_samples, sample_rate_hz) for path in paths]
     except SilentError as error:
         return Unscored(item, str(error), mixtures.fingerprint_of(item))
     except (AudioError, OSError) as error:
         return Unscored(item, str(error))
+
+
+def _load(item: Item, estimator: Estimator, frames: int | None) -> _Loaded | Unscored:
+    scoring_hz, model_hz = estimator.scoring_hz, estimator.sample_rate_hz
+    result = loaded(item, scoring_hz, estimator.estimates)
+    if isinstance(result, Unscored):
+        return result
+    made, given = result
     both_CS = np.stack([made.mixture_S, made.target_S])
     mixture_S, target_S = audio_files.resample(both_CS, scoring_hz, model_hz)
     if estimator.engine and estimator.network:  # it takes padded clips only
@@ -329,7 +339,10 @@ def _collected(
     return [scored(x, next(estimates)) if isinstance(x, _Loaded) else x for x in loaded]
 
 
-def _row(result: Estimate | Unscored, sample_rate_hz: int, scores: Sequence[ScoreFunction]) -> Row:
+def make_row(
+    result: Estimate | Unscored, sample_rate_hz: int, scores: Sequence[ScoreFunction]
+) -> Row:
+    """Facts and scores of an estimate, or the reason why it has none."""
     item = result.item
     row: Row = {
         "row": item.row,

@@ -88,7 +88,7 @@ def write_estimates(
         clip = "none" if subtype in audio_files.UNBOUNDED else "rescale"
     rate_hz, channels = recording.sample_rate_hz, recording.num_channels
     bits = audio_files.INTEGER_BITS.get(subtype, 0)
-    meter = _Meter(len(outputs), channels, rate_hz)
+    meter = Meter(len(outputs), channels, rate_hz)
     open_writer = functools.partial(
         AudioWriter,
         sample_rate_hz=rate_hz,
@@ -120,7 +120,7 @@ def write_estimates(
 
 
 def _together(
-    recording: AudioReader, stream: Stream, meter: "_Meter"
+    recording: AudioReader, stream: Stream, meter: "Meter"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Estimates as they become ready, each with its part of the mixture."""
     waiting_CS = np.zeros((recording.num_channels, 0), np.float32)
@@ -198,7 +198,7 @@ def _copy(scratches: Sequence[_Scratch], writers: Sequence[AudioWriter]) -> floa
 # ---------------------------------------------------------------------- energies
 
 
-class _Meter:
+class Meter:
     """Energies of the mixture and of each estimate, hop by hop."""
 
     def __init__(self, num_queries: int, num_channels: int, sample_rate_hz: int) -> None:

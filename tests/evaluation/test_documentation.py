@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
 CLASSES = ("dog", "rain", "crying_baby")
+QUERIES = (*CLASSES, "wind", "a train", "birds")
 SOUNDS = (
     *("speech_female_austen", "speech_male_chivalry", "speech_male_mystery"),
     *("music_celesta_orchestra", "music_vibraphone_jazz", "trumpet_solo"),
@@ -53,8 +54,8 @@ def place(tmp_path_factory):
     write_esc50(folder / "esc10")
     (folder / "esc50_eval.csv").write_bytes(pairs.read_bytes())
     write_clips(folder / "evaluation" / "data" / "esc50", 6)
-    write_clips(folder, 3)
-    rows = [(f"clip{n}.wav", query, f"clip{(n + 1) % 3}.wav") for n, query in enumerate(CLASSES)]
+    write_clips(folder, 6)
+    rows = [(f"clip{n}.wav", query, f"clip{(n + 1) % 6}.wav") for n, query in enumerate(QUERIES)]
     write_list(folder / "mine.csv", ("target", "query", "noise"), rows)
     for number, name in enumerate(write_clips(folder / "recordings", len(SOUNDS), 40_000)):
         (folder / "recordings" / name).rename(folder / "recordings" / f"{SOUNDS[number]}.ogg")
