@@ -30,7 +30,7 @@ from audiosep_jax.data.sources import DataConfig, build_source
 from audiosep_jax.data.validation import validation_set
 from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.errors import InputError
-from audiosep_jax.training import processes
+from audiosep_jax.training import adapters, processes
 from audiosep_jax.training.checkpoints import Checkpoints, saved_steps
 from audiosep_jax.training.conditions import (
     captions_hash,
@@ -48,7 +48,12 @@ from audiosep_jax.training.parallel import (
     step_flop,
 )
 from audiosep_jax.training.processes import STOPPED, RunFailed, StopSignals, failing_together
-from audiosep_jax.training.start import load_initial_weights, start_or_resume, state_shapes
+from audiosep_jax.training.start import (
+    load_initial_weights,
+    start_or_resume,
+    state_shapes,
+    with_frozen_network,
+)
 from audiosep_jax.training.steps import make_eval_step, make_train_step
 from audiosep_jax.training.validation import validate, validate_and_log, write_example
 
@@ -105,6 +110,7 @@ def train(config: Config, workdir: Path) -> bool:
 
     Every process of a run calls it. Process 0 alone uses the workdir.
     """
+    config = with_frozen_network(config)
     devices, main, how = jax.device_count(), processes.is_main(), config.parallel
     parts = config.optim.accumulate_steps
     if config.batch_size % (devices * parts):
@@ -263,6 +269,9 @@ def train(config: Config, workdir: Path) -> bool:
         if finished and scores is None:  # a run that had come to its end before
             scores, _ = validate(eval_step, state.variables(), mixtures, valid.batch_size, how=how)
         log.close()
+        if main and finished and state.base is not None:
+            words = tuple(about["words"])
+            adapters.write_adapters(workdir / adapters.FILE, state.base, state.params, words)
         if main and scores is not None and finished:
             write_example(config, scores, mixtures, workdir)
         elif main:

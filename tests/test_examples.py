@@ -1,6 +1,8 @@
 """The scripts of `examples/` run and give the results that they promise."""
 
+import csv
 import importlib.util
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +54,33 @@ def test_a_network_of_ones_own_trains_and_separates(tmp_path, monkeypatch):
     rain_CS, _ = audio_files.read(tmp_path / "run" / "rain.wav")
     assert rain_CS.shape == mixture_CS.shape
     assert 0 < np.mean(rain_CS**2) < np.mean(mixture_CS**2)
+
+
+def test_a_new_sound_is_taught_and_the_gain_is_told(tmp_path, capsys):
+    """Two steps of a small network: the differences are those of the scores before and after."""
+    save_run(tmp_path / "base")
+    rng = np.random.default_rng(0)
+    for place, names in (("new", ["whistle"]), ("others", ["rain", "siren"])):
+        for folder in (place, f"{place}_test"):
+            for name, number in itertools.product(names, range(2)):
+                clip_CS = rng.uniform(-0.3, 0.3, (1, RATE_HZ)).astype(np.float32)
+                audio_files.write(Path(folder, name, f"{number}.wav"), clip_CS, RATE_HZ)
+    places = [f"--{x}={x}" for x in ("new", "new_test", "others", "others_test")]
+    small = ["num_steps=2", "batch_size=8", "data.segment_seconds=0.5", "valid.num_mixtures=8"]
+    small += ["valid.every_steps=2", "loss.activity=0"]
+    words = [*places, "--checkpoint=base", "--workdir=run", "--num_pairs=4"]
+    found = load("teach").main([*words, *(f"--config.{x}" for x in small)])
+    for name in ("new", "others"):
+        tables = (Path("run/results", f"{name}-{when}/results.csv") for when in ("before", "after"))
+        before, after = ([float(row["si_sdri"]) for row in _rows(table)] for table in tables)
+        assert found[name]["difference"] == pytest.approx(
+            np.mean(after) - np.mean(before), abs=1e-5
+        )
+        assert before != after
+    assert {row["query"] for row in _rows(Path("run/new.csv"))} == {"whistle"}
+    assert "new: SI-SDRi" in capsys.readouterr().out
+
+
+def _rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -58,8 +58,10 @@ def add_checkpoint(parser: argparse._ActionsContainer) -> None:
 
 
 def add_loading(parser: argparse._ActionsContainer) -> None:
-    """Add --text_model, --engine and --precision, which `load_separator` reads."""
+    """Add --adapter and how to run the network, which `load_separator` reads."""
     add = parser.add_argument
+    adapter = "file of an adapter that was trained on the weights, or the workdir of its training"
+    add("--adapter", default="", metavar="PATH", help=adapter)
     text = "folder or hub id of the text encoder's files (default: those of training)"
     add("--text_model", default="", metavar="PATH", help=text)
     engine = (
@@ -87,7 +89,8 @@ def load_separator(checkpoint: str, options: argparse.Namespace | None = None) -
     use_compilation_cache()
     how: dict[str, Any] = {"engine": "jax"}
     if options:
-        how = {name: vars(options)[name] for name in ("text_model", "engine", "precision", "gate")}
+        names = ("adapter", "text_model", "engine", "precision", "gate")
+        how = {name: vars(options)[name] for name in names}
     with naming("--checkpoint", checkpoint):
         return Separator.load(checkpoint, **how)
 

@@ -32,6 +32,7 @@ from audiosep_jax.separation.stream import (
     tiling_for,
 )
 from audiosep_jax.training import trained
+from audiosep_jax.training.adapters import with_adapter
 
 MOST_CHANNELS = 8  # an array with more rows than this and than columns needs a transpose
 
@@ -62,6 +63,7 @@ class Separator:
         cls,
         source: str | Path = trained.PUBLISHED,
         *,
+        adapter: str | Path = "",
         text_model: str = "",
         engine: EngineName = "auto",
         precision: Precision | None = None,
@@ -74,6 +76,7 @@ class Separator:
                 loaded (or the newest, if none was validated), or a checkpoint in it; what
                 `save_pretrained` wrote; a folder or file of AudioSep's own weights; a hub id such
                 as `owner/name`; or `audiosep`, the published weights.
+            adapter: file of an adapter of these weights, or the workdir where it was trained.
             text_model: folder or hub id of the text encoder's files, if not those of training.
             engine: `jax` runs every network on every device; `openvino`, from the extra `cpu`, is
                 faster on CPUs. `auto` takes OpenVINO on CPUs if it is installed and the network has
@@ -88,6 +91,8 @@ class Separator:
                 be used here.
         """
         found = trained.read(source)
+        if adapter:
+            found = with_adapter(found, Path(adapter))
         engine = choose(engine, found.model)
         if precision == "bfloat16":
             check_bfloat16(engine)

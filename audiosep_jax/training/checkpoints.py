@@ -234,16 +234,16 @@ class Checkpoints:
 
     def restore_state(self, step: int, template: TrainState) -> TrainState:
         """Whole state of a step, as it was, on every local device."""
-        variables = self._restore(step, "model", template.variables())
+        variables = self._restore(step, "model", jax.eval_shape(TrainState.variables, template))
         training = self._restore(step, "training", _training(template))
-        averaged = template.ema is not None
         return TrainState(
             step=training["step"],
-            params=training["params"] if averaged else variables["params"],
+            params=training.get("params", variables["params"]),
             batch_stats=variables["batch_stats"],
             opt_state=training["opt_state"],
-            ema=variables["params"] if averaged else None,
+            ema=None if template.ema is None else variables["params"],
             skipped_steps=training["skipped_steps"],
+            base=training.get("base"),
         )
 
     def _restore(self, step: int, item: str, template: Any) -> Any:
@@ -300,6 +300,7 @@ def _reason(error: BaseException) -> str:
 def _training(state: TrainState) -> dict[str, Any]:
     """Everything of the state that `model` does not hold."""
     names = ["step", "opt_state", "skipped_steps"] + ["params"] * (state.ema is not None)
+    names += ["params", "base"] * (state.base is not None)
     return {name: getattr(state, name) for name in names}
 
 

@@ -89,6 +89,8 @@ class Config:
     checkpoint: CheckpointConfig = setting(default=CheckpointConfig(), resumable=True)
 
     def __post_init__(self) -> None:
+        if self.optim.adapter_rank and not self.init_from:
+            raise InputError("optim.adapter_rank needs init_from: the weights that are frozen")
         if self.augment.absent_probability and self.text.use_text_ratio < 1:
             raise InputError(
                 f"augment.absent_probability={self.augment.absent_probability} needs "

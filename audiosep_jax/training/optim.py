@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
+from audiosep_jax.errors import InputError
 from audiosep_jax.settings import Count, CountOrZero, Positive, PositiveOrZero, section, setting
 
 STAIRCASE = (0.001, 0.01, 0.1)  # AudioSep's warm-up: a factor for each stretch of warmup_steps
@@ -35,8 +36,17 @@ class OptimConfig:
     clip_norm: PositiveOrZero = 0.0
     ema_decay: Decay = 0.0
     accumulate_steps: Count = 1
+    # Train adapters of this rank on the frozen weights of `init_from`; 0: train all weights.
+    adapter_rank: CountOrZero = 0
     # Steps that may be skipped because they were not finite, before training stops.
     max_skipped_steps: CountOrZero = setting(default=0, resumable=True)
+
+    def __post_init__(self) -> None:
+        if self.adapter_rank and self.ema_decay:
+            raise InputError(
+                f"optim.adapter_rank={self.adapter_rank} and optim.ema_decay={self.ema_decay} "
+                "exclude each other; adapters are not averaged"
+            )
 
 
 class AmsgradState(NamedTuple):

@@ -70,6 +70,17 @@ def state_shapes(config: Config) -> TrainState:
     return jax.eval_shape(init, jax.random.key(0))
 
 
+def with_frozen_network(config: Config) -> Config:
+    """Return the config with the network and text encoder of `init_from`, if adapters train."""
+    if not config.optim.adapter_rank:
+        return config
+    from audiosep_jax.training import trained
+
+    found = trained.read(os.path.expanduser(config.init_from))
+    model = dataclasses.replace(found.model, dtype=config.model.dtype)
+    return dataclasses.replace(config, model=model, text=found.text)
+
+
 def load_initial_weights(config: Config) -> dict[str, Any]:
     """Read the weights that `config.init_from` names; InputError if they are of another network."""
     from audiosep_jax.training import trained  # with the hub's client, which takes a second

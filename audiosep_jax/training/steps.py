@@ -13,6 +13,7 @@ from audiosep_jax.metrics import sdr_improvement, si_sdr, si_sdr_improvement
 from audiosep_jax.model import make_model
 from audiosep_jax.model.audiosep import AudioSep
 from audiosep_jax.model.network import ModelConfig
+from audiosep_jax.training.adapters import adapted, new_adapters
 from audiosep_jax.training.losses import LossConfig, Outputs, loss_terms, total_loss
 from audiosep_jax.training.optim import OptimConfig, learning_rate, make_optimizer
 
@@ -27,7 +28,8 @@ LossOf = Callable[[Any, Any, Batch], tuple[jax.Array, tuple[Any, Metrics]]]
 class TrainState:
     """Everything that a step changes.
 
-    `ema` is the moving average of `params`, or None. `skipped_steps` of the `step` steps were not
+    `ema` is the moving average of `params`, or None. `base` are frozen parameters, to which
+    `params` are adapters, or None. `skipped_steps` of the `step` steps were not
     finite and changed nothing but these two counters.
     """
 
@@ -37,10 +39,12 @@ class TrainState:
     opt_state: Any
     ema: Any
     skipped_steps: jax.Array
+    base: Any = None
 
     def variables(self) -> dict[str, Any]:
         """Variables to evaluate: the averaged parameters if there are any, and the statistics."""
         params = self.params if self.ema is None else self.ema
+        params = params if self.base is None else adapted(self.base, params)
         return {"params": params, "batch_stats": self.batch_stats}
 
 
@@ -54,7 +58,9 @@ def init_state(model: ModelConfig, optim: OptimConfig, key: jax.Array) -> TrainS
 
 def state_from_variables(variables: Mapping[str, Any], optim: OptimConfig) -> TrainState:
     """State at step 0, with given weights and a fresh optimiser."""
-    params = variables["params"]
+    params, base = variables["params"], None
+    if optim.adapter_rank:
+        params, base = new_adapters(params, optim.adapter_rank), params
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -62,6 +68,7 @@ def state_from_variables(variables: Mapping[str, Any], optim: OptimConfig) -> Tr
         opt_state=make_optimizer(optim).init(params),
         ema=jax.tree.map(jnp.array, params) if optim.ema_decay else None,
         skipped_steps=jnp.zeros((), jnp.int32),
+        base=base,
     )
 
 
@@ -74,10 +81,13 @@ def make_train_step(
     """
     network = make_model(model, axis_name)
 
-    def loss_of(params: Any, batch_stats: Any, batch: Batch) -> tuple[jax.Array, Any]:
-        return separation_loss(network, loss, params, batch_stats, batch)
-
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        train = state.base is None  # statistics of frozen weights are frozen, too
+
+        def loss_of(params: Any, batch_stats: Any, batch: Batch) -> tuple[jax.Array, Any]:
+            params = params if train else adapted(state.base, params)
+            return separation_loss(network, loss, params, batch_stats, batch, train=train)
+
         params = device_varying(state.params, axis_name)
         gradients, batch_stats, metrics = accumulated_gradients(
             loss_of, params, state.batch_stats, batch, optim.accumulate_steps
@@ -89,7 +99,13 @@ def make_train_step(
 
 
 def separation_loss(
-    network: AudioSep, loss: LossConfig, params: Any, batch_stats: Any, batch: Batch
+    network: AudioSep,
+    loss: LossConfig,
+    params: Any,
+    batch_stats: Any,
+    batch: Batch,
+    *,
+    train: bool,
 ) -> tuple[jax.Array, tuple[Any, Metrics]]:
     """Compute (loss, (new batch statistics, metrics)) of this device's rows.
 
@@ -99,7 +115,7 @@ def separation_loss(
     estimate_BS, updated = network.apply(
         {"params": params, "batch_stats": batch_stats},
         *(batch["mixture"], batch["condition"]),
-        train=True,
+        train=train,
         mutable=["batch_stats", "intermediates"],
     )
     outputs = Outputs(estimate_BS, *updated.get("intermediates", {}).get("mask", (None,)))
@@ -176,7 +192,9 @@ def updated_state(
         "skipped": skipped,
     }
     skipped_steps = state.skipped_steps + skipped
-    state = TrainState(state.step + 1, params, batch_stats, opt_state, ema, skipped_steps)
+    state = TrainState(
+        state.step + 1, params, batch_stats, opt_state, ema, skipped_steps, state.base
+    )
     return state, metrics
 
 

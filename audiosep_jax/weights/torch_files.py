@@ -245,14 +245,18 @@ def write_torch(
         _write_member(file, archive, "version", b"3\n")
 
 
-def write_safetensors(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
-    """Write a safetensors file, which is put in place when it is complete."""
+def write_safetensors(
+    path: str | os.PathLike[str],
+    state_dict: Mapping[str, np.ndarray],
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file, with `about` in its header; it is put in place when complete."""
     _check_arrays(path, state_dict)
     # The library writes the bytes of other orders as they are, under the shape of C order.
     tensors = {name: np.asarray(array, order="C") for name, array in state_dict.items()}
     with replacing(path) as partial:
         # transformers refuses files without the format. `save_file` would ignore the umask.
-        partial.write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
+        partial.write_bytes(safetensors.numpy.save(tensors, {"format": "pt", **(about or {})}))
 
 
 def _check_arrays(path: str | os.PathLike[str], state_dict: Mapping[str, np.ndarray]) -> None:
