@@ -39,9 +39,9 @@ def streamed(session, about, mixture_BS, condition_BE):
     tile_samples = (tile - 1) * hop + 2 * half
     (rows, num_samples), total = mixture_BS.shape, mixture_BS.shape[1] // hop + 1
     skipped = about["delay_frames"] * hop + half  # samples before the recording
-    names = [x.name for x in session.get_outputs()]
-    shapes = {f"next {x.name}": [rows, *x.shape[1:]] for x in session.get_inputs()}
-    state = {x: np.zeros(shapes[x], np.float32) for x in names if x.startswith("next ")}
+    shapes = {x.name: [rows, *x.shape[1:]] for x in session.get_outputs()}
+    state = {x: np.zeros(shapes[x], np.float32) for x in shapes if x.startswith("next ")}
+    names = ["estimate", *state]
     padded_BS = np.pad(mixture_BS, ((0, 0), (half, half)), mode="reflect")
     ready = []
     for first in range(0, -(-(skipped + num_samples) // hop), tile):

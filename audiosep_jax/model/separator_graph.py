@@ -8,7 +8,8 @@ graph of whole recordings computes what `AudioSep.__call__` does in evaluation:
 That of a stream does what `tiles.separate_tile` does with T frames, a multiple of
 `config.time_stride`. Its mixture has `(T - 1) * hop + window` samples, of a recording with mirrored
 ends, and its estimate `T * hop`, of `delay_frames` frames earlier. `onnx_graph` describes its other
-inputs and outputs.
+inputs and outputs. A network that tells when the target sounds has the output `activity`, `(B, T)`:
+the probability of that in each frame.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -146,8 +147,11 @@ class _SeparatorGraph(Graph):
         turn = self.op("Tanh", rotation[0]), self.op("Tanh", rotation[1])
         floored = self.op("Max", self._power(turn), self.constant(ROTATION_FLOOR))
         scale = self.op("Sigmoid", scale)
-        if self._config.activity == "gate":
+        if self._config.activity != "none":
             chance_B1T = self.cut(scale, 1, -1, None)
+            chance_BT = self.op("Squeeze", chance_B1T, self.axes(1))
+            self.output("activity", chance_BT, ("batch", "frames"))
+        if self._config.activity == "gate":
             gate_B1T = self.op("Min", self.op("Add", chance_B1T, chance_B1T), self.constant(1.0))
             scale = self.op("Mul", scale, gate_B1T)
         gain = self.op("Div", scale, self.op("Sqrt", floored))

@@ -80,6 +80,18 @@ def test_one_file_for_every_length_and_batch(tmp_path, separator):
     assert not run(path, np.zeros((1, 100), np.float32), unit_rows(1, 1, 512)).any()
 
 
+def test_the_activity_is_an_output_of_a_network_that_tells_it(tmp_path, separator):
+    path, mixture_BS = export_onnx(separator, tmp_path / "any.onnx"), noise(1, 1000)
+    condition_BE = unit_rows(1, 1, 512)
+    inputs = {"mixture": mixture_BS, "condition": condition_BE}
+    (actual_BT,) = session(path).run(["activity"], inputs)
+    stream = separator.stream(separator.model.sample_rate_hz, condition_BE, live=False)
+    stream.feed(mixture_BS)
+    stream.finish()
+    assert np.ptp(stream.activity_NT) > 0.01
+    np.testing.assert_allclose(actual_BT, stream.activity_NT, rtol=0, atol=1e-5)
+
+
 def test_float16_weights_take_half_and_are_computed_with_in_float32(tmp_path, separator):
     paths = [export_onnx(separator, tmp_path / x, dtype=x) for x in ("float32", "float16")]
     mixture_BS, condition_BE = noise(1, 1000), unit_rows(1, 1, 512)
