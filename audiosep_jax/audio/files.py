@@ -53,8 +53,8 @@ _SUFFIXES = {"VORBIS": "ogg", "OPUS": "opus", "WAVEX": "wav", "RF64": "wav", "AI
 class AudioReader:
     """An open recording, read in blocks.
 
-    with AudioReader("street.flac") as recording:
-        first_CS = recording.read(recording.sample_rate_hz)
+        with AudioReader("street.flac") as recording:
+            first_CS = recording.read(recording.sample_rate_hz)
 
     ffmpeg, if it is installed, decodes files that libsndfile cannot, such as videos. Their sound
     keeps its time: silence is put where it starts late or has gaps.

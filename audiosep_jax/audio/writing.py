@@ -42,8 +42,8 @@ Clip = Literal["none", "clamp"]
 class AudioWriter:
     """A recording that is written in blocks and exists only once it is whole.
 
-    with AudioWriter("dog.wav", 44100, 2) as out:
-        out.write(block_CS)
+        with AudioWriter("dog.wav", 44100, 2) as out:
+            out.write(block_CS)
 
     If the block fails nothing is left, and a file that was there before stays.
 

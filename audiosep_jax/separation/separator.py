@@ -41,12 +41,13 @@ MOST_CHANNELS = 8  # an array with more rows than this and than columns needs a 
 class Separator:
     """Trained weights, their settings, and the encoders of queries; threads may share one.
 
-    separator = Separator.load("runs/demo")
-    dog_CS = separator.separate(audio_CS, sample_rate_hz, "a dog barking")
+        separator = Separator.load("runs/demo")
+        dog_CS = separator.separate(audio_CS, sample_rate_hz, "a dog barking")
 
-    condition_NE = separator.embed_text(["a dog barking", "rain"])
-    done = separator.separate_file("street.flac", ["dog.flac", "rain.flac"], condition_NE)
-    print(done.presence_N, done.spans)  # how much of each is there, and when
+        condition_NE = separator.embed_text(["a dog barking", "rain"])
+        done = separator.separate_file("street.flac", ["dog.flac", "rain.flac"], condition_NE)
+
+    `done.presence_N` and `done.spans` tell how much of each is there, and when.
     """
 
     model: ModelConfig
