@@ -193,9 +193,13 @@ def learnt_state_dict(variables: Variables, step: int) -> dict[str, np.ndarray]:
 
 
 def full_state_dict(variables: Variables, model: ModelConfig, step: int) -> dict[str, np.ndarray]:
-    """Return what AudioSep's code loads with `strict=True`: `learnt_state_dict` and buffers."""
+    """Return what AudioSep's code loads with `strict=True`: `learnt_state_dict` and buffers.
+
+    The head for the activity is left out, since that code has none.
+    """
     buffers = {PREFIX + name: x for name, x in stft_buffers(model.window_samples).items()}
-    return buffers | learnt_state_dict(variables, step)
+    learnt = learnt_state_dict(variables, step).items()
+    return buffers | {name: x for name, x in learnt if ".activity." not in name}
 
 
 def num_steps(state_dict: StateDict) -> int:

@@ -1,5 +1,8 @@
 """AudioSep's state dict: names and layouts both ways, sizes, buffers, and what is refused."""
 
+import dataclasses
+
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from audiosep_jax.weights.names import (
     model_config,
     num_steps,
     stft_buffers,
+    stored_variables,
 )
 
 
@@ -198,6 +202,22 @@ def test_full_is_learnt_and_buffers():
     learnt = learnt_state_dict(tiny_variables(), 5)
     assert full.keys() - learnt.keys() == {PREFIX + name for name in stft_buffers(32)}
     assert all(full[name].tobytes() == tensor.tobytes() for name, tensor in learnt.items())
+
+
+def test_the_activity_is_stored_but_not_in_files_for_the_original_code():
+    model = dataclasses.replace(TINY, activity="report")
+    state, plain = (
+        learnt_state_dict(tiny_variables(model), 5),
+        learnt_state_dict(tiny_variables(), 5),
+    )
+    names = ("base.activity.hidden", "base.activity.logit", "film.activity")
+    head = {f"{PREFIX}{name}.{leaf}" for name in names for leaf in ("weight", "bias")}
+    assert state.keys() - plain.keys() == head
+    assert full_state_dict(tiny_variables(model), model, 5).keys() - plain.keys() == {
+        PREFIX + name for name in stft_buffers(32)
+    }
+    restored = stored_variables(model, state)
+    jax.tree.map(np.testing.assert_array_equal, restored, tiny_variables(model))
 
 
 def test_batches_are_counted_where_there_are_any():
