@@ -13,11 +13,13 @@ import csv
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from audiosep_jax.cli import exit_code
 from audiosep_jax.evaluation import command, compare
 from audiosep_jax.evaluation.mixtures import clips_of
 from audiosep_jax.training import adapters
@@ -27,8 +29,8 @@ from train import train
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "teach.py"
 
 
-def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Train, evaluate before and after; return the differences of SI-SDRi by list."""
+def main(argv: list[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Train, evaluate before and after; return the differences by list and score."""
     overrides, words = take_overrides(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(words)
     workdir, places = options.workdir, (options.new, options.others, options.others_test)
@@ -58,9 +60,12 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
             if command.main([*map(str, words), "--overwrite"]):
                 raise SystemExit(f"{folder}: could not be evaluated")
         content = compare.compare([compare.read_evaluation(folder) for folder in folders])
-        differences[name] = content["scores"]["si_sdri"][folders[1].name]
-    for name, score in differences.items():
-        print(f"{name}: SI-SDRi {score['mean']:.2f} dB, {_change(score)} by the adapter")
+        differences[name] = {x: content["scores"][x][folders[1].name] for x in ("si_sdri", "sdri")}
+    for name, scores in differences.items():
+        for score, found in scores.items():
+            low, high = (format(found[x] or 0, "+.2f") for x in ("low", "high"))
+            change = f"{found['difference']:+.2f} dB ({low} to {high})"
+            print(f"{name}: {score} changes by {change} to {found['mean']:.2f} dB")
     return differences
 
 
@@ -80,10 +85,6 @@ def write_pairs(path: Path, targets, noises, num_pairs: int) -> None:
             out.writerow((target.captions[0], *files, noise.captions[0], 0))
 
 
-def _change(score: dict[str, float]) -> str:
-    return f"{score['difference']:+.2f} ({score['low']:+.2f} to {score['high']:+.2f})"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -98,4 +99,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(lambda: main() and None))

@@ -116,7 +116,7 @@ def _evaluate(
         }
     if separator:
         about = {
-            "source": arguments.checkpoint,
+            "source": " + ".join(filter(None, (arguments.checkpoint, arguments.adapter))),
             "step": separator.step,
             "fingerprint": separator.fingerprint,
             "sample_rate_hz": separator.model.sample_rate_hz,
