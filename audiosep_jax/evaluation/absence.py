@@ -108,6 +108,8 @@ def score_items(
             condition_NE = np.stack([conditions[item.query], conditions[item.wrong_query]])
             stream = separator.stream(sample_rate_hz, condition_NE, live=False)
             estimate_NS = _separated(stream, made.mixture_S, meter)
+        else:
+            meter.probabilities.append(np.ones((2, 1)))
         meter.add(made.mixture_S[None], estimate_NS[:, None])
         row = make_row(Estimate(item, made, estimate_NS[0]), sample_rate_hz, ())
         log.add(row | _scores(meter))

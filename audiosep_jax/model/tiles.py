@@ -153,7 +153,7 @@ def separate_tile(
     Returns:
         `(N, C, S)` with their half windows, of the frames from `span.first - delay_frames` on (with
         an empty state: from 0 on); about these frames `(N, 2 * masks, T)` the masks' gains in the
-        topmost bins, then the probabilities that the target sounds (-1 if the network has none);
+        topmost bins, then the probabilities that the target sounds (1 if the network has none);
         and the next state.
     """
     if engine is None:
@@ -245,7 +245,7 @@ def _estimates(
     if "faded" in state:
         masked_NCTF, state_out["faded"] = _cross_faded(masked_NCTF, state["faded"])
     gain_NMT = _top_gain(both_CTF[:, :frames], masked_NCTF, masks)
-    activity_NMT = jnp.full_like(gain_NMT, -1)
+    activity_NMT = jnp.ones_like(gain_NMT)
     if config.activity != "none":
         activity_NMT = jax.nn.sigmoid(activity_of(mask_NMTFC)[..., :frames])
     about_NKT = jnp.concatenate([gain_NMT, activity_NMT], axis=1)

@@ -24,9 +24,8 @@ ACTIVITY_HOP_SECONDS = 0.1
 BLOCK_SECONDS = 1.0
 # Sums and differences of samples on this grid, of 24 bits, are exact in float32 below 1.
 _FINE_GRID = 2.0**23
-# A span starts where the estimate has the first share of the mixture's power, and ends where it has
-# less than the second; or where the network's probability is above the first and below the second.
-SHARE_ON_OFF, PROBABILITY_ON_OFF = (0.2, 0.05), (0.5, 0.25)
+# A span starts where the level is at least the first, and ends where it is less than the second.
+LEVEL_ON, LEVEL_OFF = 0.2, 0.05
 RANGE_DB = 30.0  # hops that are further below the loudest hop of an estimate are not active
 SILENT_POWER = 1e-10  # -100 dB of full scale
 LARGEST_GAP_SECONDS = 0.25  # spans closer than this are one
@@ -37,8 +36,8 @@ class SeparatedFile:
     """Files that were written, and how much of the mixture is in each.
 
     share_N: energy of each estimate over the mixture's; 0 if the mixture is silent.
-    presence_N: 0 to 1, the probability that each query sounds where its estimate does. If the
-        network has none, the share of the mixture's power that the estimate has there.
+    presence_N: 0 to 1, the share of the mixture's power that each estimate has where it sounds,
+        times the network's probability that the query sounds there, if it knows any.
     spans: for each estimate, (start, end) in seconds of when it is active.
     activity_NT, mixture_activity_T: mean squares in hops of `activity_hop_seconds`, over the
         channels.
@@ -229,13 +228,11 @@ class Meter:
         mixture_T, estimate_NT = mean_RT[0], mean_RT[1:]
         total_R = self._energy_RT.sum(1)
         hop_seconds, seconds = self._hop / self._rate_hz, self._count / self._rate_hz
-        level_NT, on_off = _share(estimate_NT, mixture_T), SHARE_ON_OFF
         heard_NT = np.concatenate(self.probabilities, axis=1)
-        if (heard_NT >= 0).any():
-            # Frames and hops are spread evenly over the recording.
-            middle_T = (np.arange(len(mixture_T)) + 0.5) * hop_seconds / seconds
-            frame_T = np.minimum(middle_T * heard_NT.shape[1], heard_NT.shape[1] - 1)
-            level_NT, on_off = heard_NT[:, frame_T.astype(int)], PROBABILITY_ON_OFF
+        # Frames and hops are spread evenly over the recording.
+        middle_T = (np.arange(len(mixture_T)) + 0.5) * hop_seconds / max(seconds, hop_seconds)
+        frame_T = np.minimum(middle_T * heard_NT.shape[1], heard_NT.shape[1] - 1)
+        level_NT = heard_NT[:, frame_T.astype(int)] * _share(estimate_NT, mixture_T)
         levels = list(zip(estimate_NT, level_NT, strict=True))
         return SeparatedFile(
             paths=paths,
@@ -247,7 +244,7 @@ class Meter:
             factor=factor,
             share_N=total_R[1:] / total_R[0] if total_R[0] else total_R[1:] * 0,
             presence_N=np.array([presence(*both) for both in levels]),
-            spans=tuple(spans(*both, on_off, hop_seconds, seconds) for both in levels),
+            spans=tuple(spans(*both, hop_seconds, seconds) for both in levels),
             activity_hop_seconds=hop_seconds,
             activity_NT=estimate_NT,
             mixture_activity_T=mixture_T,
@@ -261,8 +258,8 @@ def presence(estimate_T: np.ndarray, level_T: np.ndarray) -> float:
 
     Args:
         estimate_T: mean squares of each tenth of a second.
-        level_T: the network's probability that the target sounds; if it has none, the estimate's
-            share of the mixture's power.
+        level_T: the estimate's share of the mixture's power times the network's probability that
+            the target sounds (1 if it has none). Both together tell absent sounds better than each.
     """
     total = float(estimate_T.sum())
     if total <= SILENT_POWER * len(estimate_T):
@@ -271,21 +268,16 @@ def presence(estimate_T: np.ndarray, level_T: np.ndarray) -> float:
 
 
 def spans(
-    estimate_T: np.ndarray,
-    level_T: np.ndarray,
-    on_off: tuple[float, float],
-    hop_seconds: float,
-    seconds: float,
+    estimate_T: np.ndarray, level_T: np.ndarray, hop_seconds: float, seconds: float
 ) -> list[Span]:
     """(start, end) in seconds of when the sound is active, in order; no two touch.
 
-    A span needs a hop whose level is at least the first of `on_off`. It extends to either side as
-    long as the level is at least the second, within `RANGE_DB` of the loudest hop.
+    A span needs a hop whose level is at least `LEVEL_ON`. It extends to either side as long as the
+    level is at least `LEVEL_OFF`, within `RANGE_DB` of the loudest hop.
     """
     loudest = float(estimate_T.max(initial=0))
     loud_T = estimate_T > max(SILENT_POWER, loudest * 10 ** (-RANGE_DB / 10))
-    on, off = on_off
-    stays_T, starts_T = loud_T & (level_T >= off), loud_T & (level_T >= on)
+    stays_T, starts_T = loud_T & (level_T >= LEVEL_OFF), loud_T & (level_T >= LEVEL_ON)
     edges = np.flatnonzero(np.diff(stays_T.astype(int), prepend=0, append=0))
     found: list[Span] = []
     for first, last in zip(edges[::2], edges[1::2], strict=True):

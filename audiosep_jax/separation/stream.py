@@ -49,7 +49,7 @@ class SeparationStream:
 
     Attributes:
         activity_NT: probabilities that the queries sound, in the STFT frames that the last call of
-            `feed` or `finish` has computed, the largest over the masks; -1 if the network has none.
+            `feed` or `finish` has computed, the largest over the masks; 1 if the network has none.
     """
 
     def __init__(

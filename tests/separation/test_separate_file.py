@@ -17,7 +17,7 @@ from tiny_run import RATE_HZ, save_run
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.files import SHARE_ON_OFF, presence, spans
+from audiosep_jax.separation.files import presence, spans
 from audiosep_jax.separation.separator import Separator
 
 QUERIES = ["a dog barking", "rain"]
@@ -310,7 +310,7 @@ def of(share, mixture=0.01):
 
 
 def active(share, hop_seconds=HOP, seconds=None):
-    return spans(*of(share), SHARE_ON_OFF, hop_seconds, seconds or len(share) * hop_seconds)
+    return spans(*of(share), hop_seconds, seconds or len(share) * hop_seconds)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_presence_is_the_share_where_the_sound_is(share, score):
 def test_silence_holds_nothing():
     assert presence(np.zeros(3), np.zeros(3)) == 0
     assert presence(np.full(3, 1e-12), np.full(3, 1e-12)) == 0  # inaudible
-    assert spans(np.full(3, 1e-12), np.ones(3), SHARE_ON_OFF, HOP, 0.3) == []
+    assert spans(np.full(3, 1e-12), np.ones(3), HOP, 0.3) == []
     assert presence(np.zeros(0), np.zeros(0)) == 0
 
 
@@ -347,7 +347,7 @@ def test_close_spans_are_one_and_far_ones_two():
 
 def test_what_is_far_below_the_loudest_is_not_active():
     estimate_T = np.array([1e-1, 0, 0, 0, 0.9e-4, 0, 0, 0, 1.1e-4])
-    assert spans(estimate_T, np.ones(9), SHARE_ON_OFF, HOP, 0.9) == [(0.0, 0.1), (0.8, 0.9)]
+    assert spans(estimate_T, np.ones(9), HOP, 0.9) == [(0.0, 0.1), (0.8, 0.9)]
 
 
 def test_the_last_span_ends_with_the_recording():
