@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import soundfile
 from separator_examples import TINY, shy_variables, unit_rows
@@ -52,6 +50,8 @@ def snr_db(actual, expected):
 
 
 def session(path):
+    import onnxruntime
+
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
@@ -71,6 +71,8 @@ def separate(separator, mixture_BS, condition_BE):
 
 
 def test_one_file_for_every_length_and_batch(tmp_path, separator):
+    import onnx
+
     path = export_onnx(separator, tmp_path / "any.onnx")
     onnx.checker.check_model(path, full_check=True)
     for batch, num_samples in ((1, 1), (2, 2), (1, 16), (3, 1000)):
@@ -93,6 +95,8 @@ def test_the_activity_is_an_output_of_a_network_that_tells_it(tmp_path, separato
 
 
 def test_float16_weights_take_half_and_are_computed_with_in_float32(tmp_path, separator):
+    import onnx
+
     paths = [export_onnx(separator, tmp_path / x, dtype=x) for x in ("float32", "float16")]
     mixture_BS, condition_BE = noise(1, 1000), unit_rows(1, 1, 512)
     full_BS, half_BS = (run(path, mixture_BS, condition_BE) for path in paths)
