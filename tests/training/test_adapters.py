@@ -21,6 +21,7 @@ from audiosep_jax.training.losses import LossConfig
 from audiosep_jax.training.optim import OptimConfig
 from audiosep_jax.training.steps import make_train_step, state_from_variables
 
+UNREAD = "decoder_block1->beta2"  # the network does not use this layer of AudioSep's
 OPTIM = OptimConfig(adapter_rank=2, warmup="none")
 
 
@@ -81,8 +82,6 @@ def taught(tmp_path_factory):
     values.optim.ema_decay, values.optim.adapter_rank = 0.0, 1
     values.num_steps = 2
     train.train(from_mapping(values.to_dict()), folder / "run")
-    values.num_steps = 3  # resumes
-    train.train(from_mapping(values.to_dict()), folder / "run")
     return folder / "base", folder / "run"
 
 
@@ -94,7 +93,7 @@ def test_an_adapter_file_gives_what_was_trained(taught):
     for path, expected in flatten_dict(whole.variables).items():
         found, old = (flatten_dict(x.variables)[path] for x in (small, frozen))
         update = np.abs(expected - old).max()
-        assert (update > 0) == (path[-1] == "kernel"), path
+        assert (update > 0) == (path[-1] == "kernel" and path[-2] != UNREAD), path
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * update + 1e-7)
     assert {"rain", "siren"} <= {*small.words}
     assert (run / adapters.FILE).stat().st_size < 25_000
