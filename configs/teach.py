@@ -2,7 +2,7 @@
 
 Command:   python train.py --config configs/teach.py --config.data.roots=new,others --config.data.weights=1,1 --config.data.valid_root=held_out
 Hardware:  two CPU cores
-Time:      6 minutes of the processor; 12 on cores that other jobs used as well
+Time:      5 to 12 minutes with the scores, on cores that other jobs used as well
 Expect:    a kalimba, which the small model does not know: SDRi from -0.1 to 11.6 dB (examples/teach.py)
 """  # noqa: E501
 
