@@ -7,11 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from golden_towers import TINY_AUDIO, TINY_TEXT
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from audiosep_jax.data.synthetic import KINDS
 from audiosep_jax.encoders.clap_audio import Htsat, HtsatConfig
 from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
 from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
+from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.encoders.names import hf_name
 from audiosep_jax.weights.torch_files import write_safetensors, write_torch
 
@@ -88,6 +91,24 @@ def write_clip(folder, *, seed=0, pickled=False, projection_dim=8):
     tokens = jnp.zeros((1, 4), jnp.int32)
     state = random_state(ClipText(ClipTextConfig.from_dict(config)), seed, tokens, tokens)
     _write_weights(folder, state, pickled)
+    return folder
+
+
+def write_static(folder, table_VE=None, words=("dog", "bark", "rain")):
+    """A folder that `StaticEncoder` reads; by default the words of synthetic clips, 8 numbers each.
+
+    The first row of a table is for unknown words.
+    """
+    if table_VE is None:
+        words = words_of(sentence for _, sentences in KINDS.values() for sentence in sentences)
+        table_VE = np.random.default_rng(0).standard_normal((len(words) + 1, 8), np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = {word: number for number, word in enumerate(["[UNK]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_padding(length=7, pad_id=3)  # as some files ask for; it is no part of a mean
+    tokenizer.save(str(folder / "tokenizer.json"))
+    save_file({"embeddings": table_VE}, folder / "model.safetensors")
     return folder
 
 

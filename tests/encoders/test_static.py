@@ -4,33 +4,20 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tiny_models import write_static
 
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.encoders.static import StaticEncoder
 from audiosep_jax.errors import InputError
 
-WORDS = {"[UNK]": 0, "dog": 1, "bark": 2, "rain": 3}
+# Of unknown words, "dog", "bark" and "rain".
 TABLE = np.array([[9, 9, 9], [3, 0, 0], [0, 4, 0], [-3, 0, 0]], np.float32)
-
-
-def write_table(folder, table_VE=TABLE):
-    folder.mkdir()
-    tokenizer = Tokenizer(WordLevel(WORDS, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.enable_padding(length=7, pad_id=3)  # as some files ask for; it is no part of a mean
-    tokenizer.save(str(folder / "tokenizer.json"))
-    save_file({"embeddings": table_VE}, folder / "model.safetensors")
-    return folder
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_table(tmp_path / "table")
+    return write_static(tmp_path / "table", TABLE)
 
 
 def test_a_sentence_is_the_mean_of_its_words_at_length_one(folder):
@@ -44,7 +31,7 @@ def test_a_sentence_is_the_mean_of_its_words_at_length_one(folder):
 
 @pytest.mark.parametrize("kind", [np.int8, np.float16])
 def test_a_smaller_type_holds_the_same_directions(folder, tmp_path, kind):
-    small = write_table(tmp_path / "small", TABLE.astype(kind))
+    small = write_static(tmp_path / "small", TABLE.astype(kind))
     sentences = ["dog bark", "rain bark"]
     np.testing.assert_allclose(
         StaticEncoder(str(small))(sentences), StaticEncoder(str(folder))(sentences), atol=1e-7
@@ -61,15 +48,15 @@ def test_the_fingerprint_is_that_of_the_content(folder, tmp_path):
     first = StaticEncoder(str(folder)).fingerprint
     shutil.move(folder, tmp_path / "moved")
     assert StaticEncoder(str(tmp_path / "moved")).fingerprint == first
-    other = write_table(tmp_path / "other", TABLE + np.float32(1))
+    other = write_static(tmp_path / "other", TABLE + np.float32(1))
     assert StaticEncoder(str(other)).fingerprint != first
 
 
 def test_damaged_files_are_named(folder, tmp_path):
-    small = write_table(tmp_path / "small", TABLE[:3])
+    small = write_static(tmp_path / "small", TABLE[:3])
     with pytest.raises(InputError, match="fewer rows than the tokenizer has words"):
         StaticEncoder(str(small))(["dog"])
-    flat = write_table(tmp_path / "flat", TABLE[0])
+    flat = write_static(tmp_path / "flat", TABLE[0])
     with pytest.raises(InputError, match="no table 'embeddings'"):
         StaticEncoder(str(flat))(["dog"])
     (folder / "tokenizer.json").write_text("{")
