@@ -10,6 +10,8 @@ import pytest
 from tiny_run import RATE_HZ, save_run
 
 from audiosep_jax.audio import files as audio_files
+from audiosep_jax.encoders import make_encoder
+from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.model import NETWORKS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -85,3 +87,30 @@ def test_a_new_sound_is_taught_and_the_gain_is_told(tmp_path, capsys):
 def _rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_distilled_table_holds_the_towers_vectors_weighted_by_rank(tmp_path):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "bark", "rain", "wind"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizerFast("vocab.txt").save_pretrained("tower")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24}
+    config = transformers.BertConfig(
+        vocab_size=len(words), num_hidden_layers=1, initializer_range=0.5, **sizes
+    )
+    bert = transformers.BertModel(config).eval()
+    bert.save_pretrained("tower")
+    load("distill_table").main("tower", tmp_path / "table", dimensions=16)
+    rows_NE = make_encoder(TextConfig("static", model="table"))(["dog", "rain", "dog rain"])
+    with torch.no_grad():
+        ids = torch.tensor([(2, i, 3) for i in range(len(words))])
+        pieces = unit(bert(ids).last_hidden_state.mean(1).numpy())
+    dog, rain = ((pieces - pieces.mean(axis=0))[i] * np.log1p(i) for i in (6, 8))
+    expected = unit(np.stack([dog, rain, dog + rain]))
+    # All components are kept, so a rotation, which keeps cosines, is the only change but rounding.
+    np.testing.assert_allclose(rows_NE @ rows_NE.T, expected @ expected.T, atol=0.02)
+
+
+def unit(rows_NE):
+    return rows_NE / np.linalg.norm(rows_NE, axis=1, keepdims=True)
