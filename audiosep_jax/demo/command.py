@@ -21,9 +21,9 @@ from audiosep_jax.separation.options import add_checkpoint, add_loading, load_se
 EXAMPLE = """example:
   audiosep demo --checkpoint runs/demo
 serves a page at http://127.0.0.1:7860 on which recordings are dropped and sentences typed.
-Without --checkpoint the published weights are used, which are fetched once. The page itself
-fetches nothing. To let other machines use it, give --host 0.0.0.0 and --auth_file.
-Needs pip install 'audiosep-jax[demo]'."""
+Without --checkpoint the weights in the package are used; --checkpoint audiosep takes the published
+ones, which are fetched once. The page itself fetches nothing. To let other machines use it, give
+--host 0.0.0.0 and --auth_file. Needs pip install 'audiosep-jax[demo]'."""
 
 
 def main(argv: Sequence[str]) -> int:

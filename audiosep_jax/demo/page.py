@@ -3,11 +3,13 @@
 import dataclasses
 import html
 import logging
+import os
 import urllib.parse
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_file_to_cache
 
 from audiosep_jax.demo import work
 from audiosep_jax.demo.storage import Answers, Cancelled
@@ -18,6 +20,7 @@ from audiosep_jax.separation.separator import Separator
 KEEP_SECONDS = 3600  # uploads, and answers of pages that stay open
 SWEEP_SECONDS = 60
 MAX_WAITING = 100
+EXAMPLE, EXAMPLE_TEXT = Path(__file__).with_name("street.flac"), "a dog barking"
 TITLE = "Separate what you describe"
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ def build(separator: Separator, uploads: Uploads, answers: Answers, limits: Limi
         gr.HTML(_head(limits))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                inputs, run, cancel, status = _form()
+                inputs, run, cancel, example, status = _form()
             with gr.Column(scale=3, min_width=300):
                 answer = gr.HTML(EMPTY, elem_id="answer")
         actions = Actions(separator, uploads, answers, limits, answer.temp_files)
@@ -75,6 +78,7 @@ def build(separator: Separator, uploads: Uploads, answers: Answers, limits: Limi
         )
         # Gradio removes a waiting request from the queue; `actions.cancel` stops one that runs.
         cancel.click(actions.cancel, None, status, cancels=[running], queue=False)
+        example.click(actions.example, None, inputs[:2], queue=False)
         blocks.unload(actions.leave)
     blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=limits.concurrency)
     return blocks
@@ -89,7 +93,7 @@ def _head(limits: Limits) -> str:
     )
 
 
-def _form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, gr.HTML]:
+def _form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, gr.Button, gr.HTML]:
     recording = gr.Audio(
         sources=["upload", "microphone"],
         type="filepath",
@@ -116,8 +120,9 @@ def _form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, gr.HTM
     with gr.Row():
         run = gr.Button("Separate", variant="primary", elem_id="separate", min_width=120)
         cancel = gr.Button("Cancel", elem_id="cancel", min_width=120)
+        example = gr.Button("Fill in an example", elem_id="example", min_width=120)
     status = gr.HTML(note(""), elem_id="status", min_height=70)
-    return [recording, text, unwanted], run, cancel, status
+    return [recording, text, unwanted], run, cancel, example, status
 
 
 # ---------------------------------------------------------------------- actions
@@ -178,6 +183,12 @@ class Actions:
         except Exception as error:
             log.exception("a request failed")
             raise _error("Something went wrong on the server; its log says what") from error
+
+    def example(self, request: gr.Request) -> tuple[str, str]:
+        """Return a recording, which the visitor may then separate, and a sentence."""
+        path = save_file_to_cache(EXAMPLE, cache_dir=os.environ["GRADIO_TEMP_DIR"])
+        self.uploads.add(request.cookies.get(COOKIE, ""), [path])
+        return path, EXAMPLE_TEXT
 
     def cancel(self, request: gr.Request) -> str:
         """Stop the session's separation between two tiles, and return a status line."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from audiosep_jax import files
-from audiosep_jax.cli import Parser, local_path, naming, shard, use_compilation_cache
+from audiosep_jax.cli import Parser, local_path, naming, say, shard, use_compilation_cache
 from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation import AboveNyquist, Clip, EngineName, Precision, Stereo
@@ -29,7 +29,8 @@ separates all recordings of a folder into the same folders below out/, and
 the files of a list with a query each, whose first line is "file,query" or "file,query,output".
   audiosep separate song.wav --text guitar --weight 0.7 --text banjo --weight 0.3 --not drums
 asks for a sound between two queries, and removes what sounds like drums.
-Without --checkpoint the published weights are used; they are downloaded once.
+Without --checkpoint the small weights in the package are used; --checkpoint audiosep takes the
+published ones, which are downloaded once.
 
 exit code: 0; 1 if some of several recordings could not be separated, which are named at the end;
 2 after a mistake, named in one line, with nothing written; 130 after Ctrl-C; 143 after SIGTERM."""
@@ -50,10 +51,11 @@ def add_checkpoint(parser: argparse._ActionsContainer) -> None:
     """Add --checkpoint, the first argument of `load_separator`."""
     parser.add_argument(
         "--checkpoint",
-        default="audiosep",
+        default="",
         metavar="PATH",
         help="training workdir (its best checkpoint is used), a checkpoint in it, or a folder, "
-        "file or hub id of weights, also AudioSep's own (default: the published weights)",
+        "file or hub id of weights, also AudioSep's own; or a name: small, the weights in this "
+        "package, or audiosep, the published ones, which are downloaded once (default: small)",
     )
 
 
@@ -82,10 +84,15 @@ def load_separator(checkpoint: str, options: argparse.Namespace | None = None) -
     """Load a separator; InputError names --checkpoint.
 
     Args:
+        checkpoint: value of --checkpoint; if it is empty, the weights in the package are loaded.
         options: those of `add_loading`; without them, JAX runs the network as it was trained.
     """
     from audiosep_jax.separation.separator import Separator
+    from audiosep_jax.training.trained import SHIPPED
 
+    if not checkpoint:
+        checkpoint = SHIPPED
+        say("using the weights in the package; --checkpoint audiosep takes the published ones")
     use_compilation_cache()
     how: dict[str, Any] = {"engine": "jax"}
     if options:

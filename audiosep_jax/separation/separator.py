@@ -62,7 +62,7 @@ class Separator:
     @classmethod
     def load(
         cls,
-        source: str | Path = trained.PUBLISHED,
+        source: str | Path = trained.SHIPPED,
         *,
         adapter: str | Path = "",
         text_model: str = "",
@@ -76,7 +76,8 @@ class Separator:
             source: a training workdir, of which the checkpoint with the best validation SDRi is
                 loaded (or the newest, if none was validated), or a checkpoint in it; what
                 `save_pretrained` wrote; a folder or file of AudioSep's own weights; a hub id such
-                as `owner/name`; or `audiosep`, the published weights.
+                as `owner/name`; or a name: `small`, the weights in the package, or `audiosep`, the
+                published ones.
             adapter: file of an adapter of these weights, or the workdir where it was trained.
             text_model: folder or hub id of the text encoder's files, if not those of training.
             engine: `jax` runs every network on every device; `openvino`, from the extra `cpu`, is

@@ -319,6 +319,19 @@ def test_a_visitor_gets_the_parts_of_their_own_upload(visitor):
     np.testing.assert_allclose(sum(parts), mixture_S, atol=1e-6)
 
 
+def test_the_example_is_separated_for_whoever_asked_for_it(visitor, tmp_path, monkeypatch):
+    assert soundfile.info(page.EXAMPLE).duration == pytest.approx(5, abs=0.1)
+    monkeypatch.setattr(page, "EXAMPLE", recording(tmp_path / "street.wav", seconds=1))
+    visitor.get("")  # the page, with which the visitor's cookie comes
+    given, sentence = visitor.example()
+    kind, content = visitor.separate(given["path"], sentence)
+    assert kind == "complete", content
+    played = sounds(visitor, content[0])[0]
+    np.testing.assert_allclose(played, soundfile.read(page.EXAMPLE)[0], atol=1e-6)
+    with pytest.raises(urllib.error.HTTPError):
+        Visitor(visitor.url, heartbeat=False).separate(given["path"], sentence)
+
+
 def test_files_of_the_server_are_refused_before_anything_opens_them(server, tmp_path):
     """A pipe or /dev/zero would block a server that opens it."""
     outside = recording(tmp_path / "private.wav")

@@ -223,6 +223,13 @@ def test_separates_plays_and_saves(page, separator, saved, tmp_path):
     np.testing.assert_allclose(audio_files.read(got)[0], expected_NCS[1], atol=1e-6)
 
 
+def test_an_example_is_filled_in(page):
+    page.find_element(By.ID, "example").click()
+    box = page.find_element(By.CSS_SELECTOR, "#sentences textarea")
+    soon(lambda: box.get_attribute("value") == "a dog barking", "the sentence")
+    soon(lambda: page.find_elements(By.CSS_SELECTOR, "#recording .waveform-container"), "the sound")
+
+
 def test_a_file_that_is_no_recording_is_told_in_words(page, tmp_path):
     path = tmp_path / "notes.wav"
     path.write_text("no sound at all")
@@ -296,6 +303,7 @@ def test_everything_has_a_name_that_can_be_read_out(page):
         "#unwanted textarea": "Without (optional)",
         "#separate": "Separate",
         "#cancel": "Cancel",
+        "#example": "Fill in an example",
     }
     for selector, name in named.items():
         assert name in page.find_element(By.CSS_SELECTOR, selector).accessible_name
@@ -314,7 +322,7 @@ def test_fits_a_phone(page):
         widths = "return [innerWidth, document.documentElement.scrollWidth]"
         assert page.execute_script(widths) == [390, 390]
         right = "return document.querySelector(arguments[0]).getBoundingClientRect().right"
-        for selector in ("#recording", "#sentences", "#separate", "#cancel", "#answer"):
+        for selector in ("#recording", "#sentences", "#separate", "#cancel", "#example", "#answer"):
             assert 0 < page.execute_script(right, selector) <= 390
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
