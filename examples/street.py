@@ -1,15 +1,17 @@
-"""Make the example of the README and the web page: a dog in other noise, separated by `small`.
+"""Make the example of the README and the web page: a dog near a helicopter, separated by `small`.
 
     python examples/street.py ESC-50/audio
 
-mixes two recordings that are in no training set at 0 dB, writes the mixture and a picture of the
-result, and prints the scores.
+mixes two recordings of ESC-10 that were not trained with at 0 dB, writes the mixture and a picture
+of the result, and prints the scores. Of the 48 mixtures with a dog in `small_lists/esc10.csv`, this
+one has the median SDRi. Both recordings are CC0, by Ligidium and doctor567 (freesound.org).
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from audiosep_jax import Separator
 from audiosep_jax.audio import files as audio_files
@@ -18,7 +20,7 @@ from audiosep_jax.plots import spectrogram_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 MIXTURE, PICTURE = ROOT / "audiosep_jax" / "demo" / "street.flac", ROOT / "docs" / "street.png"
-DOG, NOISE = "4-183992-A-0", "4-149294-A-41"
+DOG, NOISE = "4-192236-A-0", "4-161579-B-40"
 QUERY, WRONG_QUERY = "a dog barking", "a violin"
 RATE_HZ, SECONDS, PEAK = 16000, 5, 0.7
 
@@ -42,6 +44,7 @@ def main(folder: str, mixture: Path = MIXTURE, picture: Path = PICTURE) -> np.nd
     estimate_NS = Separator.load("small").separate(mixture_S, RATE_HZ, [QUERY, WRONG_QUERY])
     panels = {"recording": mixture_S, QUERY: estimate_NS[0], "the dog alone": gain * dog_S}
     spectrogram_figure(panels, RATE_HZ, picture)
+    Image.open(picture).convert("RGB").quantize(48).save(picture, optimize=True)  # a third as large
     every_NS = np.stack([mixture_S, *estimate_NS])
     dog_NS = np.broadcast_to(gain * dog_S, every_NS.shape)
     for score in (sdr, si_sdr):

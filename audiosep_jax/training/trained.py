@@ -261,7 +261,8 @@ def model_card(trained: Trained, name: str) -> str:
     sizes = {name: x for name, x in dataclasses.asdict(model).items() if name not in common}
     own = "".join(f"| {name.replace('_', ' ')} | {_listed(x)} |\n" for name, x in sizes.items())
     hop_ms = 1000 * model.hop_samples / model.sample_rate_hz
-    encoder = f"{text.encoder} ({text.source})" if text.source else text.encoder
+    source = f"in {TEXT}/" if text.encoder == "static" else text.source
+    encoder = f"{text.encoder} ({source})" if source else text.encoder
     tags = "".join(f"- {tag}\n" for tag in TAGS)
     return f"""---
 library_name: audiosep_jax
