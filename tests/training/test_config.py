@@ -97,7 +97,7 @@ def test_whole_numbers_are_taken_for_floats():
         ({"model__hop_samples": 2000}, r"^model\.hop_samples=2000 must be at most half of window"),
         ({"model__dtype": "float16"}, r"^model\.dtype='float16' must be 'float32' or 'bfloat16'$"),
         ({"mixing__snr_db": (3, 1)}, r"^mixing\.snr_db=\[3, 1\] must be two rising numbers in -1"),
-        ({"text__encoder": "bert"}, r"^text\.encoder='bert' must be 'hashed', 'clap' or 'clip'$"),
+        ({"text__encoder": "bert"}, r"^text\.encoder='bert' must be 'hashed', .* or 'clip'$"),
         ({"profile": -1}, r"^profile=-1 must be greater than or equal to 0$"),
         ({"optim": 3}, r"^optim=3 must be a section with fields$"),
         ({"optim__learning_rate": float("nan")}, r"^optim\.learning_rate=nan must be a finite num"),

@@ -511,7 +511,7 @@ def test_memory_that_the_gradient_of_five_seconds_keeps(dtype, gigabytes):
 
     def backward_pass(params, batch_stats):
         terms = LossConfig(spectrum_l1=0.5)
-        loss = functools.partial(steps.separation_loss, make_model(model), terms)
+        loss = functools.partial(steps.separation_loss, make_model(model), terms, train=True)
         return jax.vjp(lambda params: loss(params, batch_stats, batch)[0], params)[1]
 
     weights = {leaf.shape for leaf in jax.tree.leaves(shapes["params"])}

@@ -221,13 +221,13 @@ HIVE = "AlayaLab/AudioSep-hive"
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "words"),
+    ("name", "file", "checkpoint"),
     [
-        ("spaces/Audio-AGI/AudioSep", "checkpoint/audiosep_base_4M_steps.ckpt", []),
-        (f"models/{HIVE}", "weights/audiosep_hive.ckpt", ["--checkpoint", HIVE]),
+        ("spaces/Audio-AGI/AudioSep", "checkpoint/audiosep_base_4M_steps.ckpt", "audiosep"),
+        (f"models/{HIVE}", "weights/audiosep_hive.ckpt", HIVE),
     ],
 )
-def test_the_published_weights_are_fetched_and_converted_once(tmp_path, name, file, words):
+def test_the_published_weights_are_fetched_and_converted_once(tmp_path, name, file, checkpoint):
     """`separate.py` with each, and again with neither download nor conversion."""
     small = dataclasses.replace(TINY, sample_rate_hz=16000, window_samples=1024, hop_samples=160)
     variables = tiny_variables(small)
@@ -241,7 +241,7 @@ def test_the_published_weights_are_fetched_and_converted_once(tmp_path, name, fi
     expected_BS = apply(variables, mixture_S[None], condition_NE)
 
     with serving({name: repository}) as loopback:
-        arguments = ["in.wav", "--embedding", "q.npy", "--overwrite", *words]
+        arguments = ["in.wav", "--embedding", "q.npy", "--overwrite", "--checkpoint", checkpoint]
         for changes in ({}, {"HF_HUB_OFFLINE": "1"}):
             done = subprocess.run(
                 [sys.executable, ROOT / "separate.py", *arguments],
