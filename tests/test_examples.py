@@ -16,7 +16,7 @@ from audiosep_jax.model import NETWORKS
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
-pytestmark = [pytest.mark.slow, pytest.mark.smoke]
+pytestmark = pytest.mark.slow
 
 
 def load(name):
@@ -31,6 +31,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.smoke
 def test_separate_file_three_ways(tmp_path):
     save_run(tmp_path / "run")
     audio_CS = np.random.default_rng(0).uniform(-0.3, 0.3, (2, 3 * RATE_HZ)).astype(np.float32)
@@ -42,12 +43,14 @@ def test_separate_file_three_ways(tmp_path):
     np.testing.assert_allclose(target_CS + rest_CS, audio_CS, atol=1e-6)
 
 
+@pytest.mark.smoke
 def test_a_step_written_by_hand_learns():
     losses = load("training_step").main(10)
     assert len(losses) == 10
     assert np.mean(losses[-3:]) < losses[0] - 1
 
 
+@pytest.mark.smoke
 def test_a_network_of_ones_own_trains_and_separates(tmp_path, monkeypatch):
     monkeypatch.setattr("audiosep_jax.model.NETWORKS", dict(NETWORKS))
     separator = load("own_network").main("run", 10)
@@ -58,6 +61,7 @@ def test_a_network_of_ones_own_trains_and_separates(tmp_path, monkeypatch):
     assert 0 < np.mean(rain_CS**2) < np.mean(mixture_CS**2)
 
 
+@pytest.mark.smoke
 def test_a_new_sound_is_taught_and_the_gain_is_told(tmp_path, capsys):
     """Two steps of a small network: the differences are those of the scores before and after."""
     save_run(tmp_path / "base")
