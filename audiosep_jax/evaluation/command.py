@@ -1,22 +1,19 @@
 """The command `audiosep evaluate`: score a separator, watch a run, render mixtures, draw pairs."""
 
 import argparse
-import dataclasses
-import importlib.util
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiosep_jax.cli import Parser, exit_code, local_path, number, say, shard
 from audiosep_jax.errors import InputError
-from audiosep_jax.evaluation.lists import MAX_SNR_DB, WRONG_QUERY
+from audiosep_jax.evaluation.lists import MAX_SNR_DB
 from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS, Protocol
 from audiosep_jax.separation.options import add_loading, load_separator
 
 if TYPE_CHECKING:
     from audiosep_jax.evaluation.lists import Item
-    from audiosep_jax.separation.separator import Separator
 
 # numpy and JAX are imported where they are used: help and mistakes are fast.
 
@@ -47,7 +44,6 @@ other verbs, each with its own --help:
     "pairs": f"""example, writes a list for --protocol mixtures:
   {PROG} pairs --audio ESC-50 --folds 4 --num_pairs 500 --output pairs.csv""",
 }
-NAMED = 3  # unusable files that a message names
 
 
 def main(argv: Sequence[str]) -> int:
@@ -81,119 +77,16 @@ def _score(words: Sequence[str]) -> None:
     if needs_one and not checkpoint and not arguments.estimates:
         raise InputError("--checkpoint is needed, --estimates, or a --baseline that has no model")
     protocol, items = _listed(arguments)
+    from audiosep_jax.evaluation.scoring import evaluate
+
     separator = load_separator(checkpoint, arguments) if checkpoint else None
-    _evaluate(arguments, protocol, items, separator, _command(words))
-
-
-def _evaluate(
-    arguments: argparse.Namespace,
-    protocol: Protocol,
-    items: "list[Item]",
-    separator: "Separator | None",
-    command: str,
-) -> None:
-    """Score the mixtures, or those of this shard; write the results when all are scored."""
-    from audiosep_jax import files
-    from audiosep_jax.cli import use_compilation_cache
-    from audiosep_jax.evaluation import absence, figures, mixtures, report, results, runner
-    from audiosep_jax.evaluation.scores import score_functions
-
-    # ------------------------------------------------------------------ what is scored, and how
-    use_compilation_cache()
-    items = _with_queries(items, arguments)
-    if protocol.absence:
-        items = absence.recordings(items, arguments.seconds)
-    with_clap = arguments.clap_score or bool(arguments.clap_model)
-    about: dict[str, Any] | None = None
-    rate_hz, estimates = arguments.sample_rate_hz, arguments.estimates
-    rate_hz = runner.scoring_rate(rate_hz, protocol, separator)
-    if estimates:
-        about = {
-            "source": str(estimates),
-            "step": None,
-            "fingerprint": mixtures.estimates_fingerprint(items, estimates),
-            "sample_rate_hz": rate_hz,
-        }
-    if separator:
-        about = {
-            "source": " + ".join(filter(None, (arguments.checkpoint, arguments.adapter))),
-            "step": separator.step,
-            "fingerprint": separator.fingerprint,
-            "sample_rate_hz": separator.model.sample_rate_hz,
-            "text_encoder": separator.text.encoder,
-        }
-    run = results.Run(
-        protocol,
-        rate_hz,
-        baseline=arguments.baseline,
-        checkpoint=about,
-        metadata=arguments.metadata,
-        query=arguments.query,
-        query_column=arguments.query_column,
-        extras={
-            "speech": arguments.speech or protocol.speech,
-            "clap_model": arguments.clap_model if with_clap else None,
-            "wrong_query": bool(items[0].wrong_query),
-        },
-        command=command,
-    )
-    queries = [text for item in items for text in (item.query, item.wrong_query) if text]
-    estimator = runner.make_estimator(separator, run.baseline, queries, rate_hz, estimates)
-    scores = score_functions(queries, run.extras["speech"], run.extras["clap_model"])
-
-    # ------------------------------------------------------------------ score, batch by batch
-    output, (index, count) = arguments.output, arguments.shard
-    log = results.RowLog(output, run.about(items), arguments.shard)
-    if arguments.overwrite:
-        log.discard()
-        for name in (results.JSON_NAME, results.CSV_NAME, results.MARKDOWN_NAME):
-            files.remove(output / name)
-    done = {n: row for n, row in log.read().items() if "reason" not in row or "silent" in row}
-    mine = items[index::count]
-    mixtures.check_unchanged(mine, done)
-    with log:
-        if protocol.absence:
-            absence.score_items(mine, separator, estimates, rate_hz, log, done)
-        else:
-            runner.score_items(
-                mine,
-                estimator,
-                log,
-                done,
-                scores,
-                batch_size=arguments.batch_size,
-                num_threads=arguments.num_threads,
-            )
-
-    # ------------------------------------------------------------------ results, if all is done
-    found = log.read()
-    if len(found) < len(items):
-        print(f"{output}: {len(found):,} of {len(items):,} mixtures are done, by all shards")
-        return
-    rows = [found[item.row] for item in items]
-    reasons = {n: row["reason"] for n, row in found.items() if "reason" in row}
-    _check_usable(list(reasons.values()), len(rows), "mixtures", True)
-    missing = [reason for n, reason in reasons.items() if "silent" not in found[n]]
-    _check_usable(missing, len(rows), "mixtures", arguments.allow_missing)
-    summarize = absence.summary if protocol.absence else results.summary
-    content = results.results_of(run, rows, summarize)
-    results.write_csv(output / results.CSV_NAME, rows)
-    files.write_json(output / results.JSON_NAME, content)
-    drawn = []
-    no_figures = arguments.no_figures or protocol.absence
-    if not no_figures and importlib.util.find_spec("matplotlib") is None:
-        print("note: no figures, which need matplotlib: pip install 'audiosep-jax[plot]'")
-    elif not no_figures:
-        drawn = figures.draw(content, rows, output)
-        drawn += figures.draw_examples(rows, items, estimator, output)
-    files.write_text(output / results.MARKDOWN_NAME, report.markdown(content, drawn))
-    _print(content, output)
+    evaluate(arguments, protocol, items, separator, _command(words))
 
 
 def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item]]":
     """Protocol and its mixtures, whose files exist."""
     from audiosep_jax import files
-    from audiosep_jax.evaluation import lists
+    from audiosep_jax.evaluation import lists, scoring
 
     protocol = PROTOCOLS[arguments.protocol]
     if arguments.metadata is None and not protocol.folder:
@@ -219,57 +112,8 @@ def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item]]":
             raise InputError(f"--{option} cannot be used: no mixture of the list has to be mixed")
     paths = {path for item in items for path in item.files}
     missing = sorted(f"{path}: no such file" for path in paths if not path.is_file())
-    _check_usable(missing, len(paths), "files", vars(arguments).get("allow_missing"))
+    scoring.check_usable(missing, len(paths), "files", vars(arguments).get("allow_missing"))
     return protocol, items
-
-
-def _with_queries(items: "list[Item]", arguments: argparse.Namespace) -> "list[Item]":
-    """Items with wrong queries: in place of the right ones, or beside them if the list has some."""
-    from audiosep_jax.evaluation.baselines import random_queries
-
-    if arguments.baseline == "random_query":
-        pairs = zip(items, random_queries(items), strict=True)
-        return [dataclasses.replace(x, query=query, wrong_query="") for x, query in pairs]
-    estimates = arguments.estimates
-    none = estimates and not (estimates / WRONG_QUERY).is_dir()
-    if none or arguments.baseline or arguments.no_wrong_query:
-        return [dataclasses.replace(item, wrong_query="") for item in items]
-    if all(item.wrong_query for item in items):
-        return items
-    try:
-        pairs = zip(items, random_queries(items), strict=True)
-    except InputError as error:
-        print(f"note: no score of a wrong query: {error}")
-        return [dataclasses.replace(item, wrong_query="") for item in items]
-    return [dataclasses.replace(item, wrong_query=query) for item, query in pairs]
-
-
-def _check_usable(
-    reasons: Sequence[str], total: int, what: str, allow_missing: bool | None
-) -> None:
-    """Raise InputError if none can be used, or not all without --allow_missing.
-
-    `allow_missing` is None for a verb without this option.
-    """
-    if len(reasons) == total:
-        raise InputError(f"none of the {total:,} {what} can be used, such as: {reasons[0]}")
-    if reasons and not allow_missing:
-        named = "; ".join(reasons[:NAMED]) + ("; ..." if len(reasons) > NAMED else "")
-        hint = "" if allow_missing is None else ". --allow_missing scores the others and says so"
-        raise InputError(f"{len(reasons):,} of {total:,} {what} cannot be used: {named}{hint}")
-
-
-def _print(content: Mapping[str, Any], output: Path) -> None:
-    from audiosep_jax.evaluation.report import between
-
-    for note in content["notes"]:
-        print(f"note: {note}")
-    unit = "" if PROTOCOLS[content["protocol"]].absence else "dB "
-    print(f"{content['title']}, {content['count']:,} mixtures, {unit}with 95 % intervals:")
-    for name, score in content["scores"].items():
-        interval = f"  ({between(score)})" if between(score) else ""
-        print(f"  {name:<16} {score['mean']:7.2f}{interval}")
-    print(*(output / name for name in ("results.json", "results.csv", "results.md")), sep="\n")
 
 
 def _command(words: Sequence[str]) -> str:
@@ -294,6 +138,7 @@ def _watch(words: Sequence[str]) -> None:
     arguments = parser.parse_args(words)
     protocol, items = _listed(arguments)
     from audiosep_jax.evaluation.lists import list_fingerprint
+    from audiosep_jax.evaluation.scoring import evaluate
     from audiosep_jax.evaluation.watch import watch
 
     damaged = []
@@ -310,7 +155,7 @@ def _watch(words: Sequence[str]) -> None:
         values: dict[str, Any] = {"checkpoint": str(checkpoint), "estimates": None}
         values |= {"output": place, "shard": (0, 1)}
         options = argparse.Namespace(**vars(arguments) | values)
-        _evaluate(options, protocol, items, separator, _command(["watch", *words]))
+        evaluate(options, protocol, items, separator, _command(["watch", *words]))
         return True
 
     names = ("protocol", "baseline", "sample_rate_hz", "speech", "clap_score", "clap_model")
@@ -328,10 +173,10 @@ def _render(words: Sequence[str]) -> None:
     _add_shard(parser)
     arguments = parser.parse_args(words)
     protocol, items = _listed(arguments)
-    from audiosep_jax.evaluation import absence, mixtures, runner
+    from audiosep_jax.evaluation import absence, mixtures, runner, scoring
 
     drawn = argparse.Namespace(baseline="", no_wrong_query=False, estimates=None)
-    items = _with_queries(items, drawn)
+    items = scoring.with_queries(items, drawn)
     if protocol.absence:
         items = absence.recordings(items, arguments.seconds)
     mixtures.render(
