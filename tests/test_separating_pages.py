@@ -11,7 +11,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import soundfile
-from tiny_run import RATE_HZ, save_run
+from PIL import Image
+from tiny_models import write_clip
+from tiny_run import RATE_HZ, save_run, tiny_config
 
 from audiosep_jax import cli
 from audiosep_jax.__main__ import main
@@ -35,6 +37,12 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     for name in ("demo", "esc50"):
         save_run(folder / "runs" / name)
+    config = tiny_config()
+    write_clip(folder / "clip", projection_dim=config.model.condition_features)
+    config.text.encoder, config.text.model = "clip", str(folder / "clip")
+    save_run(folder / "runs/clip", config=config, text_fingerprint=None)
+    for name in ("dog.jpg", "street.jpg"):
+        Image.new("RGB", (640, 320)).save(folder / name)
     (folder / "recordings").mkdir()
     audio_SC = np.random.default_rng(0).uniform(-0.3, 0.3, (RATE_HZ, 2))
     for name in ("street.wav", "street.flac", "a.wav", "b.wav", "recordings/c.wav"):

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from audiosep_jax.data.synthetic import KINDS
 from audiosep_jax.encoders.clap_audio import Htsat, HtsatConfig
 from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
+from audiosep_jax.encoders.clip_image import ClipImage, ClipImageConfig
 from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
 from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.encoders.names import hf_name
@@ -38,6 +39,7 @@ CLIP_CONFIG = {
         "bos_token_id": len(CLIP_TOKENS) - 2,
         "eos_token_id": len(CLIP_TOKENS) - 1,
     },
+    "vision_config": {**TEXT, "patch_size": 56},
 }
 # 0.62 s of 16 kHz: as many frames as the small audio tower takes.
 PREPROCESSOR = {
@@ -75,7 +77,7 @@ def write_clap(folder, *, seed=0, pickled=False, projection_dim=8):
 
 
 def write_clip(folder, *, seed=0, pickled=False, projection_dim=8):
-    """A folder that `AutoTokenizer` and our CLIP tower read."""
+    """A folder that `AutoTokenizer` and our CLIP towers read."""
     config = {**CLIP_CONFIG, "projection_dim": projection_dim}
     folder.mkdir(parents=True, exist_ok=True)
     end = len(CLIP_TOKENS) - 1
@@ -90,6 +92,9 @@ def write_clip(folder, *, seed=0, pickled=False, projection_dim=8):
     (folder / "config.json").write_text(json.dumps(config))
     tokens = jnp.zeros((1, 4), jnp.int32)
     state = random_state(ClipText(ClipTextConfig.from_dict(config)), seed, tokens, tokens)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.4, 0.3]}))
+    pixels_NHWC = jnp.zeros((1, 224, 224, 3))
+    state |= random_state(ClipImage(ClipImageConfig.from_dict(config, {})), seed + 1, pixels_NHWC)
     _write_weights(folder, state, pickled)
     return folder
 

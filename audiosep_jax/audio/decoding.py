@@ -54,6 +54,8 @@ _FFMPEG_FORMATS = (
     "mov,matroska,webm,ogg,mp3,aac,flac,wav,caf,flv,asf,avi,mpeg,mpegts,mpegvideo,amr,ac3,eac3,dts,"
     "ape,wv,tta,mxf"
 )
+FFMPEG_INPUT = "-nostdin -v error -y -protocol_whitelist file -format_whitelist".split()  # noqa: SIM905
+FFMPEG_INPUT += [_FFMPEG_FORMATS]
 # Silence is put where sound starts late or has gaps, so that its times fit the picture.
 _KEEP_TIMES = "aresample=async=1:first_pts=0"
 # The times of streams behind one another begin again with each.
@@ -284,9 +286,7 @@ def _decoded_by_ffmpeg(
     if program is None:
         raise AudioError(f"{path}: {need}; install ffmpeg, which reads videos and many formats")
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        options = ["-nostdin", "-v", "error", "-y", "-protocol_whitelist", "file"]
-        options += ["-format_whitelist", _FFMPEG_FORMATS, "-t", f"{max_seconds + 1:.3f}"]
-        options += ["-i", f"file:{path.absolute()}"]
+        options = [*FFMPEG_INPUT, "-t", f"{max_seconds + 1:.3f}", "-i", f"file:{path.absolute()}"]
         output = ["-map", "0:a:0", "-af", times, "-vn", "-sn", "-dn"]
         output += ["-c:a", "pcm_f32le", "-rf64", "auto", "-f", "wav", file.name]
         if times == _KEEP_TIMES:

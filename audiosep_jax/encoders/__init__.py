@@ -12,6 +12,7 @@ from audiosep_jax.errors import InputError
 
 if TYPE_CHECKING:
     from audiosep_jax.encoders.encoder import Encoder, TextConfig, TextEncoder
+    from audiosep_jax.encoders.pictures import Region
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Kind:
     metavar: str  # name of the value in help texts
     help: str
     encoders: tuple[str, ...]  # values of `text.encoder` whose embedding space it shares
-    read: Callable[[str], list[Any]]  # queries in a sentence or a file; InputError
+    read: Callable[..., list[Any]]  # queries in a sentence or a file; InputError
     make_encoder: Callable[["TextConfig"], "Encoder[Any]"]
 
     @property
@@ -80,6 +81,18 @@ def _make_sound_encoder(config: "TextConfig") -> "Encoder[Any]":
     return AudioEncoder(config.source)
 
 
+def _read_picture(path: str, region: "Region | None" = None) -> list[Any]:
+    from audiosep_jax.encoders import pictures
+
+    return pictures.read(path, region)
+
+
+def _make_image_encoder(config: "TextConfig") -> "Encoder[Any]":
+    from audiosep_jax.encoders.pretrained import ImageEncoder
+
+    return ImageEncoder(config.source)
+
+
 def _read_vectors(path: str) -> list[Any]:
     from audiosep_jax.encoders import vectors
 
@@ -115,5 +128,12 @@ KINDS = {
         encoders=("clap",),
         read=_read_sound,
         make_encoder=_make_sound_encoder,
+    ),
+    "image": Kind(
+        metavar="PICTURE",
+        help="a picture or a film of what makes the sound; needs weights trained with CLIP",
+        encoders=("clip",),
+        read=_read_picture,
+        make_encoder=_make_image_encoder,
     ),
 }

@@ -50,16 +50,19 @@ class ClipTextConfig:
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "ClipTextConfig":
         """Make it from the `config.json` of a whole `CLIPModel` or of its text tower alone."""
-        if config.get("text_config_dict") is not None:
-            # An older spelling, which replaces `text_config` as a whole if it is present.
-            values = dict(config["text_config_dict"])
-        elif "text_config" in config:
-            values = dict(config["text_config"] or {})
-        else:
-            return config_from_dict(cls, config, "text_config")
-        # In a whole model the projection belongs to the outer config.
-        values["projection_dim"] = config.get("projection_dim", 512)
-        return config_from_dict(cls, values, "text_config")
+        return config_from_dict(cls, tower_section(config, "text_config"), "text_config")
+
+
+def tower_section(config: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """Return the section of one tower in a CLIP config, with the outer config's projection."""
+    if config.get(f"{section}_dict") is not None:
+        # An older spelling, which replaces the section as a whole if it is present.
+        values = config[f"{section}_dict"]
+    elif section in config:
+        values = config[section] or {}
+    else:
+        return config
+    return {**values, "projection_dim": config.get("projection_dim", 512)}
 
 
 def end_of_text(input_ids_NL: jax.Array, eos_token_id: int) -> jax.Array:
@@ -72,10 +75,10 @@ def end_of_text(input_ids_NL: jax.Array, eos_token_id: int) -> jax.Array:
 class ClipLayer(nn.Module):
     """Attention and MLP, with a layer norm before each and a residual sum after it."""
 
-    config: ClipTextConfig
+    config: Any  # ClipTextConfig or ClipImageConfig
 
     @nn.compact
-    def __call__(self, x_NLC: jax.Array, bias_N1LL: jax.Array) -> jax.Array:
+    def __call__(self, x_NLC: jax.Array, bias_N1LL: jax.Array | None = None) -> jax.Array:
         config = self.config
         wide = functools.partial(nn.Dense, config.hidden_size)
         y = layer_norm(config.layer_norm_eps, "layer_norm1")(x_NLC)

@@ -15,6 +15,7 @@ import numpy as np
 
 from audiosep_jax.encoders.clap_audio import Htsat
 from audiosep_jax.encoders.clap_text import ClapText
+from audiosep_jax.encoders.clip_image import ClipImage
 from audiosep_jax.encoders.clip_text import ClipText
 from audiosep_jax.encoders.sentence_text import SentenceText
 from audiosep_jax.errors import InputError
@@ -45,7 +46,7 @@ LAION_RENAMES = (
 
 # Buffers, which hold no learnt values: they are computed here.
 BUFFERS = (
-    r"(text_model\.)?embeddings\.(position_ids|token_type_ids)$",
+    r"((text|vision)_model\.)?embeddings\.(position_ids|token_type_ids)$",
     r".*\.relative_position_index$",
     r".*\.attn_mask$",
     r".*\.num_batches_tracked$",
@@ -62,7 +63,9 @@ Params = dict[str, Any]
 State = Mapping[str, np.ndarray]
 
 
-def tower_params(tower: ClapText | ClipText | SentenceText | Htsat, state: State) -> Params:
+def tower_params(
+    tower: ClapText | ClipText | SentenceText | Htsat | ClipImage, state: State
+) -> Params:
     """Make a tower's parameters; `state` may hold other towers, or all of an AudioSep checkpoint.
 
     Raises:
@@ -72,6 +75,9 @@ def tower_params(tower: ClapText | ClipText | SentenceText | Htsat, state: State
     own, example = "text", [tokens, tokens]
     if isinstance(tower, Htsat):
         own, example = "audio", [jnp.zeros((1, 1, tower.config.num_mel_bins))]
+    elif isinstance(tower, ClipImage):
+        size = tower.config.image_size
+        own, example = "vis", [jnp.zeros((1, size, size, 3))]
     shapes = jax.eval_shape(tower.init, jax.random.key(0), *example)["params"]
     tensors = dict(_split_qkv(_canonical(state)))
     flat = flax.traverse_util.flatten_dict(shapes)

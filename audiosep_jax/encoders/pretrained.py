@@ -24,9 +24,11 @@ from audiosep_jax.encoders.clap_audio import (
     fit_clip,
 )
 from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
+from audiosep_jax.encoders.clip_image import ClipImage, ClipImageConfig
 from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
 from audiosep_jax.encoders.encoder import DEFAULT_MODELS
-from audiosep_jax.encoders.layers import embed
+from audiosep_jax.encoders.layers import embed, unit_norm
+from audiosep_jax.encoders.pictures import SIZE
 from audiosep_jax.encoders.sentence_text import SentenceConfig, SentenceText
 from audiosep_jax.errors import InputError
 from audiosep_jax.weights import hub
@@ -42,6 +44,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer*.json")  # the second adds its c
 PREPROCESSOR = "preprocessor_config.json"
 TEXT_NAMES = ("text_model.", "text_projection.", "embeddings.", "encoder.")
 AUDIO_NAMES = ("audio_model.", "audio_projection.")
+IMAGE_NAMES = ("vision_model.", "visual_projection.")
 # Sentences are padded to one of these lengths, so that few programs are compiled. The longest is
 # CLIP's context, and the length that CLAP was trained with.
 TOKEN_LENGTHS = (16, 32, 77)
@@ -272,6 +275,53 @@ class AudioEncoder:
     def params(self) -> Any:
         """Parameters of the tower, on the first local device."""
         return _on_device(names.tower_params(self.tower, self._files.state(AUDIO_NAMES)))
+
+
+# ---------------------------------------------------------------------------- pictures
+
+
+class ImageEncoder:
+    """CLIP's image tower, from the same files as its text tower, read when the first picture comes.
+
+    encoder = ImageEncoder("openai/clip-vit-base-patch32")
+    condition_NE = encoder([*pictures.read("dog.jpg"), *pictures.read("film.mp4")])
+    """
+
+    def __init__(self, source: str = DEFAULT_MODELS["clip"], *, batch_size: int = 32) -> None:
+        """Find the files of a hub id or a folder."""
+        self._files, self.batch_size = find_model(source, (PREPROCESSOR,)), batch_size
+        folder = self._files.folder
+        if folder is None:
+            raise InputError(f"{source}: is a file; clip needs a folder or hub id")
+        configs = [self._files.config(name) for name in ("config.json", PREPROCESSOR)]
+        self.tower = ClipImage(ClipImageConfig.from_dict(*configs))
+        if self.tower.config.image_size != SIZE:
+            has = self.tower.config.image_size
+            raise InputError(f"{source}: takes pictures of {has} pixels; only {SIZE} are known")
+        others = (folder / "config.json", folder / PREPROCESSOR)
+        self.fingerprint = self._files.fingerprint("clip-image", *others)
+
+    def __call__(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Return `(N, E)` float32 unit vectors of what `pictures.read` returns.
+
+        The vector of a film is the mean of those of its frames, scaled to length 1.
+        """
+        if not len(pictures):
+            return np.empty((0, self.tower.config.projection_dim), np.float32)
+        frames_FHWC = np.concatenate(pictures)
+        rows_FE = []
+        for start in range(0, len(frames_FHWC), self.batch_size):
+            batch = self.tower.config.normalize(frames_FHWC[start : start + self.batch_size])
+            extra = ((0, _power_of_two(len(batch)) - len(batch)), (0, 0), (0, 0), (0, 0))
+            rows_FE.append(embed(self.tower, self.params, np.pad(batch, extra))[: len(batch)])
+        starts_N = np.cumsum([0, *(len(frames) for frames in pictures[:-1])])
+        sums_NE = np.add.reduceat(np.concatenate(rows_FE), starts_N)
+        return np.asarray(unit_norm(jnp.asarray(sums_NE)))
+
+    @functools.cached_property
+    def params(self) -> Any:
+        """Parameters of the tower, on the first local device."""
+        return _on_device(names.tower_params(self.tower, self._files.state(IMAGE_NAMES)))
 
 
 def _on_device(params: Any) -> Any:

@@ -14,10 +14,11 @@ from typing import Any
 
 from audiosep_jax import files
 from audiosep_jax.cli import say
+from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.queries import Part, Query, queries_of
+from audiosep_jax.separation.queries import Part, Query
 
-COLUMNS = ("file", "query", "output")
+COLUMNS = ("file", "query", "image", "output")
 MAX_QUERY_CHARACTERS = 60
 # A file name has at most 255 bytes; a temporary name adds some to that of the result.
 MAX_QUERY_BYTES, MAX_STEM_BYTES = 120, 90
@@ -52,7 +53,7 @@ def plan(sources: Sequence[Path], output: Path, queries: Sequence[Query]) -> lis
     if lists:
         return _of_list(lists[0], queries)
     if not queries:
-        raise InputError("--text, --embedding or --audio_query is needed; --help shows an example")
+        raise InputError(f"--{', --'.join(KINDS)}: one of them is needed; --help shows an example")
     found: dict[str, tuple[Path, str, PurePosixPath]] = {}  # a recording given twice is done once
     for source in sources:
         if "\0" in str(source) or (len(sources) > 1 and not os.path.lexists(source)):
@@ -121,9 +122,9 @@ def _places(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
 def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
     """Make a job for each file of the list, with the queries of all its rows."""
     rows = _rows(source)
-    has_query = "query" in rows[0][1]
+    has_query = not {"query", "image"}.isdisjoint(rows[0][1])
     if has_query and queries:
-        raise InputError(f"{source}: has a column query; leave out the queries of the command line")
+        raise InputError(f"{source}: has a column of queries; leave out those of the command line")
     if not has_query and not queries:
         raise InputError(f"{source}: has no column query; add it, or give --text for every file")
     if not has_query and "output" in rows[0][1] and len(queries) > 1:
@@ -132,9 +133,7 @@ def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
     for where, row in rows:
         if not row["file"] or "\0" in row["file"]:
             raise InputError(f"{where}: has no file")
-        if has_query and not row["query"]:
-            raise InputError(f"{where}: has no query")
-        found = queries_of([Part("text", row["query"])]) if has_query else queries
+        found = [_query(row, source.parent, where)] if has_query else queries
         output = checked_name(row["output"], where) if row.get("output") else None
         name = row["file"]
         if not os.path.lexists(source.parent / name):  # it may have been written on Windows
@@ -153,6 +152,14 @@ def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
         )
         for (name, found), place in zip(grouped.items(), places, strict=True)
     ]
+
+
+def _query(row: Mapping[str, str], folder: Path, where: str) -> Query:
+    """The only query of a row: a sentence, or the path of a picture, from the list's folder."""
+    text, image = row.get("query"), row.get("image")
+    if bool(text) == bool(image):
+        raise InputError(f"{where}: has {'a query and an image' if text else 'no query'}")
+    return (Part("image", str(folder / image)) if image else Part("text", text or ""),)
 
 
 def _rows(source: Path) -> list[tuple[str, dict[str, str]]]:

@@ -1,9 +1,11 @@
 """Options of `audiosep separate`, their help, and the checks that need nothing loaded."""
 
 import argparse
+import dataclasses
 import functools
 import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -169,14 +171,23 @@ class _AddQuery(argparse.Action):
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), part])
 
 
-class _Weigh(argparse.Action):
-    """Give the query before it a weight."""
+class _Amend(argparse.Action):
+    """Give the query before it a weight or, if it is a picture, a region."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        if not namespace.queries or namespace.queries[-1].weight is not None:
-            parser.error(f"--weight {values:g}: must come after the query that it belongs to")
-        *before, last = namespace.queries
-        namespace.queries = [*before, Part(last.option, last.value, values)]
+        *before, last = namespace.queries or [None]
+        wrong = last is None or getattr(last, self.dest) is not None
+        if wrong or (self.dest == "region" and last.option != "image"):
+            kind = "picture" if self.dest == "region" else "query"
+            parser.error(f"{option}: must come after the {kind} that it belongs to")
+        namespace.queries = [*before, dataclasses.replace(last, **{self.dest: values})]
+
+
+def _region(text: str) -> tuple[int, ...]:
+    """Parse `X,Y,W,H` in pixels: the type of `--region`."""
+    if not re.fullmatch(r"\d{1,9},\d{1,9},0*[1-9]\d{0,8},0*[1-9]\d{0,8}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text} must be X,Y,W,H in pixels, such as 40,0,320,240")
+    return tuple(map(int, text.split(",")))
 
 
 def make_parser() -> Parser:
@@ -208,7 +219,9 @@ def _add_queries(group: argparse._ArgumentGroup) -> None:
     for option, kind in KINDS.items():
         add(f"--{option}", dest="queries", metavar=kind.metavar, help=kind.help)
     weight = "weight of the query before it; all queries become one, the weighted sum"
-    group.add_argument("--weight", action=_Weigh, type=float, metavar="W", help=weight)
+    group.add_argument("--weight", action=_Amend, type=float, metavar="W", help=weight)
+    region = "part of the picture before it that counts, in pixels: left, top, width, height"
+    group.add_argument("--region", action=_Amend, type=_region, metavar="X,Y,W,H", help=region)
     unwanted = "a sound that must not be in the results: it is separated too and masked out"
     add(f"--{NOT}", dest="unwanted", metavar="SENTENCE", help=unwanted)
 

@@ -26,6 +26,7 @@ class Part:
     option: str  # a key of `KINDS`, or NOT
     value: str
     weight: float | None = None
+    region: tuple[int, int, int, int] | None = None  # of a picture, in pixels
 
     @property
     def kind(self) -> str:
@@ -62,7 +63,8 @@ def read(parts: Iterable[Part]) -> dict[Part, list[Any]]:
     values = {}
     for part in parts:
         with naming(f"--{part.option}", part.value):
-            values[part] = KINDS[part.kind].read(part.value)
+            region = () if part.region is None else (part.region,)
+            values[part] = KINDS[part.kind].read(part.value, *region)
     return values
 
 

@@ -13,10 +13,11 @@ from typing import Any, get_args
 
 import jax
 import numpy as np
+from PIL import Image
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
-from audiosep_jax.encoders import KINDS, make_query_encoder
+from audiosep_jax.encoders import KINDS, make_query_encoder, pictures
 from audiosep_jax.encoders.encoder import Encoder, TextConfig
 from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.errors import InputError
@@ -189,6 +190,19 @@ class Separator:
         """Return the `(1, E)` embedding of a sound like the wanted one; needs CLAP's encoders."""
         audio_S = audio_files.to_mono(_checked_audio(audio))
         return self.embed("audio_query", [(audio_S, sample_rate_hz)])
+
+    def embed_image(
+        self, picture: str | Path | Image.Image, region: tuple[int, int, int, int] | None = None
+    ) -> np.ndarray:
+        """Return the `(1, E)` embedding of what makes the sound; needs CLIP's encoders.
+
+        Args:
+            picture: a picture, or the path of one or of a film.
+            region: the only part that counts: left, top, width and height in pixels.
+        """
+        if isinstance(picture, (str, Path)):
+            return self.embed("image", KINDS["image"].read(str(picture), region))
+        return self.embed("image", [pictures.square(picture, region)[None]])
 
     # ------------------------------------------------------------------ separation
 

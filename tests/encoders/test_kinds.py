@@ -1,5 +1,6 @@
 """Kinds of query: each is read from its option's value and embedded in its encoder's space."""
 
+import json
 import subprocess
 import sys
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 from golden_towers import recipe
-from tiny_models import write_clap
+from PIL import Image
+from tiny_models import write_clap, write_clip
 
-from audiosep_jax.encoders import KINDS, make_query_encoder
+from audiosep_jax.encoders import KINDS, clip_image, layers, make_query_encoder
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.errors import InputError
 
@@ -82,6 +84,37 @@ def test_a_recording_is_embedded_by_the_audio_tower(tmp_path, monkeypatch):
     assert encoder([]).shape == (0, 8)
 
 
+def test_a_picture_is_embedded_by_the_image_tower(tmp_path, monkeypatch):
+    monkeypatch.setenv("AUDIOSEP_JAX_CACHE", str(tmp_path / "cache"))
+    config = TextConfig(encoder="clip", model=str(write_clip(tmp_path / "clip")))
+    square_HWC = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    Image.fromarray(square_HWC).save(tmp_path / "dog.png")
+    encoder = make_query_encoder("image", config)
+    (condition_E,) = embed("image", tmp_path / "dog.png", config)
+    pixels_HWC = (square_HWC / 255 - [0.5, 0.4, 0.3]) / clip_image.ClipImageConfig().image_std
+    (expected_E,) = layers.embed(encoder.tower, encoder.params, np.float32(pixels_HWC)[None])
+    np.testing.assert_allclose(condition_E, expected_E, atol=1e-6)
+    # A film is the mean of its frames' unit vectors, in whatever batches they are embedded.
+    film_FHWC = np.stack([square_HWC, 255 - square_HWC, square_HWC // 2])
+    encoder.batch_size = 2
+    frames_FE = encoder([frame[None] for frame in film_FHWC])
+    mean_E = frames_FE.mean(axis=0) / np.linalg.norm(frames_FE.mean(axis=0))
+    both_NE = encoder([film_FHWC, square_HWC[None]])
+    np.testing.assert_allclose(both_NE, [mean_E, condition_E], atol=1e-6)
+    assert np.abs(both_NE[0] - both_NE[1]).max() > 1e-3
+    assert encoder([]).shape == (0, 8)
+
+
+def test_an_image_tower_of_another_size_or_without_files_is_refused(tmp_path):
+    folder = write_clip(tmp_path / "clip")
+    values = json.loads((folder / "config.json").read_text())
+    values["vision_config"]["image_size"] = 336
+    (folder / "config.json").write_text(json.dumps(values))
+    for model, words in ((folder, "336 pixels"), (folder / "model.safetensors", "is a file; clip")):
+        with pytest.raises(InputError, match=words):
+            make_query_encoder("image", TextConfig(encoder="clip", model=str(model)))
+
+
 def test_a_kind_outside_the_encoders_space_is_refused():
     with pytest.raises(InputError, match=r"audio_query needs .* with clap, not with hashed"):
         make_query_encoder("audio_query", HASHED)
@@ -90,6 +123,6 @@ def test_a_kind_outside_the_encoders_space_is_refused():
 def test_the_table_imports_nothing_heavy():
     code = (
         "import sys; from audiosep_jax.encoders import KINDS\n"
-        "assert not {'jax', 'numpy', 'transformers', 'soundfile'} & set(sys.modules)"
+        "assert not {'jax', 'numpy', 'PIL', 'transformers', 'soundfile'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

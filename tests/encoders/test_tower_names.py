@@ -12,6 +12,7 @@ from golden_towers import TINY_AUDIO, TINY_TEXT, listing, recipe_state
 from audiosep_jax.encoders import names as tower_names
 from audiosep_jax.encoders.clap_audio import HTSAT_BASE, Htsat, HtsatConfig
 from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
+from audiosep_jax.encoders.clip_image import ClipImage, ClipImageConfig
 from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
 from audiosep_jax.encoders.names import tower_params
 from audiosep_jax.errors import InputError
@@ -94,6 +95,7 @@ def assert_equal_trees(left, right):
         ("clap_text_hf", ClapText(ClapTextConfig()), (TOKENS, TOKENS)),
         ("clip_text_hf", ClipText(ClipTextConfig()), (TOKENS, TOKENS)),
         ("clap_audio_hf", Htsat(HTSAT_BASE), (jnp.zeros((1, 1001, 64)),)),
+        ("clip_image_hf", ClipImage(ClipImageConfig()), (jnp.zeros((1, 224, 224, 3)),)),
     ],
 )
 def test_our_trees_are_the_published_listings(name, module, example):
@@ -138,12 +140,16 @@ def test_laion_names_give_the_same_parameters(prefix):
     assert_equal_trees(tower_params(Htsat(AUDIO), laion), tower_params(Htsat(AUDIO), state))
 
 
-def test_clip_text_is_found_in_the_whole_model():
+def test_clip_towers_are_found_in_the_whole_model():
+    tower = ClipImage(ClipImageConfig.from_dict({**TINY_TEXT, "image_size": 6}, {"patch_size": 2}))
     text = recipe_state(dict(shapes_of(ClipText(CLIP), TOKENS, TOKENS)))
-    other = {"logit_scale": (), "visual_projection.weight": (8, 4), "vision_model.x": (1,)}
-    buffer = {"text_model.embeddings.position_ids": (1, 77)}
-    whole = {**text, **recipe_state({**other, **buffer})}
+    image = recipe_state(dict(shapes_of(tower, jnp.zeros((1, 6, 6, 3)))))
+    buffers = {f"{x}_model.embeddings.position_ids": (1, 77) for x in ("text", "vision")}
+    whole = {**text, **image, **recipe_state({"logit_scale": (), **buffers})}
     assert_equal_trees(tower_params(ClipText(CLIP), whole), tower_params(ClipText(CLIP), text))
+    assert_equal_trees(tower_params(tower, whole), tower_params(tower, image))
+    with pytest.raises(InputError, match=r"vision_model\.lora: the file holds"):
+        tower_params(tower, {**whole, "vision_model.lora": np.zeros(1)})
 
 
 TOWERS = {"text": ClapText(TEXT), "audio": Htsat(AUDIO)}

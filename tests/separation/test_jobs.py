@@ -47,7 +47,7 @@ def csv_of(folder, *lines, newline="\n", encoding="utf-8"):
 def test_one_recording(tmp_path):
     (job,) = plan([tmp_path / "a.b.wav"], tmp_path / "out", [RAIN, DOG])
     assert (job.stem, job.folder, job.queries) == ("a.b", PurePosixPath(), (RAIN, DOG))
-    with pytest.raises(InputError, match="--text, --embedding or --audio_query is needed"):
+    with pytest.raises(InputError, match=r"--text, .*--image.*: one of them is needed"):
         plan([tmp_path / "a.wav"], tmp_path / "out", [])
 
 
@@ -130,6 +130,15 @@ def test_rows_of_one_file_are_one_job(tmp_path):
         assert places([first, second]) == [("a.wav", "a"), ("x/b.wav", "x/b")]
 
 
+def test_a_row_asks_with_a_sentence_or_a_picture(tmp_path):
+    lines = ["file,query,image", "a.wav,rain,", "b.wav,,pictures/dog.jpg"]
+    first, second = plan([csv_of(tmp_path, *lines)], tmp_path / "out", [])
+    assert first.queries == (RAIN,)
+    assert second.queries == ((Part("image", str(tmp_path / "pictures/dog.jpg")),),)
+    (job,) = plan([csv_of(tmp_path, "file,image", "a.wav,/dog.jpg")], tmp_path / "out", [])
+    assert job.queries == ((Part("image", "/dog.jpg"),),)
+
+
 def test_a_list_of_files_alone_takes_the_queries_of_the_options(tmp_path):
     (job,) = plan([csv_of(tmp_path, "file", "a.wav")], tmp_path / "out", [RAIN, DOG])
     assert job.queries == (RAIN, DOG)
@@ -154,6 +163,7 @@ def test_listed_files_elsewhere_give_results_inside(tmp_path):
         (["file,query", "a.wav,b,c"], "line 2 has 3 cells"),
         (["file,query", "a.wav,rain", ",rain"], "line 3: has no file"),
         (["file,query", "a.wav, "], "line 2: has no query"),
+        (["file,query,image", "a.wav,rain,dog.jpg"], "line 2: has a query and an image"),
         (["file,query", 'a.wav,"rain'], "is not CSV"),
         (["file,query", "a.wav," + "x" * 200_000], "is not CSV"),
         (["file,query,output", "a.wav,rain,../x.wav"], "line 2: output '../x.wav' must be"),
@@ -176,7 +186,7 @@ def test_a_list_that_is_no_text(tmp_path):
 
 
 def test_queries_come_from_one_place(tmp_path):
-    with pytest.raises(InputError, match="has a column query"):
+    with pytest.raises(InputError, match="has a column of queries"):
         plan([csv_of(tmp_path, "file,query", "a,b")], tmp_path, [RAIN])
     with pytest.raises(InputError, match="has no column query"):
         plan([csv_of(tmp_path, "file", "a")], tmp_path, [])

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tiny_models import write_clap
+from PIL import Image
+from tiny_models import write_clap, write_clip
 from tiny_run import edit_about, save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
@@ -180,6 +181,36 @@ def test_a_sound_as_a_query(here, capfd):
         audio_files.read("separated/in - bark.wav")[0], as_numbers_CS, rtol=0, atol=1e-7
     )
     assert np.abs(as_numbers_CS).max() > 0
+
+
+def test_a_picture_as_a_query(here, capfd):
+    """Whole, its region, and both as one query, equal to their embeddings from the library."""
+    config = tiny_config()
+    write_clip(here / "clip", projection_dim=config.model.condition_features)
+    config.text.encoder, config.text.model = "clip", str(here / "clip")
+    about = make_encoder(TextConfig(encoder="clip", model=str(here / "clip"))).fingerprint
+    save_run(here / "run", config=config, text_fingerprint=about)
+    recording("in.wav")
+    dog_HWC = np.random.default_rng(0).integers(0, 256, (240, 300, 3), np.uint8)
+    Image.fromarray(dog_HWC).save("dog.png")
+    arguments = ["in.wav", "--checkpoint", "run", "--image", "dog.png", "--image", "dog.png"]
+    assert separate.main([*arguments, "--region", "30,0,270,240"]) == 0
+    weights = ["--weight", "1", "--image", "dog.png", "--region", "30,0,270,240", "--weight", "2"]
+    assert separate.main([*arguments[:5], *weights]) == 0
+    names = ["dog", "dog (2)", "1 dog + 2 dog"]
+    assert capfd.readouterr().out == "".join(f"separated/in - {name}.wav\n" for name in names)
+    separator = Separator.load("run")
+    part = Image.fromarray(dog_HWC[:, 30:])
+    whole_E, part_E = (separator.embed_image(x)[0] for x in ("dog.png", part))
+    assert np.abs(whole_E - part_E).max() > 1e-3
+    blend_E = (whole_E + 2 * part_E) / np.linalg.norm(whole_E + 2 * part_E)
+    audio_CS, rate_hz = audio_files.read("in.wav")
+    expected = separator.separate_conditions(
+        audio_CS, rate_hz, np.stack([whole_E, part_E, blend_E])
+    )
+    for name, expected_CS in zip(names, expected, strict=True):
+        written_CS, _ = audio_files.read(f"separated/in - {name}.wav")
+        np.testing.assert_allclose(written_CS, expected_CS, rtol=0, atol=1e-6)
 
 
 # ---------------------------------------------------------------------- folders and lists
@@ -603,6 +634,9 @@ def test_the_input_is_never_overwritten(here, workdir, capfd, link):
         (["in.wav", "--weight", "2", "--text", "rain"], "must come after the query"),
         (["in.wav", "--text", "a", "--weight", "2", "--text", "b"], "--text b: has no --weight"),
         (["in.wav", "--text", "rain", "--weight", "nan"], "--weight"),
+        (["in.wav", "--text", "rain", "--region", "0,0,9,9"], "after the picture that it belongs"),
+        (["in.wav", "--image", "a.png", "--region", "0,0,0,9"], "--region: 0,0,0,9 must be X,Y,W"),
+        (["in.wav", "--image", "text.jpg"], "--image text.jpg: no such file"),
         (["in.wav", "--text", "rain", "--not", ""], "--not: a query is empty"),
         (["in.wav", "--text", "rain", "--shard", "2/2"], "--shard: 2/2"),
         (["in.wav", "--text", "rain", "--tile_seconds", "nan"], "--tile_seconds nan"),
