@@ -3,7 +3,9 @@
 import importlib.metadata
 import importlib.util
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +79,21 @@ def shared() -> Path:
         assert os.environ.get("CI") != "true", "../shared must stand beside the checkout in CI"
         pytest.skip("../shared is absent")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that the browser saves to."""
+    return tmp_path_factory.mktemp("saved")
+
+
+@pytest.fixture(scope="module")
+def browser(saved: Path) -> Iterator[Any]:
+    """One Chromium for the tests of a file; without it they are skipped, but not in CI."""
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        assert not CI, "CI needs chromium and chromium-driver"
+        pytest.skip("chromium and chromium-driver are not installed")
+    import chromium
+
+    with chromium.opened(saved) as driver:
+        yield driver

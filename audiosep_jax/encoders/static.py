@@ -42,30 +42,32 @@ class StaticEncoder:
             InputError: a file cannot be read, or the table has no vector for a sentence.
         """
         rows = [self._embed(sentence) for sentence in sentences]
-        return np.array(rows, np.float32).reshape(len(rows), self._table_VE.shape[1])
+        return np.array(rows, np.float32).reshape(len(rows), self.table_VE.shape[1])
 
     def _embed(self, sentence: str) -> np.ndarray:
         # A surrogate, which is no text, has no vector.
         text = sentence.encode(errors="replace").decode()
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        total_E = self._table_VE[[x for x in ids if x != self._unknown]].sum(0, dtype=np.float64)
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        total_E = self.table_VE[[x for x in ids if x != self._unknown]].sum(0, dtype=np.float64)
         length = np.linalg.norm(total_E)
         if not length > 0:
             raise InputError(f"the text encoder knows no word of {sentence!r}")
         return total_E / length
 
     @functools.cached_property
-    def _table_VE(self) -> np.ndarray:
+    def table_VE(self) -> np.ndarray:
+        """Vectors of all word pieces, one row each."""
         path = self._folder / FILES[0]
         table_VE = read_state_dict(path, prefixes=(TABLE,)).get(TABLE)
         if table_VE is None or table_VE.ndim != 2:
             raise InputError(f"{path}: holds no table {TABLE!r} of word vectors")
-        if self._tokenizer.get_vocab_size() > len(table_VE):
+        if self.tokenizer.get_vocab_size() > len(table_VE):
             raise InputError(f"{path}: the table has fewer rows than the tokenizer has words")
         return table_VE
 
     @functools.cached_property
-    def _tokenizer(self) -> "Tokenizer":
+    def tokenizer(self) -> "Tokenizer":
+        """The tokenizer, which neither pads nor truncates."""
         from tokenizers import Tokenizer
 
         path = self._folder / FILES[1]
@@ -81,4 +83,4 @@ class StaticEncoder:
     @functools.cached_property
     def _unknown(self) -> int | None:
         """Id of the token for unknown words, whose vector means nothing."""
-        return self._tokenizer.token_to_id(getattr(self._tokenizer.model, "unk_token", "") or "")
+        return self.tokenizer.token_to_id(getattr(self.tokenizer.model, "unk_token", "") or "")

@@ -1,14 +1,14 @@
-"""Export: a separator as one file of weights and program, for JAX alone or for ONNX engines."""
+"""Export: a separator as one file for JAX alone or for ONNX engines, or as a page for browsers."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
 from audiosep_jax import files
-from audiosep_jax.cli import Parser, exit_code
+from audiosep_jax.cli import Parser, exit_code, local_path
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.options import add_checkpoint, load_separator
 from audiosep_jax.training import WeightType
@@ -27,9 +27,17 @@ writes dog.jax for mixtures of 10 s and one query at a time, and dog.jax.json wi
 sample rate.
   audiosep export dog.onnx --checkpoint runs/demo --text "a dog barking" --dtype float16
 writes dog.onnx for mixtures of any length, and dog.onnx.json, also with the sentence's embedding.
-docs/separating.md shows how to run both. Needs pip install 'audiosep-jax[export]'."""
+docs/separating.md shows how to run both.
+  audiosep export page --format web
+writes a folder with a page that separates in the browser alone, for any web server, such as
+python -m http.server --directory page. Needs npm, or a package that npm has fetched elsewhere.
+All need pip install 'audiosep-jax[export]'."""
 INSTALL = "pip install 'audiosep-jax[export]'"
-OPTIONS = {"jax": ("batch_size", "tile_seconds", "platforms"), "onnx": ("stream", "dtype")}
+OPTIONS = {
+    "jax": ("batch_size", "tile_seconds", "platforms"),
+    "onnx": ("stream", "dtype"),
+    "web": ("dtype", "runtime"),
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,8 +53,9 @@ def _export(
     for name in given:
         if name not in OPTIONS[format]:
             raise InputError(f"--{name}: is no option of --format {format}")
-    export = export_onnx if format == "onnx" else export_separator
-    print(export(load_separator(checkpoint), file, text=text, **given))
+    exports: dict[str, Callable[..., Path]]
+    exports = {"jax": export_separator, "onnx": export_onnx, "web": export_web}
+    print(exports[format](load_separator(checkpoint), file, text=text, **given))
 
 
 def export_separator(
@@ -137,6 +146,53 @@ def export_onnx(
     return _write(separator, Path(path), graph.SerializeToString(), text, about)
 
 
+def export_web(
+    separator: "Separator",
+    folder: str | Path,
+    *,
+    dtype: WeightType = "float32",
+    runtime: Path | None = None,
+    text: Sequence[str] = (),
+) -> Path:
+    """Write a folder of static files: a page that separates in the browser alone.
+
+    The page takes any sentence if the text encoder is a table of words with BERT's tokenizer, as in
+    the weights `small`. With other encoders it offers the sentences in `text`. Writing needs onnx
+    (the extra `export`).
+
+    Args:
+        folder: the new folder.
+        dtype: of the stored weights; browsers compute in float32.
+        runtime: the package onnxruntime-web as `npm pack` writes it, in the version `web.VERSION`.
+            The default is fetched with npm once.
+        text: sentences that the page offers.
+
+    Raises:
+        InputError: the folder exists, the network cannot stream or has no ONNX graph, there is no
+            sentence, or onnxruntime-web cannot be fetched.
+    """
+    from audiosep_jax.separation import web
+
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; remove it or choose another folder")
+    with files.replacing(folder) as partial:
+        files.make_folder(partial)
+        words = web.write_words(separator, partial)
+        if not words and not text:
+            encoder = separator.text.encoder
+            raise InputError(
+                f"no browser runs the text encoder {encoder}: give the sentences that the page "
+                "offers"
+            )
+        web.write_pages(partial)
+        web.write_runtime(partial / "runtime", runtime)
+        graph = export_onnx(separator, partial / "model.onnx", stream=True, dtype=dtype, text=text)
+        about = web.sizes(separator.model, graph.stat().st_size)
+        files.write_json(partial / "page.json", {**about, "words": words}, indent=None)
+    return folder
+
+
 def _write(
     separator: "Separator", path: Path, content: bytes, text: Sequence[str], more: dict[str, Any]
 ) -> Path:
@@ -182,14 +238,17 @@ def _one(
 
 
 def _parser() -> Parser:
-    description = "Store a separator as one file that runs without this library."
+    description = "Store a separator as a file or a page that runs without this library."
     parser = Parser("audiosep export", description, EXAMPLE)
     add = parser.add_argument
-    add("file", type=Path, metavar="FILE", help="file to write, such as dog.jax or dog.onnx")
+    add("file", type=Path, metavar="FILE", help="what to write: dog.jax, dog.onnx or a folder")
     add_checkpoint(parser)
-    form = "what runs the file: JAX alone, or ONNX engines (default: onnx if FILE ends in .onnx)"
+    form = (
+        "what runs it: JAX alone, ONNX engines, or browsers, for which FILE is a new folder "
+        "(default: onnx if FILE ends in .onnx, jax otherwise)"
+    )
     add("--format", choices=tuple(OPTIONS), help=form)
-    text = "a sentence whose embedding is written to FILE.json; may be repeated"
+    text = "a sentence whose embedding is stored, which a page offers; may be repeated"
     add("--text", action="append", default=[], metavar="SENTENCE", help=text)
     add("--batch_size", type=int, metavar="B", help="jax: mixtures a call (default: 1)")
     seconds = "jax: length of the mixtures in seconds (default: 10)"
@@ -198,6 +257,8 @@ def _parser() -> Parser:
     add("--platforms", nargs="+", choices=("cpu", "cuda", "rocm", "tpu"), help=platforms)
     stream = "onnx: one tile of a stream, with its state as inputs and outputs"
     add("--stream", action="store_true", default=None, help=stream)
-    dtype = "onnx: type of the stored weights (default: float32)"
+    dtype = "onnx, web: type of the stored weights (default: float32)"
     add("--dtype", choices=get_args(WeightType), help=dtype)
+    runtime = "web: file that npm pack wrote, if this machine cannot fetch onnxruntime-web itself"
+    add("--runtime", type=local_path, metavar="TGZ", help=runtime)
     return parser

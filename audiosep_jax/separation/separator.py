@@ -112,7 +112,7 @@ class Separator:
         )
         if text.encoder == "hashed":  # it has no files, so a mismatch is reported at once
             try:
-                separator._encoder("text")
+                separator.encoder("text")
             except InputError as error:
                 raise InputError(f"{source}: {error}") from error
         return separator
@@ -159,9 +159,9 @@ class Separator:
 
     def embed(self, kind: str, queries: Sequence[Any]) -> np.ndarray:
         """Return `(N, E)` embeddings of queries, as `encoders.KINDS[kind].read` returns them."""
-        return _checked_conditions(self._encoder(kind)(queries), self.model.condition_features)
+        return _checked_conditions(self.encoder(kind)(queries), self.model.condition_features)
 
-    def _encoder(self, kind: str) -> Encoder[Any]:
+    def encoder(self, kind: str) -> Encoder[Any]:
         """Return the encoder of a kind of queries, which is made when it is first used."""
         if kind not in self._encoders:
             encoder = make_query_encoder(kind, self.text)

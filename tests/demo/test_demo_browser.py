@@ -1,18 +1,14 @@
 """The web page in a real browser: Debian's Chromium, without a screen, driven by Selenium."""
 
-import contextlib
 import io
-import json
-import os
-import shutil
 import socket
 import threading
 import time
 
+import chromium
 import numpy as np
 import pytest
 import soundfile
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from tiny_run import RATE_HZ, save_run
@@ -25,19 +21,6 @@ from audiosep_jax.separation.separator import Separator
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-OPTIONS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-    "--window-size=1200,1000",
-]
 WAIT_SECONDS = 60
 SENTENCES = ["a dog <b>barking</b> ${1+1} {{2}}", "rain"]
 
@@ -107,32 +90,6 @@ def site(separator, gate, tmp_path_factory):
     yield site
     gate.opened.set()
     site.close()
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """The folder that the browser saves to."""
-    return tmp_path_factory.mktemp("saved")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory, saved):
-    """One Chromium for all tests; where it is not installed they are skipped, but not in CI."""
-    if not (CHROMIUM and DRIVER):
-        assert os.environ.get("CI") != "true", "CI needs chromium and chromium-driver"
-        pytest.skip("chromium and chromium-driver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    profile = tmp_path_factory.mktemp("profile")
-    for option in [*OPTIONS, f"--user-data-dir={profile}"]:
-        options.add_argument(option)
-    options.add_experimental_option("prefs", {"download.default_directory": str(saved)})
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.set_script_timeout(WAIT_SECONDS)
-    yield driver
-    with contextlib.suppress(Exception):
-        driver.quit()
 
 
 @pytest.fixture
@@ -330,10 +287,7 @@ def test_fits_a_phone(page):
 
 def test_nothing_comes_from_elsewhere(page, site):
     """Over all tests before, too: the log is kept since the browser started."""
-    messages = [json.loads(x["message"])["message"] for x in page.get_log("performance")]
-    asked = [x["params"] for x in messages if x["method"] == "Network.requestWillBeSent"]
-    # The browser's own page for new tabs is its affair.
-    urls = {x["request"]["url"] for x in asked if not x["documentURL"].startswith("chrome")}
+    urls = chromium.requested(page)
     assert len([url for url in urls if url.startswith(site.address)]) > 5
     own = (site.address, "data:", "blob:", "about:")
     assert [url for url in urls if not url.startswith(own)] == []
