@@ -88,6 +88,16 @@ def test_a_new_sound_is_taught_and_the_gain_is_told(tmp_path, capsys):
     assert "new: si_sdri changes by" in capsys.readouterr().out
 
 
+def test_the_pages_recordings_are_mixed_at_0_db(tmp_path):
+    for number, name in enumerate(("loud", "quiet")):
+        audio_CS = np.random.default_rng(number).uniform(-0.9, 0.9, (2, 6 * 32000)) / 10**number
+        audio_files.write(tmp_path / f"{name}.wav", audio_CS, 32000, subtype="FLOAT")
+    part_NS = load("page_recordings").mix([tmp_path / "loud", tmp_path / "quiet"])
+    assert part_NS.shape == (2, 5 * 16000)
+    assert np.sum(part_NS[0] ** 2) == pytest.approx(np.sum(part_NS[1] ** 2), rel=1e-4)
+    assert np.abs(part_NS.sum(0)).max() == pytest.approx(0.7, rel=1e-4)
+
+
 def _rows(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -1,10 +1,11 @@
 """The page in Gradio: its components, and the functions of its buttons."""
 
+import contextlib
 import dataclasses
 import html
 import logging
 import os
-import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +13,19 @@ import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 
 from audiosep_jax.demo import work
+from audiosep_jax.demo.answer import EMPTY, note, picture_html, sounds_html
+from audiosep_jax.demo.examples import CREDITS, EXAMPLES
 from audiosep_jax.demo.storage import Answers, Cancelled
-from audiosep_jax.demo.uploads import API, COOKIE, Uploads
+from audiosep_jax.demo.uploads import COOKIE, Uploads
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.separator import Separator
 
 KEEP_SECONDS = 3600  # uploads, and answers of pages that stay open
 SWEEP_SECONDS = 60
 MAX_WAITING = 100
-EXAMPLE, EXAMPLE_TEXT = Path(__file__).with_name("street.flac"), "a dog barking"
+MAX_PERCENT = 200
 TITLE = "Separate what you describe"
 log = logging.getLogger(__name__)
-
-CSS = """
-.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
-h1 { font-size: 1.6rem; margin: 0.5rem 0 0; }
-.note { opacity: 0.8; margin: 0.25rem 0 0; }
-.sounds { list-style: none; padding: 0; }
-.sounds li {
-  display: grid; grid-template-columns: 1fr auto; gap: 0.35rem 1rem; align-items: center;
-  padding: 0.75rem 0; border-bottom: 1px solid var(--border-color-primary);
-}
-.sounds h3 { font-size: 1rem; margin: 0; overflow-wrap: anywhere; }
-.sounds audio { grid-column: 1 / -1; width: 100%; height: 2.5rem; }
-.sounds a { color: var(--link-text-color); }
-.picture img { width: 100%; height: auto; }
-.empty {
-  opacity: 0.8; padding: 3rem 1rem; text-align: center;
-  border: 1px dashed var(--border-color-primary); border-radius: var(--radius-lg);
-}
-.hidden-text {
-  position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
-}
-"""
-EMPTY = '<p class="empty">The sounds will be here, to listen to and to save.</p>'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,20 +45,25 @@ def build(separator: Separator, uploads: Uploads, answers: Answers, limits: Limi
         gr.HTML(_head(limits))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                inputs, run, cancel, example, status = _form()
+                inputs, run, cancel, status = _form()
+                examples = _examples()
             with gr.Column(scale=3, min_width=300):
                 answer = gr.HTML(EMPTY, elem_id="answer")
+                mixer, levels, mix, mixed = _mixer()
+                picture = gr.HTML(elem_id="picture")
         actions = Actions(separator, uploads, answers, limits, answer.temp_files)
-        running = run.click(
-            actions.separate,
-            inputs,
-            [answer, status],
-            show_progress_on=status,
-            api_name="separate",
-        )
+        separate: dict[str, Any] = {
+            "fn": actions.separate,
+            "inputs": inputs,
+            "outputs": [answer, status, picture, mixer, mixed, *levels],
+            "show_progress_on": status,
+        }
+        running = run.click(**separate, api_name="separate")
+        filled = examples.click(actions.example, examples, inputs, queue=False, api_name="example")
+        shown = filled.success(**separate, api_visibility="private")
         # Gradio removes a waiting request from the queue; `actions.cancel` stops one that runs.
-        cancel.click(actions.cancel, None, status, cancels=[running], queue=False)
-        example.click(actions.example, None, inputs[:2], queue=False)
+        cancel.click(actions.cancel, None, status, cancels=[running, shown], queue=False)
+        mix.click(actions.remix, levels, mixed, api_name="remix")
         blocks.unload(actions.leave)
     blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=limits.concurrency)
     return blocks
@@ -93,7 +78,7 @@ def _head(limits: Limits) -> str:
     )
 
 
-def _form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, gr.Button, gr.HTML]:
+def _form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, gr.HTML]:
     recording = gr.Audio(
         sources=["upload", "microphone"],
         type="filepath",
@@ -120,9 +105,29 @@ def _form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, gr.But
     with gr.Row():
         run = gr.Button("Separate", variant="primary", elem_id="separate", min_width=120)
         cancel = gr.Button("Cancel", elem_id="cancel", min_width=120)
-        example = gr.Button("Fill in an example", elem_id="example", min_width=120)
     status = gr.HTML(note(""), elem_id="status", min_height=70)
-    return [recording, text, unwanted], run, cancel, example, status
+    return [recording, text, unwanted], run, cancel, status
+
+
+def _examples() -> gr.Dataset:
+    examples = gr.Dataset(
+        label="Examples",
+        components=["textbox"],
+        samples=[[example.title] for example in EXAMPLES],
+        type="index",
+        elem_id="examples",
+    )
+    gr.HTML(f"<p class='credits'>{CREDITS}</p>")
+    return examples
+
+
+def _mixer() -> tuple[gr.Column, list[gr.Slider], gr.Button, gr.HTML]:
+    with gr.Column(visible=False, elem_id="mixer") as mixer:
+        gr.HTML("<h3>Remix</h3><p class='note'>Level of each sound in percent.</p>")
+        levels = [gr.Slider(0, MAX_PERCENT, 100, step=1) for _ in range(work.MAX_SENTENCES + 1)]
+        mix = gr.Button("Make the remix", elem_id="mix")
+        mixed = gr.HTML(elem_id="mixed")
+    return mixer, levels, mix, mixed
 
 
 # ---------------------------------------------------------------------- actions
@@ -148,47 +153,64 @@ class Actions:
         unwanted: str,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio passes one in this way)
-    ) -> tuple[Any, str]:
-        """Return the answer and a status line as HTML, or raise gr.Error with a readable line."""
-        visitor = request.cookies.get(COOKIE, "")
+    ) -> Any:
+        """Return the values of the page's outputs, or raise gr.Error with a readable line."""
+        visitor, session = request.cookies.get(COOKIE, ""), str(request.session_hash)
         if recording is None:
             raise _error("Drop a recording first, or record one")
-        try:
+        with _readable(Path(recording)), self.answers.job(session) as job:
             wanted, unwanted_lines = work.sentences(text), work.sentences(unwanted)
             self.uploads.check(visitor, recording)
-            with self.answers.job(str(request.session_hash)) as job:
 
-                def report(done_seconds: float, all_seconds: float) -> None:
-                    job.check()
-                    progress((round(done_seconds), round(all_seconds)), "Separating", unit="s")
+            def report(done_seconds: float, all_seconds: float) -> None:
+                job.check()
+                progress((round(done_seconds), round(all_seconds)), "Separating", unit="s")
 
-                sounds = work.separate_for_page(
-                    self.separator,
-                    Path(recording),
-                    wanted,
-                    unwanted_lines,
-                    job.folder,
-                    self.limits.max_seconds,
-                    report,
-                )
-                paths = [str(path) for path in job.folder.iterdir()]
-                self.expiring.update(paths)
-                self.uploads.add(visitor, paths)
-            return answer_html(sounds, job.folder / work.PICTURE), note("Done.")
-        except Cancelled:
-            return gr.skip(), note("Cancelled.")
-        except InputError as error:
-            # The folder of an upload means nothing to its visitor.
-            raise _error(str(error).replace(recording, Path(recording).name)) from error
-        except Exception as error:
-            log.exception("a request failed")
-            raise _error("Something went wrong on the server; its log says what") from error
+            sounds = work.separate_for_page(
+                self.separator,
+                Path(recording),
+                wanted,
+                unwanted_lines,
+                job.folder,
+                self.limits.max_seconds,
+                report,
+            )
+            job.parts.extend(sound.path for sound in sounds[1:])
+            self._serve(visitor, job.folder)
+            levels = [gr.Slider(label=sound.title, value=100, visible=True) for sound in sounds[1:]]
+            hidden = [gr.Slider(visible=False)] * (work.MAX_SENTENCES + 1 - len(levels))
+            picture = picture_html(sounds, job.folder / work.PICTURE)
+            answer = sounds_html(sounds, "sound")
+            return answer, note("Done."), picture, gr.Column(visible=True), "", *levels, *hidden
+        return gr.skip()
 
-    def example(self, request: gr.Request) -> tuple[str, str]:
-        """Return a recording, which the visitor may then separate, and a sentence."""
-        path = save_file_to_cache(EXAMPLE, cache_dir=os.environ["GRADIO_TEMP_DIR"])
+    def remix(self, request: gr.Request, *percents: float) -> Any:
+        """Return a player of the parts of the session's answer, each at its level, added up."""
+        visitor, session = request.cookies.get(COOKIE, ""), str(request.session_hash)
+        parts = self.answers.parts(session)
+        with _readable(*parts), self.answers.job(session, remix=True) as job:
+            if not parts:
+                raise InputError("Separate a recording first")
+            for part in parts:
+                self.uploads.check(visitor, str(part))
+            levels = [percent / 100 for percent in percents[: len(parts)]]
+            path = job.folder / "remix.wav"
+            work.remix(parts, levels, path, job.check)
+            self._serve(visitor, job.folder)
+            return sounds_html([work.Sound("Remix", path)], "remix")
+        return gr.skip()
+
+    def _serve(self, visitor: str, folder: Path) -> None:
+        paths = [str(path) for path in folder.iterdir()]
+        self.expiring.update(paths)
+        self.uploads.add(visitor, paths)
+
+    def example(self, index: int, request: gr.Request) -> tuple[str, str, str]:
+        """Return a recording, which the visitor may then separate, and sentences."""
+        example = EXAMPLES[index]
+        path = save_file_to_cache(example.recording, cache_dir=os.environ["GRADIO_TEMP_DIR"])
         self.uploads.add(request.cookies.get(COOKIE, ""), [path])
-        return path, EXAMPLE_TEXT
+        return path, example.text, ""
 
     def cancel(self, request: gr.Request) -> str:
         """Stop the session's separation between two tiles, and return a status line."""
@@ -200,45 +222,23 @@ class Actions:
         self.answers.leave(str(request.session_hash))
 
 
+@contextlib.contextmanager
+def _readable(*paths: Path) -> Iterator[None]:
+    """Turn errors into lines of the page, and end the block silently if it was cancelled."""
+    try:
+        yield
+    except Cancelled:
+        pass
+    except InputError as error:
+        line = str(error)
+        for path in paths:  # their folders mean nothing to the visitor
+            line = line.replace(str(path), path.name)
+        raise _error(line) from error
+    except Exception as error:
+        log.exception("a request failed")
+        raise _error("Something went wrong on the server; its log says what") from error
+
+
 def _error(line: str) -> gr.Error:
     # Gradio shows the message as HTML. It stays until it is closed.
     return gr.Error(html.escape(" ".join(line.split())), duration=None, print_exception=False)
-
-
-# ---------------------------------------------------------------------- HTML
-
-
-def note(line: str) -> str:
-    """Return a line that screen readers speak when it changes."""
-    return f'<p class="note" role="status">{html.escape(line)}</p>'
-
-
-def answer_html(sounds: list[tuple[str, Path]], picture: Path) -> str:
-    """Return a player and a download link for each heading and file, and the picture."""
-    items = "".join(_item(f"sound-{n}", *sound) for n, sound in enumerate(sounds))
-    titles = _escape(", ".join(title for title, _ in sounds))
-    address = _address(picture)
-    return (
-        f'<ul class="sounds">{items}</ul><figure class="picture"><a href="{address}" '
-        f'target="_blank"><img src="{address}" alt="Spectrograms of: {titles}"></a></figure>'
-    )
-
-
-def _item(name: str, title: str, path: Path) -> str:
-    title, address = _escape(title), _address(path)
-    return (
-        f'<li><h3 id="{name}">{title}</h3>'
-        f'<a href="{address}" download="{_escape(path.name)}">Download'
-        f'<span class="hidden-text"> {title}</span></a>'
-        f'<audio controls preload="metadata" src="{address}" aria-labelledby="{name}"></audio></li>'
-    )
-
-
-def _address(path: Path) -> str:
-    """Return the relative address at which Gradio serves a file."""
-    return f"{API[1:]}file={urllib.parse.quote(str(path))}"
-
-
-def _escape(text: str) -> str:
-    # gr.HTML renders its value as a template, in which braces and dollar signs are code.
-    return html.escape(text).replace("{", "&#123;").replace("$", "&#36;")

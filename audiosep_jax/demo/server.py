@@ -8,6 +8,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from audiosep_jax.demo import page
+from audiosep_jax.demo.answer import CSS
 from audiosep_jax.demo.storage import Answers
 from audiosep_jax.demo.uploads import Uploads, UploadsOnly
 from audiosep_jax.separation.separator import Separator
@@ -56,7 +57,7 @@ class Server:
             theme=gr.themes.Default(
                 primary_hue="teal", font=("system-ui", "sans-serif"), font_mono=("monospace",)
             ),
-            css=page.CSS,
+            css=CSS,
             footer_links=[],
             run_history=False,
             ssr_mode=False,

@@ -49,6 +49,7 @@ class Job:
     """One request and the folder of its files, whose name cannot be guessed."""
 
     folder: Path
+    parts: list[Path] = dataclasses.field(default_factory=list)  # they add up to the recording
     stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def check(self) -> None:
@@ -58,21 +59,23 @@ class Job:
 
 
 class Answers:
-    """Running jobs and the newest answer of each session. Safe for threads."""
+    """Running jobs, and each session's newest answer and its newest remix. Safe for threads."""
 
     def __init__(self, root: Path) -> None:
         self._root, self._lock = root, threading.Lock()
         self._running: set[tuple[str, Job]] = set()
-        self._finished: dict[str, Job] = {}
+        self._finished: dict[str, list[Job]] = {}  # of each session: its answer, and its remix
 
     @contextlib.contextmanager
-    def job(self, session: str) -> Iterator[Job]:
+    def job(self, session: str, *, remix: bool = False) -> Iterator[Job]:
         """Yield a new folder, which replaces the session's answer when the block succeeds.
+
+        The answer's remix is replaced with it, or alone if the job is a remix.
 
         Cancelled is raised if the session was cancelled or left before the block ended.
         """
         job = Job(self._root / secrets.token_urlsafe(16))
-        unwanted: Job | None = job
+        unwanted = [job]
         with self._lock:
             self._running.add((session, job))
         try:
@@ -80,12 +83,17 @@ class Answers:
             yield job
             with self._lock:  # so that `leave` sees the job either running or finished
                 job.check()
-                unwanted = self._finished.get(session)
-                self._finished[session] = job
+                finished = self._finished.get(session, [])
+                self._finished[session], unwanted = [*finished[:remix], job], finished[remix:]
         finally:
             with self._lock:
                 self._running.discard((session, job))
             _remove(unwanted)
+
+    def parts(self, session: str) -> list[Path]:
+        """Return the parts of the recording in the answer of a session; none without an answer."""
+        with self._lock:
+            return self._finished[session][0].parts if session in self._finished else []
 
     def cancel(self, session: str) -> None:
         """Stop the jobs of a session."""
@@ -98,8 +106,8 @@ class Answers:
         """Stop the jobs of a session and remove its answer."""
         self.cancel(session)
         with self._lock:
-            job = self._finished.pop(session, None)
-        _remove(job)
+            jobs = self._finished.pop(session, [])
+        _remove(jobs)
 
     def close(self) -> None:
         """Stop all jobs and remove all answers."""
@@ -107,6 +115,6 @@ class Answers:
             self.leave(session)
 
 
-def _remove(job: Job | None) -> None:
-    if job is not None:
+def _remove(jobs: list[Job]) -> None:
+    for job in jobs:
         shutil.rmtree(job.folder, ignore_errors=True)

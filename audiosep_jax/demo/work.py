@@ -1,6 +1,8 @@
 """One request of the page: a recording and sentences in; sound files and spectrograms out."""
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from audiosep_jax.audio.files import AudioReader, AudioWriter
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.batch import Picture
+from audiosep_jax.separation.files import Span
 from audiosep_jax.separation.jobs import output_names
 from audiosep_jax.separation.separator import Separator
 
@@ -17,6 +20,17 @@ BLOCK_SAMPLES = 1 << 16
 TILE_SECONDS = 5.0  # a visitor waits at most for one tile after Cancel
 Progress = Callable[[float, float], None]  # seconds done, seconds of the recording
 PICTURE = "spectrograms.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """A heading and a file, and for a sentence how much of it was found, and when."""
+
+    title: str
+    path: Path
+    seconds: float = 0.0
+    presence: float | None = None
+    spans: Sequence[Span] = ()
 
 
 def sentences(text: str | None) -> list[str]:
@@ -39,12 +53,11 @@ def separate_for_page(
     folder: Path,
     max_seconds: float,
     progress: Progress,
-) -> list[tuple[str, Path]]:
+) -> list[Sound]:
     """Write the recording, each wanted sound and the residual to a folder, as float WAV.
 
     A picture of their spectrograms is written to PICTURE in the folder. `progress` is called
-    between tiles; an exception that it raises ends the separation. The result has the heading and
-    the path of each sound.
+    between tiles; an exception that it raises ends the separation.
     """
     if not wanted:
         raise InputError("Say what to separate, such as: a dog barking")
@@ -64,7 +77,7 @@ def separate_for_page(
             progress(done_samples / rate_hz, num_samples / rate_hz)
 
         progress(0, num_samples / rate_hz)
-        separator.separate_file(
+        done = separator.separate_file(
             mixture,
             paths[1:-1],
             condition_NE,
@@ -76,7 +89,28 @@ def separate_for_page(
             observe=observe,
         )
     picture.draw(folder / PICTURE)
-    return list(zip(titles, paths, strict=True))
+    found = [(None, ()), *zip(done.presence_N, done.spans, strict=True), (None, ())]
+    seconds = num_samples / rate_hz
+    return [
+        Sound(title, path, seconds, *more)
+        for title, path, more in zip(titles, paths, found, strict=True)
+    ]
+
+
+def remix(
+    parts: Sequence[Path], levels: Sequence[float], path: Path, check: Callable[[], None]
+) -> None:
+    """Write the sum of the parts, each times its level, as float WAV.
+
+    `check` is called between blocks; an exception that it raises ends the work.
+    """
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(AudioReader(part)) for part in parts]
+        out = AudioWriter(path, files[0].sample_rate_hz, files[0].num_channels)
+        stack.enter_context(out)
+        for blocks in zip(*(file.blocks(BLOCK_SAMPLES) for file in files), strict=True):
+            check()
+            out.write(sum(level * x for level, x in zip(levels, blocks, strict=True)))
 
 
 def _decode(recording: Path, path: Path, max_seconds: float) -> None:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 LOG = "separated"  # name of the log of finished recordings, in the output folder
 OPTIONS = ("stereo", "above_nyquist", "clip", "output_format", "subtype", "tile_seconds")
-SPANS_SHOWN = 6
 
 
 def main(argv: Sequence[str]) -> int:
@@ -172,6 +171,8 @@ def _run(
 
 def _report(record: "Record", output: Path, prefix: str) -> None:
     """Print the paths on stdout, and on stderr how much of each query was found, and when."""
+    from audiosep_jax.separation.files import when
+
     try:
         for name in record["files"]:
             sys.stdout.buffer.write(os.fsencode(output / name) + b"\n")  # it need not be UTF-8
@@ -181,10 +182,8 @@ def _report(record: "Record", output: Path, prefix: str) -> None:
         if not isinstance(error, BrokenPipeError):
             say(f"warning: paths of results cannot be printed ({error.strerror})")
     for result in record["results"]:
-        times = [f"{start:.1f}-{end:.1f}" for start, end in result["active"]]
-        more = f" and {len(times) - SPANS_SHOWN} more" if len(times) > SPANS_SHOWN else ""
-        found = f"at {', '.join(times[:SPANS_SHOWN])} s{more}" if times else "nowhere"
-        say(f"{prefix}{result['query']}: presence {result['presence']:.2f}, {found}")
+        found = f"presence {result['presence']:.2f}, {when(result['active'])}"
+        say(f"{prefix}{result['query']}: {found}")
     if record["gain"] < 1:
         say(
             f"{prefix}all results are multiplied by {record['gain']:.3g} so that none clips; "

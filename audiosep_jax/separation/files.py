@@ -290,6 +290,13 @@ def spans(
     return found
 
 
+def when(spans: Sequence[Span], most: int = 6) -> str:
+    """Return spans in words, such as `at 0.2-1.3, 2.0-2.4 s`, at most so many of them."""
+    times = [f"{start:.1f}-{end:.1f}" for start, end in spans]
+    more = f" and {len(times) - most} more" if len(times) > most else ""
+    return f"at {', '.join(times[:most])} s{more}" if times else "nowhere"
+
+
 def _share(estimate_T: np.ndarray, mixture_T: np.ndarray) -> np.ndarray:
     """0 to 1, also where rounding or phase makes an estimate louder than the mixture."""
     return np.minimum(estimate_T / np.maximum(mixture_T, SILENT_POWER), 1)

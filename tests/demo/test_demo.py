@@ -23,7 +23,7 @@ from tiny_run import RATE_HZ, save_run
 from visitor import Visitor, sounds
 
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.demo import command, page, work
+from audiosep_jax.demo import answer, command, examples, page, work
 from audiosep_jax.demo.server import Server
 from audiosep_jax.demo.storage import Answers, Cancelled, own_folder
 from audiosep_jax.demo.uploads import COOKIE
@@ -115,7 +115,7 @@ def test_an_answer_holds_what_the_library_returns(tmp_path, separator):
     sounds = work.separate_for_page(
         separator, path, queries, [], tmp_path, 60, lambda *x: progress.append(x)
     )
-    assert [(title, path.name) for title, path in sounds] == [
+    assert [(sound.title, sound.path.name) for sound in sounds] == [
         ("Recording", "in - Recording.wav"),
         ("rain", "in - rain.wav"),
         ("Recording", "in - Recording (2).wav"),
@@ -123,11 +123,18 @@ def test_an_answer_holds_what_the_library_returns(tmp_path, separator):
     ]
     mixture_CS, rate_hz = audio_files.read(path)
     expected_NCS = separator.separate(mixture_CS, rate_hz, queries)
-    written = [audio_files.read(path)[0] for _, path in sounds]
+    written = [audio_files.read(sound.path)[0] for sound in sounds]
     np.testing.assert_array_equal(written[0], mixture_CS)
     np.testing.assert_allclose(written[1:3], expected_NCS, atol=1e-5)
     np.testing.assert_array_equal(written[1] + written[2] + written[3], mixture_CS)
     assert (tmp_path / work.PICTURE).read_bytes().startswith(b"\x89PNG")
+    with audio_files.AudioReader(path) as mixture:
+        outputs = [tmp_path / "1.wav", tmp_path / "2.wav"]
+        found = separator.separate_file(mixture, outputs, separator.embed_text(queries))
+    assert [sound.spans for sound in sounds] == [(), *found.spans, ()]
+    assert all(found.spans)
+    presences = [sound.presence for sound in sounds]
+    assert presences == [None, *(pytest.approx(x, abs=1e-4) for x in found.presence_N), None]
     assert progress[0] == (0, 12)
     assert progress[-1] == pytest.approx((12, 12))
 
@@ -146,7 +153,7 @@ def test_unwanted_sounds_are_masked_out_as_in_the_library(tmp_path, separator):
             subtype="FLOAT",
         )
     actual_CS, expected_CS = (
-        audio_files.read(x)[0] for x in (sounds[1][1], tmp_path / "expected.wav")
+        audio_files.read(x)[0] for x in (sounds[1].path, tmp_path / "expected.wav")
     )
     np.testing.assert_allclose(actual_CS, expected_CS, atol=1e-6)
     mixture_CS, rate_hz = audio_files.read(path)
@@ -179,11 +186,20 @@ def test_a_cancelled_separation_ends_at_the_next_tile(tmp_path, separator):
 
 def test_a_sentence_is_shown_as_text():
     sentence = '<b onclick="x()">${1} {{2}}</b> & "3"'
-    sound = (sentence, Path("/answers/token/in - _b_ 100%.wav"))
-    html = page.answer_html([sound], Path("/answers/token/spectrograms.png"))
-    assert "&lt;b onclick=&quot;x()&quot;&gt;&#36;&#123;1}" in html
-    assert not re.search(r"<b|\$|\{", html)
+    sound = work.Sound(sentence, Path("/answers/token/in - _b_ 100%.wav"))
+    html = answer.sounds_html([sound], "sound")
+    for shown in (html, answer.picture_html([sound], Path("/answers/token/spectrograms.png"))):
+        assert "&lt;b onclick=&quot;x()&quot;&gt;&#36;&#123;1}" in shown
+        assert not re.search(r"<b|\$|\{", shown)
     assert 'src="gradio_api/file=/answers/token/in%20-%20_b_%20100%25.wav"' in html
+
+
+def test_presence_and_spans_are_told_in_words_and_as_bars():
+    sound = work.Sound("rain", Path("a.wav"), 8.0, 0.75, [(1.0, 3.0), (4, 8)])
+    html = answer.sounds_html([sound, work.Sound("Everything else", Path("b.wav"), 8.0)], "sound")
+    assert re.findall("Presence .*?<", html) == ["Presence 0.75, at 1.0-3.0, 4.0-8.0 s<"]
+    bars = re.findall(r"left:([\d.]+)%;width:([\d.]+)%", html)
+    assert bars == [("12.50", "25.00"), ("50.00", "50.00")]
 
 
 # ---------------------------------------------------------------------- storage
@@ -204,6 +220,24 @@ def test_an_answer_stays_until_the_next_of_its_session(tmp_path):
     second = finished(answers, "one")
     assert set(tmp_path.iterdir()) == {second, other}
     answers.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_remix_stays_until_the_next_remix_or_answer(tmp_path):
+    answers = Answers(tmp_path)
+    assert answers.parts("one") == []
+    with answers.job("one") as job:
+        job.parts.append(job.folder / "a.wav")
+    assert answers.parts("one") == [job.folder / "a.wav"]
+    for _ in range(2):
+        with answers.job("one", remix=True) as remix:
+            pass
+        assert set(tmp_path.iterdir()) == {job.folder, remix.folder}
+    assert answers.parts("one") == [job.folder / "a.wav"]
+    assert {finished(answers, "one")} == set(tmp_path.iterdir())
+    with answers.job("one", remix=True):
+        pass
+    answers.leave("one")
     assert not list(tmp_path.iterdir())
 
 
@@ -319,17 +353,71 @@ def test_a_visitor_gets_the_parts_of_their_own_upload(visitor):
     np.testing.assert_allclose(sum(parts), mixture_S, atol=1e-6)
 
 
-def test_the_example_is_separated_for_whoever_asked_for_it(visitor, tmp_path, monkeypatch):
-    assert soundfile.info(page.EXAMPLE).duration == pytest.approx(5, abs=0.1)
-    monkeypatch.setattr(page, "EXAMPLE", recording(tmp_path / "street.wav", seconds=1))
+def test_the_remix_is_the_weighted_sum_of_the_parts(server, visitor):
+    path = visitor.upload("in.wav", content(seed=14, subtype="PCM_16"))
+    mixture_S, *part_NS = sounds(visitor, visitor.separate(path, "rain\nwind")[1][0])
+    remixes = {}
+    for levels in [(100, 100, 100), (30, 0, 200)]:
+        event, (html,) = visitor.call("remix", [*levels, *[77] * 6])
+        assert event == "complete"
+        (remixes[levels],) = sounds(visitor, html)
+    np.testing.assert_array_equal(remixes[100, 100, 100], mixture_S)
+    expected_S = 0.3 * part_NS[0] + 2 * part_NS[2]
+    np.testing.assert_allclose(remixes[30, 0, 200], expected_S, atol=1e-6)
+    assert len(list(server.folder.rglob("remix.wav"))) == 1
+    visitor.close()
+    soon(lambda: not list(server.folder.rglob("remix.wav")))
+
+
+@pytest.mark.parametrize("level", [-1, 201, 1e300, "1", None, [100], float("nan"), float("inf")])
+def test_other_levels_are_refused(visitor, level):
+    assert visitor.separate(visitor.upload("in.wav", content(seed=15)), "rain")[0] == "complete"
+    try:
+        event, _ = visitor.call("remix", [level, *[100] * 8])
+    except urllib.error.HTTPError as error:
+        event = {400: "error", 422: "error"}[error.code]
+    assert event == "error"
+
+
+def test_a_remix_is_for_the_visitor_of_its_answer(server, visitor):
+    levels = [100] * 9
+    assert visitor.call("remix", levels)[1]["error"] == "Separate a recording first"
+    assert visitor.separate(visitor.upload("in.wav", content(seed=16)), "rain")[0] == "complete"
+    html = visitor.call("remix", levels)[1][0]
+    with contextlib.closing(Visitor(server.url)) as other:
+        other.upload("theirs.wav", content(seed=17))
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            sounds(other, html)
+        other.session = visitor.session  # as if it had been overheard
+        event, told = other.call("remix", levels)
+    assert (event, told["error"]) == ("error", REFUSED[1])
+    assert len(sounds(visitor, html)) == 1
+
+
+def test_an_example_is_separated_for_whoever_asked_for_it(visitor, monkeypatch):
     visitor.get("")  # the page, with which the visitor's cookie comes
-    given, sentence = visitor.example()
-    kind, content = visitor.separate(given["path"], sentence)
-    assert kind == "complete", content
-    played = sounds(visitor, content[0])[0]
-    np.testing.assert_allclose(played, soundfile.read(page.EXAMPLE)[0], atol=1e-6)
-    with pytest.raises(urllib.error.HTTPError):
-        Visitor(visitor.url, heartbeat=False).separate(given["path"], sentence)
+    for number, example in enumerate(examples.EXAMPLES):
+        assert example.recording.stat().st_size < 250_000
+        about = soundfile.info(example.recording)
+        assert (about.samplerate, about.channels, about.duration) == (16000, 1, 5.0)
+        given, text, unwanted = visitor.call("example", [number])[1]
+        assert (text, unwanted) == (example.text, "")
+        assert visitor.get("gradio_api/file=" + given["path"]) == example.recording.read_bytes()
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        Visitor(visitor.url, heartbeat=False).separate(given["path"], text)
+    for index in (3, -4, "/etc/passwd", None, [0]):
+        assert visitor.call("example", [index])[0] == "error"
+
+
+def test_no_action_takes_files_of_the_server(server, visitor):
+    own = visitor.upload("own.wav", content(seed=18))
+    assert len(server.blocks.fns) > 4
+    for number, action in server.blocks.fns.items():
+        for place in range(len(action.inputs) + 1):
+            data = [file_data(own)] * (len(action.inputs) + 1)
+            data[place] = file_data("/dev/zero")
+            body = {"data": data, "fn_index": number, "session_hash": visitor.session}
+            assert post(visitor, "gradio_api/queue/join", body) == REFUSED
 
 
 def test_files_of_the_server_are_refused_before_anything_opens_them(server, tmp_path):

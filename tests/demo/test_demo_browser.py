@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 from tiny_run import RATE_HZ, save_run
 
@@ -167,7 +168,7 @@ def test_separates_plays_and_saves(page, separator, saved, tmp_path):
         "sound.onended = () => done(sound.currentTime); sound.play().catch(x => done(String(x)))"
     )
     assert page.execute_async_script(play) == pytest.approx(0.5, abs=0.05)
-    width = "return document.querySelector('#answer img').naturalWidth"
+    width = "return document.querySelector('#picture img').naturalWidth"
     assert soon(lambda: page.execute_script(width), "the picture") > 500
 
     # What is saved is the server's file, and holds what the library gives.
@@ -180,11 +181,31 @@ def test_separates_plays_and_saves(page, separator, saved, tmp_path):
     np.testing.assert_allclose(audio_files.read(got)[0], expected_NCS[1], atol=1e-6)
 
 
-def test_an_example_is_filled_in(page):
-    page.find_element(By.ID, "example").click()
+def test_an_example_is_separated_by_one_click_and_remixed(page, saved):
+    see(page, "#examples button")[1].click()
+    see(page, "#answer audio")
+    assert titles(page) == ["Recording", "a person speaking", "rain", "Everything else"]
     box = page.find_element(By.CSS_SELECTOR, "#sentences textarea")
-    soon(lambda: box.get_attribute("value") == "a dog barking", "the sentence")
-    soon(lambda: page.find_elements(By.CSS_SELECTOR, "#recording .waveform-container"), "the sound")
+    assert box.get_attribute("value") == "a person speaking\nrain"
+    assert page.find_elements(By.CSS_SELECTOR, "#recording .waveform-container")
+    found = [x.text for x in page.find_elements(By.CSS_SELECTOR, "#answer .found")]
+    assert len(found) == 2
+    assert all(x.startswith("Presence 0.") for x in found)
+
+    numbers = [x for x in see(page, "#mixer input[type=number]") if x.is_displayed()]
+    labels = [x.text for x in page.find_elements(By.CSS_SELECTOR, "#mixer label")]
+    assert [x for x in labels if x] == ["a person speaking", "rain", "Everything else"]
+    for number, percent in zip(numbers, (150, 20, 0), strict=True):
+        number.send_keys(Keys.CONTROL, "a")
+        number.send_keys(str(percent), Keys.TAB)
+    page.find_element(By.ID, "mix").click()
+    see(page, "#mixed a[download]")[0].click()
+    assert not nameless(page)
+    path = soon(lambda: list(saved.glob("remix.wav")), "the saved remix")[0]
+    parts = [fetched(page, f"#answer li:nth-child({number}) audio", "src") for number in (2, 3, 4)]
+    part_NS = [soundfile.read(io.BytesIO(part))[0] for part in parts]
+    expected_S = 1.5 * part_NS[0] + 0.2 * part_NS[1]
+    np.testing.assert_allclose(soundfile.read(path)[0], expected_S, atol=1e-4)
 
 
 def test_a_file_that_is_no_recording_is_told_in_words(page, tmp_path):
@@ -254,22 +275,26 @@ def test_two_readers_at_once_get_each_their_own(page, gate, site, tmp_path):
     page.switch_to.window(first)
 
 
+def nameless(page):
+    """What can be used but has no name that a screen reader says."""
+    return [
+        x.get_attribute("outerHTML")
+        for x in page.find_elements(By.CSS_SELECTOR, "button, textarea, input, audio, a")
+        if x.is_displayed() and not x.accessible_name
+    ]
+
+
 def test_everything_has_a_name_that_can_be_read_out(page):
     named = {
         "#sentences textarea": "What to separate",
         "#unwanted textarea": "Without (optional)",
         "#separate": "Separate",
         "#cancel": "Cancel",
-        "#example": "Fill in an example",
+        "#examples button": "A dog and a helicopter",
     }
     for selector, name in named.items():
         assert name in page.find_element(By.CSS_SELECTOR, selector).accessible_name
-    nameless = [
-        x.get_attribute("outerHTML")
-        for x in page.find_elements(By.CSS_SELECTOR, "button, textarea, audio, a")
-        if x.is_displayed() and not x.accessible_name
-    ]
-    assert not nameless
+    assert not nameless(page)
 
 
 def test_fits_a_phone(page):
@@ -279,7 +304,14 @@ def test_fits_a_phone(page):
         widths = "return [innerWidth, document.documentElement.scrollWidth]"
         assert page.execute_script(widths) == [390, 390]
         right = "return document.querySelector(arguments[0]).getBoundingClientRect().right"
-        for selector in ("#recording", "#sentences", "#separate", "#cancel", "#example", "#answer"):
+        for selector in (
+            "#recording",
+            "#sentences",
+            "#separate",
+            "#cancel",
+            "#examples",
+            "#answer",
+        ):
             assert 0 < page.execute_script(right, selector) <= 390
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -46,21 +46,16 @@ class Visitor:
         """
         if wrap:
             recording = {"path": recording, "meta": {"_type": "gradio.FileData"}}
-        request = {"data": [recording, text, unwanted], "session_hash": self.session}
-        call, kind = "gradio_api/call/separate", {"Content-Type": "application/json"}
+        return self.call("separate", [recording, text, unwanted])
+
+    def call(self, name: str, data: list[Any]) -> tuple[str, Any]:
+        """`complete` and the outputs of an action of the page, or `error` and its message."""
+        request = {"data": data, "session_hash": self.session}
+        call, kind = f"gradio_api/call/{name}", {"Content-Type": "application/json"}
         event_id = json.loads(self.get(call, json.dumps(request).encode(), kind))["event_id"]
         events = self.get(f"{call}/{event_id}").decode()
         found = re.findall(r"event: (complete|error)\ndata: (.*)", events)
         return found[-1][0], json.loads(found[-1][1])
-
-    def example(self) -> list[Any]:
-        """The recording, as a value of the page's input, and the sentence of the page's example."""
-        request = {"data": [], "session_hash": self.session}
-        kind = {"Content-Type": "application/json"}
-        call = "gradio_api/call/example"
-        event_id = json.loads(self.get(call, json.dumps(request).encode(), kind))["event_id"]
-        events = self.get(f"{call}/{event_id}").decode()
-        return list(json.loads(re.findall(r"event: complete\ndata: (.*)", events)[-1]))
 
     def get(self, address: str, body: bytes | None = None, headers: Any = None) -> bytes:
         request = urllib.request.Request(self.url + address, body, headers or {})
