@@ -1,4 +1,4 @@
-"""Small random CLAP and CLIP folders in the hub's layout, with tokenizers of single letters."""
+"""Small random encoders: CLAP and CLIP folders in the hub's layout, word tables, voices."""
 
 import json
 
@@ -6,7 +6,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from golden_towers import TINY_AUDIO, TINY_TEXT
+from golden_towers import TINY_AUDIO, TINY_TEXT, recipe
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -15,6 +15,7 @@ from audiosep_jax.encoders.clap_audio import Htsat, HtsatConfig
 from audiosep_jax.encoders.clap_text import ClapText, ClapTextConfig
 from audiosep_jax.encoders.clip_image import ClipImage, ClipImageConfig
 from audiosep_jax.encoders.clip_text import ClipText, ClipTextConfig
+from audiosep_jax.encoders.ge2e import DIMENSIONS
 from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.encoders.names import hf_name
 from audiosep_jax.weights.torch_files import write_safetensors, write_torch
@@ -115,6 +116,20 @@ def write_static(folder, table_VE=None, words=("dog", "bark", "rain")):
     tokenizer.save(str(folder / "tokenizer.json"))
     save_file({"embeddings": table_VE}, folder / "model.safetensors")
     return folder
+
+
+def write_voice(path, num_hidden=4):
+    """A file of weights that `VoiceEncoder` reads, of the layout of `resemblyzer` but narrower."""
+    shapes = {"linear.weight": (DIMENSIONS, num_hidden), "linear.bias": (DIMENSIONS,)}
+    for layer, num_inputs in enumerate((40, num_hidden, num_hidden)):
+        shapes[f"lstm.weight_ih_l{layer}"] = 4 * num_hidden, num_inputs
+        shapes[f"lstm.weight_hh_l{layer}"] = 4 * num_hidden, num_hidden
+        shapes[f"lstm.bias_ih_l{layer}"] = shapes[f"lstm.bias_hh_l{layer}"] = (4 * num_hidden,)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: recipe.tensor(name, shape) for name, shape in shapes.items()}
+    state["lstm.weight_ih_l0"] *= 3000  # the powers of the mel bands are small
+    write_torch(path, state, lightning=False)
+    return path
 
 
 def random_state(module, seed, *example):

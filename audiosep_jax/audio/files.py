@@ -171,6 +171,12 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
         return recording.read_rest(), recording.sample_rate_hz
 
 
+def read_mono(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+    """Return (audio_S float32, sample_rate_hz), as `read` does."""
+    audio_CS, sample_rate_hz = read(path)
+    return to_mono(audio_CS), sample_rate_hz
+
+
 def read_segment(
     path: str | os.PathLike[str], begin: int, end: int, sample_rate_hz: int
 ) -> np.ndarray:

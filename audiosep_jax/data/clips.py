@@ -1,8 +1,9 @@
-"""Lists of audio files with captions: manifests, folders laid out as ESC-50, folders of classes."""
+"""Lists of audio files with captions: manifests, ESC-50, folders of classes or of speakers."""
 
 import dataclasses
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from audiosep_jax import files
 from audiosep_jax.audio.files import RECORDING_SUFFIXES
 from audiosep_jax.data.captions import Captions, Strings
+from audiosep_jax.encoders.encoder import voice_caption
 from audiosep_jax.errors import InputError
 
 _MANIFEST = '{"data": [{"wav": ..., "caption": ...}, ...]}'
+NUM_ENROLMENTS = 8  # recordings that a target is asked for by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +184,32 @@ def class_folder_clips(root: str | os.PathLike[str]) -> Clips:
         found = f", only {left_out[0]}" if left_out else ""
         raise InputError(f"{root}: holds no folder with recordings{found}")
     return Clips(captions_of, left_out)
+
+
+def speaker_clips(root: str | os.PathLike[str]) -> Clips:
+    """Clips below `root/<speaker>/`, at any depth; captions are other recordings of the speaker.
+
+    Those are the `NUM_ENROLMENTS` files that follow the clip's own in a random order of the
+    speaker's files, which depends on their names alone. The class of a clip is its speaker.
+
+    Raises:
+        InputError: a speaker has one file only, or there is none.
+    """
+    folders = class_folder_clips(root)
+    files_of: dict[str, list[str]] = {}
+    for path in folders.paths:
+        files_of.setdefault(Path(path).relative_to(root).parts[0], []).append(path)
+    captions_of, class_of = {}, {}
+    for speaker, paths in files_of.items():
+        if len(paths) < 2:
+            raise InputError(f"{paths[0]}: is the only file of its speaker; two are needed")
+        ring = sorted(paths, key=lambda path: zlib.crc32(os.fsencode(os.path.relpath(path, root))))
+        count = min(NUM_ENROLMENTS, len(ring) - 1)
+        captions = [voice_caption(path) for path in [*ring, *ring[:count]]]
+        for place, path in enumerate(ring, start=1):
+            captions_of[path] = tuple(captions[place : place + count])
+            class_of[path] = speaker
+    return Clips(captions_of, folders.left_out, class_of)
 
 
 def _files_below(folder: Path) -> list[str]:

@@ -11,13 +11,14 @@ For evaluation there are also lists of N strings: `caption`, and `source_id` (th
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterable
+from os.path import basename
 
 import numpy as np
 
 from audiosep_jax.data.captions import Captions, shared
 from audiosep_jax.data.mixing import Audio
+from audiosep_jax.encoders.encoder import voice_path
 
 
 class Source:
@@ -67,11 +68,11 @@ class Source:
     def fingerprint(self) -> str:
         """Hash of the clips' file names, captions and classes, in order, wherever the files are."""
         encode = json.encoder.encode_basestring_ascii  # json.dumps would take most of the time
-        texts = [encode(text) for text in self.captions.texts]
+        texts = [encode(basename(voice_path(text)) or text) for text in self.captions.texts]
         digest = hashlib.sha256()
         numbers_and_class = self.captions.all_numbers(), self.captions.classes()
         for name, numbers, own_class in zip(self.names(), *numbers_and_class, strict=True):
-            cells = [encode(os.path.basename(name)), *(texts[number] for number in numbers)]
+            cells = [encode(basename(name)), *(texts[number] for number in numbers)]
             cells += [encode(own_class)] if own_class else []
             digest.update(f"[{', '.join(cells)}]\n".encode())
         return digest.hexdigest()[:16]

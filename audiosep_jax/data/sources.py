@@ -19,7 +19,13 @@ from pydantic import Field
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError, AudioReader
 from audiosep_jax.data.captions import Captions, shared
-from audiosep_jax.data.clips import Clips, class_folder_clips, esc50_clips, manifest_clips
+from audiosep_jax.data.clips import (
+    Clips,
+    class_folder_clips,
+    esc50_clips,
+    manifest_clips,
+    speaker_clips,
+)
 from audiosep_jax.data.mixing import Audio
 from audiosep_jax.data.source import Source
 from audiosep_jax.errors import InputError
@@ -33,7 +39,7 @@ _HEADER_THREADS = 16
 # Any two different seeds make disjoint sets of synthetic clips.
 SYNTHETIC_SEEDS = {"train": 2023, "valid": 7_000_003}
 
-Kind = Literal["synthetic", "manifest", "esc50", "folders", "prepared"]
+Kind = Literal["synthetic", "manifest", "esc50", "folders", "speakers", "prepared"]
 SampleBy = Literal["recording", "duration"]
 Folds = Annotated[tuple[int, ...], Field(min_length=1)]
 Tasks = Annotated[int, Field(ge=-1, le=256)]
@@ -317,7 +323,8 @@ def _one_source(config: DataConfig, split: Split, sample_rate_hz: int) -> Source
         folder = _existing("root", config.root or config.valid_root)
         clips = esc50_clips(folder, config.train_folds if train else config.valid_folds)
     else:
-        read = manifest_clips if kind == "manifest" else class_folder_clips
+        readers = {"manifest": manifest_clips, "speakers": speaker_clips}
+        read = readers.get(kind, class_folder_clips)
         field, place = ("root", config.root) if train else ("valid_root", config.valid_root)
         clips = read(_existing(field, place))
     return FileSource(

@@ -41,6 +41,10 @@ def make_encoder(config: "TextConfig") -> "TextEncoder":
         from audiosep_jax.encoders.static import StaticEncoder
 
         return StaticEncoder(config.model)
+    if config.encoder == "voice":
+        from audiosep_jax.encoders.ge2e import EnrolmentEncoder
+
+        return EnrolmentEncoder(config.model)
     from audiosep_jax.encoders.pretrained import TowerEncoder
 
     return TowerEncoder(config.encoder, config.model, batch_size=config.batch_size)
@@ -71,8 +75,7 @@ def _read_sentence(sentence: str) -> list[Any]:
 def _read_sound(path: str) -> list[Any]:
     from audiosep_jax.audio import files
 
-    audio_CS, sample_rate_hz = files.read(path)
-    return [(files.to_mono(audio_CS), sample_rate_hz)]
+    return [files.read_mono(path)]
 
 
 def _make_sound_encoder(config: "TextConfig") -> "Encoder[Any]":
@@ -91,6 +94,12 @@ def _make_image_encoder(config: "TextConfig") -> "Encoder[Any]":
     from audiosep_jax.encoders.pretrained import ImageEncoder
 
     return ImageEncoder(config.source)
+
+
+def _make_voice_encoder(config: "TextConfig") -> "Encoder[Any]":
+    from audiosep_jax.encoders.ge2e import VoiceEncoder
+
+    return VoiceEncoder(config.model)
 
 
 def _read_vectors(path: str) -> list[Any]:
@@ -118,7 +127,7 @@ KINDS = {
     "embedding": Kind(
         metavar="NPY",
         help="an .npy file of embeddings as the text encoder makes them: one query or a row each",
-        encoders=("hashed", "static", "sentence", "clap", "clip"),
+        encoders=("hashed", "static", "sentence", "clap", "clip", "voice"),
         read=_read_vectors,
         make_encoder=_make_vector_encoder,
     ),
@@ -135,5 +144,12 @@ KINDS = {
         encoders=("clip",),
         read=_read_picture,
         make_encoder=_make_image_encoder,
+    ),
+    "voice": Kind(
+        metavar="FILE",
+        help="a recording of the wanted speaker's voice; needs weights trained with voices",
+        encoders=("voice",),
+        read=_read_sound,
+        make_encoder=_make_voice_encoder,
     ),
 }

@@ -93,11 +93,8 @@ def fit_clip(config: MelConfig, wave_BS: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def log_mel(config: MelConfig, wave_BS: jax.Array) -> jax.Array:
-    """Mel power in dB (B, T, F) of clips at `config.sampling_rate`, one centred frame per hop.
-
-    It is computed in the precision of `wave_BS`; `features` says what float32 costs.
-    """
+def mel_power(config: MelConfig, wave_BS: jax.Array) -> jax.Array:
+    """Power of mel bands (B, T, F) at `config.sampling_rate`, one centred frame per hop."""
     window_samples, hop = config.fft_window_size, config.hop_length
     padded_BS = jnp.pad(wave_BS, ((0, 0), (window_samples // 2,) * 2), mode="reflect")
     num_frames = 1 + (padded_BS.shape[-1] - window_samples) // hop
@@ -106,8 +103,16 @@ def log_mel(config: MelConfig, wave_BS: jax.Array) -> jax.Array:
     spectrum_BTF = jnp.fft.rfft(padded_BS[:, index] * hann.astype(wave_BS.dtype))
     power_BTF = jnp.square(spectrum_BTF.real) + jnp.square(spectrum_BTF.imag)
     filters = mel_filters(config).astype(power_BTF.dtype)
-    mel_BTF = jnp.matmul(power_BTF, filters, precision=jax.lax.Precision.HIGHEST)
-    return 10 * jnp.log10(jnp.maximum(mel_BTF, POWER_FLOOR))
+    return jnp.matmul(power_BTF, filters, precision=jax.lax.Precision.HIGHEST)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def log_mel(config: MelConfig, wave_BS: jax.Array) -> jax.Array:
+    """Convert `mel_power` to dB.
+
+    It is computed in the precision of `wave_BS`; `features` says what float32 costs.
+    """
+    return 10 * jnp.log10(jnp.maximum(mel_power(config, wave_BS), POWER_FLOOR))
 
 
 def features(config: MelConfig, wave_BS: jax.Array) -> jax.Array:

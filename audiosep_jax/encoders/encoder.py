@@ -1,5 +1,6 @@
 """The protocol of encoders, and the config of the text encoder."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias, TypeVar
 
@@ -15,6 +16,8 @@ DEFAULT_MODELS = {
     "sentence": "sentence-transformers/all-MiniLM-L6-v2",
     "static": "minishlab/potion-base-8M",
 }
+
+_VOICE = "voice:"
 
 Query = TypeVar("Query", contravariant=True)
 
@@ -37,8 +40,9 @@ TextEncoder: TypeAlias = Encoder[str]
 class TextConfig:
     """Settings under `text.`: the encoder that turns captions and queries into conditions."""
 
-    encoder: Literal["hashed", "static", "sentence", "clap", "clip"] = "hashed"
-    # Hub id or folder; for clap also an AudioSep checkpoint that holds its CLAP.
+    encoder: Literal["hashed", "static", "sentence", "clap", "clip", "voice"] = "hashed"
+    # Hub id or folder; for clap also an AudioSep checkpoint that holds its CLAP, for voice the file
+    # of weights.
     model: str = setting(default="", per_process=True)
     # Sentences that the tower embeds at once.
     batch_size: Count = setting(default=256, per_process=True)
@@ -48,7 +52,7 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.model and self.encoder == "hashed":
             raise InputError(
-                f"model={self.model!r} needs encoder=static, sentence, clap or clip; "
+                f"model={self.model!r} needs encoder=static, sentence, clap, clip or voice; "
                 "hashed has no files"
             )
         if self.use_text_ratio < 1 and self.encoder != "clap":
@@ -59,8 +63,19 @@ class TextConfig:
 
     @property
     def source(self) -> str:
-        """Hub id, folder or file of the model; empty for hashed."""
+        """Hub id, folder or file of the model; empty for hashed, and for voice's own."""
         return self.model or DEFAULT_MODELS.get(self.encoder, "")
+
+
+def voice_caption(path: str) -> str:
+    """Caption that stands for a recording of a voice; it differs once the file has changed."""
+    stat = os.stat(path)
+    return f"{_VOICE}{path}#{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def voice_path(caption: str) -> str:
+    """Path in a caption that `voice_caption` made; empty for other captions."""
+    return caption.removeprefix(_VOICE).rpartition("#")[0] if caption.startswith(_VOICE) else ""
 
 
 def check_dimensions(conditions: Mapping[str, np.ndarray], condition_features: int) -> None:

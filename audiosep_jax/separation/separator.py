@@ -165,7 +165,8 @@ class Separator:
         """Return the encoder of a kind of queries, which is made when it is first used."""
         if kind not in self._encoders:
             encoder = make_query_encoder(kind, self.text)
-            if kind == "text" and self.text_fingerprint not in (None, encoder.fingerprint):
+            is_that_of_training = kind in ("text", "voice")
+            if is_that_of_training and self.text_fingerprint not in (None, encoder.fingerprint):
                 raise InputError(
                     f"the weights were trained with the text encoder {self.text_fingerprint}; "
                     f"this {self.text.encoder} is {encoder.fingerprint}"

@@ -91,6 +91,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.optim.adapter_rank and not self.init_from:
             raise InputError("optim.adapter_rank needs init_from: the weights that are frozen")
+        if ("speakers" in (self.data.source, *self.data.sources)) != (self.text.encoder == "voice"):
+            raise InputError(
+                "data.source=speakers and text.encoder=voice need each other: the recordings of a "
+                "speaker are the queries"
+            )
         if self.augment.absent_probability and self.text.use_text_ratio < 1:
             raise InputError(
                 f"augment.absent_probability={self.augment.absent_probability} needs "

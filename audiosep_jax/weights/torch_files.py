@@ -1,7 +1,8 @@
 """PyTorch checkpoints and safetensors files, read and written as numpy arrays without PyTorch.
 
-A PyTorch file is a zip with a pickle, which describes the tensors, and a member for each storage.
-Nothing that the pickle names is imported or called.
+A PyTorch file is a zip with a pickle, which describes the tensors, and a member for each storage;
+before PyTorch 1.6 it was pickles and storages one after another. Nothing that a pickle names is
+imported or called.
 """
 
 import math
@@ -9,7 +10,7 @@ import mmap
 import os
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,7 @@ from audiosep_jax.weights.torch_pickle import (
     opcodes,
     tensor_opcodes,
     unpickle,
+    unpickle_legacy,
 )
 
 # A real checkpoint needs about 200 bytes for a tensor; reading so many opcodes takes seconds.
@@ -34,6 +36,8 @@ _MAX_PICKLE_BYTES = 32 << 20
 # A view with a stride of 0 repeats its storage, up to this many elements.
 _MAX_EXPANDED_ELEMENTS = 1 << 24
 _ALIGNMENT_BYTES = 64
+_LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a pickled long of 80 bits
+_COUNT_BYTES = 8  # before each storage of a legacy file: its number of elements
 # Lightning converts what older versions wrote and warns about newer ones; AudioSep pins this one.
 _LIGHTNING_VERSION = "2.0.0"
 
@@ -76,12 +80,15 @@ def read_state_dict(
         if not path.is_file():
             raise ValueError("is not a file" if path.exists() else "no such file")
         with path.open("rb") as file:
-            head = file.read(9)
+            head = file.read(len(_LEGACY_MAGIC))
             if head.startswith(b"PK\x03\x04"):
                 return _read_zip(file, prefixes)
-        if head[8:] == b"{":
+            if head.startswith(_LEGACY_MAGIC):
+                return _read_legacy(file, prefixes)
+        if head[8:9] == b"{":
             return _read_safetensors(path, prefixes)
-        raise ValueError(not_the_file(path) or _unknown_format(head))
+        unknown = "is neither a PyTorch checkpoint nor a safetensors file"
+        raise ValueError(not_the_file(path) or unknown)
     except Exception as error:  # a damaged or hostile file can make the libraries raise any
         raise InputError(f"{path}: {_one_line(error)}") from error
 
@@ -89,12 +96,6 @@ def read_state_dict(
 def _one_line(error: BaseException) -> str:
     words = " ".join(str(error).split())[:300]
     return "".join(char if char.isprintable() else "?" for char in words) or type(error).__name__
-
-
-def _unknown_format(head: bytes) -> str:
-    if head.startswith(b"\x80\x02\x8a"):  # PyTorch's old magic number, a pickled long
-        return "has the format of PyTorch before 1.6; load it there and torch.save it again"
-    return "is neither a PyTorch checkpoint (zip) nor a safetensors file"
 
 
 def _read_safetensors(path: Path, prefixes: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -110,11 +111,33 @@ def _read_zip(file: BinaryIO, prefixes: tuple[str, ...]) -> dict[str, np.ndarray
     content = archive.member("data.pkl")
     if content.size > _MAX_PICKLE_BYTES:
         raise ValueError(f"its pickle has {content.size} bytes, more than a real one has")
-    state_dict = _find_state_dict(unpickle(content.tobytes()))
+    return _arrays(unpickle(content.tobytes()), prefixes, lambda key: archive.member(f"data/{key}"))
+
+
+def _read_legacy(file: BinaryIO, prefixes: tuple[str, ...]) -> dict[str, np.ndarray]:
+    content = _mapped(file)
+    loaded, storages, place = unpickle_legacy(content[:_MAX_PICKLE_BYTES].tobytes())
+    contents = {}
+    for storage in storages:
+        begin = place + _COUNT_BYTES
+        place = begin + storage.num_elements * _dtype(storage).itemsize
+        contents[storage.member] = content[begin:place]
+    return _arrays(loaded, prefixes, contents.__getitem__)
+
+
+def _mapped(file: BinaryIO) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def _arrays(
+    loaded: object, prefixes: tuple[str, ...], content_of: Callable[[str], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Make the chosen tensors of an unpickled object from the contents of its storages."""
+    state_dict = _find_state_dict(loaded)
     arrays = {}
     for name in _select(list(state_dict), prefixes):
         try:
-            arrays[name] = _to_array(state_dict[name], archive)
+            arrays[name] = _to_array(state_dict[name], content_of)
         except Exception as error:
             raise ValueError(f"{name!r:.200}: {_one_line(error)}") from error
     return arrays
@@ -125,7 +148,8 @@ def _find_state_dict(loaded: object) -> dict[Any, Any]:
         raise ValueError(
             f"holds {describe(loaded)}, not a state dict; torch.save(model.state_dict(), ...)"
         )
-    for field in ("state_dict", "model_state_dict", "model"):  # "state_dict" is Lightning's
+    # "state_dict" is Lightning's.
+    for field in ("state_dict", "model_state_dict", "model_state", "model"):
         if isinstance(loaded.get(field), dict):
             return loaded[field]
     return loaded
@@ -156,7 +180,7 @@ class _Archive:
         if len(roots) != 1:
             raise ValueError("is a zip file without PyTorch's data.pkl")
         self._root = roots[0].removesuffix("data.pkl")
-        self._bytes = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        self._bytes = _mapped(file)
         if f"{self._root}byteorder" in names and self.member("byteorder").tobytes() != b"little":
             raise ValueError("was written by a big-endian machine; save it again on another")
 
@@ -180,7 +204,13 @@ class _Archive:
         return content
 
 
-def _to_array(value: object, archive: _Archive) -> np.ndarray:
+def _dtype(storage: Storage) -> np.dtype:
+    if storage.kind not in _DTYPES:
+        raise ValueError(f"has the dtype of {storage.kind:.80}, which is not supported")
+    return _DTYPES[storage.kind]
+
+
+def _to_array(value: object, content_of: Callable[[str], np.ndarray]) -> np.ndarray:
     """Make the tensor as a view of its storage; numpy checks that the view is inside it."""
     while isinstance(value, Named) and value.name.startswith("torch._utils._rebuild_parameter"):
         value = value.arguments[0]
@@ -189,12 +219,9 @@ def _to_array(value: object, archive: _Archive) -> np.ndarray:
         raise ValueError(f"is {describe(value)}, not a tensor")
     match value.arguments:
         case (Storage() as storage, int(offset), tuple(shape), tuple(strides), *_):
-            dtype = _DTYPES.get(storage.kind)
+            dtype, content = _dtype(storage), content_of(storage.member)
         case _:
             raise ValueError("is a malformed tensor")
-    if dtype is None:
-        raise ValueError(f"has the dtype of {storage.kind:.80}, which is not supported")
-    content = archive.member(f"data/{storage.member}")
     if content.size < storage.num_elements * dtype.itemsize:
         raise ValueError(f"its storage has {content.size} bytes, fewer than declared")
     if math.prod(shape) > max(storage.num_elements, _MAX_EXPANDED_ELEMENTS):

@@ -18,6 +18,25 @@ def unpickle(content: bytes) -> Any:
         raise ValueError(f"its pickle is malformed or hostile: {reason}") from error
 
 
+def unpickle_legacy(content: bytes) -> tuple[Any, list["Storage"], int]:
+    """Read the pickles that begin a file of PyTorch before 1.6, as `unpickle` does.
+
+    Returns:
+        The object, its storages in the order of the file, and the place where the first begins.
+    """
+    try:
+        file = io.BytesIO(content)
+        _magic, _version, system = (_Unpickler(file).load() for _ in range(3))
+        unpickler = _Unpickler(file)
+        loaded, keys = unpickler.load(), _Unpickler(file).load()
+        if not system["little_endian"]:
+            raise ValueError("it was written by a big-endian machine")
+        return loaded, [unpickler.storages[key] for key in keys], file.tell()
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"its pickle is malformed or hostile: {reason}") from error
+
+
 def describe(value: object) -> str:
     """Say what a loaded value is, but not its content, which can be of any size."""
     kind = value if isinstance(value, type) else type(value)
@@ -62,7 +81,7 @@ class _Dict(dict[Any, Any]):
 
 
 class Storage(NamedTuple):
-    """Reference to the member of the zip with the content of a tensor."""
+    """Reference to the content of a tensor: to a member of the zip, if the file is one."""
 
     kind: str  # such as "torch.FloatStorage"
     member: str
@@ -83,6 +102,10 @@ class _Unpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
     _num_names = 0
 
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.storages: dict[str, Storage] = {}
+
     def find_class(self, module: str, name: str) -> Any:
         self._num_names += 1
         if self._num_names > _MAX_NAMES:
@@ -94,8 +117,12 @@ class _Unpickler(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         match pid:
-            case ("storage", type() as kind, str(member), _, int(num_elements)):
-                return Storage(str(getattr(kind, "name", "")), member, num_elements)
+            # The None of files before 1.6 says that the storage is no part of another one.
+            case ("storage", type() as kind, str(member), _, int(num_elements), *rest) if not any(
+                rest
+            ):
+                storage = Storage(str(getattr(kind, "name", "")), member, num_elements)
+                return self.storages.setdefault(member, storage)
         raise ValueError("it refers to a storage in an unknown way")
 
     def get_extension(self, code: int) -> None:

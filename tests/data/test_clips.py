@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from audiosep_jax.data.clips import Clip, class_folder_clips, esc50_clips, manifest_clips
+from audiosep_jax.data.clips import (
+    NUM_ENROLMENTS,
+    Clip,
+    class_folder_clips,
+    esc50_clips,
+    manifest_clips,
+    speaker_clips,
+)
+from audiosep_jax.encoders.encoder import voice_path
 from audiosep_jax.errors import InputError
 
 
@@ -234,3 +242,31 @@ def test_class_folders_are_read_at_any_depth_and_the_rest_is_named(tmp_path):
     ]
     left_out = {str(tmp_path / name) for name in ("loose.wav", "dog/notes.txt", "dog/linked")}
     assert set(clips.left_out) == left_out
+
+
+# -------------------------------------------------------------------------------- speakers
+
+
+def test_a_speakers_other_recordings_ask_for_a_recording(tmp_path):
+    names = [f"alice/{k}/{k}.flac" for k in range(12)] + ["bob/a.ogg", "bob/b.wav", "bob/c.wav"]
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"sound")
+    clips = speaker_clips(tmp_path)
+    enrolments = {}
+    for clip, speaker in zip(clips, clips.captions.classes(), strict=True):
+        files = [voice_path(caption) for caption in clip.captions]
+        enrolments[str(clip.path)] = files
+        assert len(set(files)) == (NUM_ENROLMENTS if speaker == "alice" else 2)
+        assert str(clip.path) not in files
+        assert {Path(file).relative_to(tmp_path).parts[0] for file in files} == {speaker}
+    assert set(enrolments) == {str(tmp_path / name) for name in names}
+    assert {file for files in enrolments.values() for file in files} == set(enrolments)
+    assert len({tuple(sorted(files)) for files in enrolments.values()}) == len(names)
+
+
+def test_a_speaker_with_one_recording_is_refused(tmp_path):
+    (tmp_path / "alice").mkdir()
+    (tmp_path / "alice" / "a.flac").write_bytes(b"sound")
+    assert "a.flac: is the only file of its speaker" in refused(speaker_clips, tmp_path)

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -268,6 +269,24 @@ def test_build_source_of_several_data_sets(tmp_path):
     assert len(build_source(config, "valid", RATE_HZ)) == 1
     own = dataclasses.replace(config, valid_root="")
     assert "set data.valid_root" in refused(build_source, own, "valid", RATE_HZ)
+
+
+def test_a_speaker_is_never_mixed_with_himself(tmp_path):
+    for k in range(24):  # of each speaker, more than the enrolments of two clips together
+        for speaker in ("alice", "bob"):
+            save_noise(tmp_path / "here" / speaker / f"{k}.wav", seconds=0.01)
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    config = DataConfig(source="speakers", root=str(tmp_path / "here"))
+    source = build_source(config, "train", RATE_HZ)
+    moved = build_source(
+        dataclasses.replace(config, root=str(tmp_path / "there")), "train", RATE_HZ
+    )
+    assert source.fingerprint == moved.fingerprint
+    speakers = list(source.captions.classes())
+    for index, speaker in enumerate(speakers):
+        others = source.captions.without(source.captions.excluded(index))
+        assert {speakers[other] for other in others} == {"alice", "bob"} - {speaker}
+        assert len(others) == 24
 
 
 def test_clips_that_cannot_be_told_apart_are_not_mixed(tmp_path):

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from tiny_models import write_clap, write_clip
+from tiny_models import write_clap, write_clip, write_voice
 from tiny_run import edit_about, save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import TextConfig
+from audiosep_jax.encoders.ge2e import VoiceEncoder
 from audiosep_jax.separation import command as separate
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.separation.stream import SeparationStream
@@ -211,6 +212,31 @@ def test_a_picture_as_a_query(here, capfd):
     for name, expected_CS in zip(names, expected, strict=True):
         written_CS, _ = audio_files.read(f"separated/in - {name}.wav")
         np.testing.assert_allclose(written_CS, expected_CS, rtol=0, atol=1e-6)
+
+
+def test_a_voice_as_a_query(here, capfd):
+    config = tiny_config()
+    config.model.condition_features, config.data.source = 256, "speakers"
+    config.text.encoder, config.text.model = "voice", str(write_voice(here / "voice.pt"))
+    encoder = VoiceEncoder(config.text.model)
+    save_run(here / "run", config=config, text_fingerprint=encoder.fingerprint)
+    recording("in.wav")
+    recording("alice.flac", 2, 9000, 16000, subtype="PCM_16")
+    arguments = ["in.wav", "--checkpoint", "run"]
+    assert separate.main([*arguments, "--voice", "alice.flac"]) == 0
+    assert capfd.readouterr().out == "separated/in - alice.wav\n"
+    condition_NE = encoder([audio_files.read_mono("alice.flac")])
+    expected_NCS = Separator.load("run").separate_conditions(
+        *audio_files.read("in.wav"), condition_NE, above_nyquist="keep"
+    )
+    written_CS, _ = audio_files.read("separated/in - alice.wav")
+    np.testing.assert_allclose(written_CS, expected_NCS[0], rtol=0, atol=1e-6)
+    assert np.abs(written_CS).max() > 0
+    assert separate.main([*arguments, "--text", "rain"]) == 2
+    assert "kind text needs weights trained with" in capfd.readouterr().err
+    write_voice(here / "voice.pt", num_hidden=5)
+    assert separate.main([*arguments, "--voice", "alice.flac", "--overwrite"]) == 2
+    assert "weights were trained with the text encoder voice-" in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------------- folders and lists

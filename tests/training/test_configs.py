@@ -10,8 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import soundfile
 from ml_collections import ConfigDict
-from tiny_models import write_clap, write_clip, write_static
+from tiny_models import write_clap, write_clip, write_static, write_voice
 from tiny_run import save_run
 
 import train
@@ -44,7 +45,15 @@ def shrink(values: ConfigDict, folder: Path) -> None:
     values.model.stem_channels = 4
     values.model.encoder_channels = (4,)
     values.model.time_pools = values.model.frequency_pools = (2,)
-    if values.text.encoder != "hashed":
+    if values.text.encoder == "voice":
+        values.text.model = str(write_voice(folder / "voice.pt"))
+        values.data.root = values.data.valid_root = str(folder / "voices")
+        for k, speaker in enumerate("aabbcc"):
+            path = folder / "voices" / speaker / f"{k}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tone_S = np.sin(np.arange(24_000) * (k + 1) / 20)
+            soundfile.write(path, tone_S / 4, 16_000)
+    elif values.text.encoder != "hashed":
         write = {"clap": write_clap, "clip": write_clip, "static": write_static}
         values.text.model = str(write[values.text.encoder](folder / "encoder"))
         values.model.condition_features = 8

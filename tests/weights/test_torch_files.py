@@ -177,9 +177,65 @@ def test_what_is_not_a_state_dict_is_refused(torch, tmp_path):
         assert message in refusal(path)
 
 
-def test_legacy_file_is_refused_with_a_way_out(torch, tmp_path):
-    torch.save({"a": torch.ones(2)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
-    assert "torch.save it again" in refusal(tmp_path / "a.pt")
+# ---------------------------------------------------------------------------- before PyTorch 1.6
+
+
+def legacy(values: dict[str, bytes], *storages: np.ndarray, little_endian: bool = True) -> bytes:
+    """A file of PyTorch before 1.6, whose values are opcodes."""
+    parts = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": little_endian}]
+    content = b"".join(pickle.dumps(part, 2) for part in parts)
+    content += b"\x80\x02" + dict_opcodes(list(values.items())) + b"."
+    content += pickle.dumps([str(key) for key in range(len(storages))], 2)
+    return content + b"".join(struct.pack("<q", x.size) + x.tobytes() for x in storages)
+
+
+def legacy_tensor(key: int, array: np.ndarray, num_elements: int | None = None) -> bytes:
+    kind = {"f4": "FloatStorage", "i8": "LongStorage"}[array.dtype.str[1:]]
+    storage = Storage(kind, str(key), num_elements or array.size)
+    return tensor_opcodes(storage, array.shape).replace(b"tQ", b"NtQ")  # it is no view
+
+
+def test_a_legacy_file_is_read(tmp_path):
+    first, second = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(3, dtype=np.int64)
+    tensors = {"a.weight": legacy_tensor(0, first), "b": legacy_tensor(1, second)}
+    (tmp_path / "a.pt").write_bytes(legacy(tensors, first, second))
+    loaded = read_state_dict(tmp_path / "a.pt")
+    assert set(loaded) == {"a.weight", "b"}
+    assert_same(loaded["a.weight"], first)
+    assert_same(loaded["b"], second)
+    assert set(read_state_dict(tmp_path / "a.pt", prefixes=("b",))) == {"b"}
+
+
+def test_legacy_files_of_pytorch_are_read(torch, tmp_path):
+    tensors = {"a": torch.randn(3, 4).T, "b": torch.arange(5), "c": torch.randn(9)[2:5]}
+    tensors["d"] = tensors["c"]
+    torch.save(
+        {"step": 3, "model_state": tensors},
+        tmp_path / "a.pt",
+        _use_new_zipfile_serialization=False,
+    )
+    loaded = read_state_dict(tmp_path / "a.pt")
+    for name, tensor in tensors.items():
+        assert_same(loaded[name], tensor.numpy())
+
+
+def test_a_legacy_file_runs_nothing_and_is_refused(tmp_path):
+    array = np.ones(4, np.float32)
+    tensor = legacy_tensor(0, array)
+    system = b"cos\nsystem\n(" + opcodes(f"touch {tmp_path}/ran") + b"tR"
+    whole, path = legacy({"a": tensor}, array), tmp_path / "a.pt"
+    cases = {
+        "'a': is 'os.system', not a tensor": legacy({"a": system, "b": tensor}, array),
+        "big-endian": legacy({"a": tensor}, array, little_endian=False),
+        "12 bytes, fewer than declared": whole[:-4],
+        "fewer than declared": legacy({"a": legacy_tensor(0, array, 1 << 40)}, array),
+        "malformed or hostile": whole[:60],
+        "the dtype of torch.QStorage": legacy({"a": tensor.replace(b"Float", b"Q")}, array),
+    }
+    for message, content in cases.items():
+        path.write_bytes(content)
+        assert message in refusal(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_safetensors_both_ways(tmp_path):
