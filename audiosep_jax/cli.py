@@ -45,6 +45,15 @@ def shard(text: str) -> tuple[int, int]:
     raise argparse.ArgumentTypeError(f"{text} must be i/n with i from 0 to n - 1, such as 0/4")
 
 
+def add_cluster(parser: argparse._ActionsContainer) -> None:
+    """Add --cluster, the first argument of `workers.cluster`."""
+    spread = (
+        "spread the work over the workers of this Dask scheduler, such as tcp://10.0.0.1:8786; "
+        "needs pip install 'audiosep-jax[cluster]'"
+    )
+    parser.add_argument("--cluster", default="", metavar="ADDRESS", help=spread)
+
+
 def local_path(text: str) -> Path:
     """Parse a path; refuse an address, such as gs://bucket, and an empty name."""
     if not text:  # as an unset variable of a shell; it would mean this folder

@@ -1,16 +1,36 @@
-"""Workers: how many to start, how to wait for them, and how they end with their parent."""
+"""Workers: threads, processes or the machines of a Dask cluster, which do tasks in any order."""
 
 import contextlib
+import functools
+import itertools
 import multiprocessing
 import os
+import pickle
+import queue
 import signal
+import socket
 import threading
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from audiosep_jax.errors import InputError
 
 SIGNAL_SECONDS = 0.5  # longest delay of a signal, see `finished`
+CONNECT_SECONDS = 10.0
+MAX_SUBMITTED = 10_000  # tasks at a time: the memory of a scheduler is limited
+_one_task = threading.Lock()  # in a process of a cluster, whose threads share the current folder
+
+Submit = Callable[..., "Future[Any]"]  # as `Executor.submit`
+Task = TypeVar("Task")
+
+
+class WorkerError(InputError):
+    """A worker of a cluster cannot do any task as this process would."""
 
 
 def available_cores(local_processes: int = 1) -> int:
@@ -42,16 +62,156 @@ def container_quota(
     return min(quotas)
 
 
-def finished(futures: Iterable[Future[Any]]) -> Iterator[Future[Any]]:
-    """Yield futures as they finish, and let the main thread handle signals meanwhile.
+def finished(
+    submit: Submit,
+    function: Callable[[Task], Any],
+    tasks: Iterable[Task],
+    failed: Callable[[Task, Exception], Any] | None = None,
+) -> Iterator[tuple[Task, Any]]:
+    """Call a function for each task in workers; yield tasks and results as they finish.
 
-    A signal that arrives just before the main thread waits is handled only after the wait, which
-    `concurrent.futures.as_completed` does not limit: SIGTERM could be without effect for hours.
+    The main thread handles signals meanwhile. A signal that arrives just before it waits is handled
+    only after the wait, which `concurrent.futures.as_completed` does not limit: SIGTERM could be
+    without effect for hours.
+
+    Args:
+        failed: makes a result of the error of a task; by default the error is raised.
     """
-    left = set(futures)
-    while left:
-        done, left = wait(left, SIGNAL_SECONDS, FIRST_COMPLETED)
-        yield from done
+    left: dict[Future[Any], Task] = {}
+    ready: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+    waiting = iter(tasks)
+    while True:
+        for task in itertools.islice(waiting, MAX_SUBMITTED - len(left)):
+            future = submit(function, task)
+            left[future] = task
+            future.add_done_callback(ready.put)
+        if not left:
+            return
+        try:
+            future = ready.get(timeout=SIGNAL_SECONDS)
+        except queue.Empty:
+            continue
+        task = left.pop(future)
+        try:
+            result = future.result()
+        except Exception as error:
+            if failed is None:
+                raise
+            result = failed(task, error)
+        del future  # while it exists, a cluster repeats the task when its worker is lost
+        yield task, result
+
+
+# ---------------------------------------------------------------------- cluster
+
+
+@contextlib.contextmanager
+def cluster(address: str) -> Iterator[Submit]:
+    """Connect to a Dask scheduler, and yield what submits tasks to its workers.
+
+    Workers do a task in the current folder of this process, one at a time in each process of
+    theirs. The task of a worker that was lost is done by another one. A function is loaded once in
+    each process, with the arguments of a `functools.partial`.
+
+    Raises:
+        InputError: the package `distributed` is missing, or no scheduler answers.
+    """
+    try:
+        import cloudpickle
+        import distributed
+    except ImportError as error:
+        hint = "pip install 'audiosep-jax[cluster]'"
+        raise InputError(f"a cluster needs the package distributed: {hint}") from error
+    try:
+        host, port = distributed.comm.get_address_host_port(address)
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{address}: no Dask scheduler answers ({error})") from error
+    executor, folder = client.get_executor(pure=False), os.getcwd()
+
+    @functools.cache
+    def shared(function: Callable[[Task], Any]) -> Any:
+        """Pickled function in the memory of workers, to which it is sent once."""
+        with warnings.catch_warnings(action="ignore"):  # it may hold the weights of a network
+            return client.submit(bytes, cloudpickle.dumps(function), pure=False)
+
+    def submit(function: Callable[[Task], Any], task: Task) -> "Future[Any]":
+        pickled = cloudpickle.dumps(task)  # the scheduler shall not import what it needs
+        return executor.submit(_as_there, folder, _versions(), shared(function), pickled)
+
+    with client:
+        try:
+            yield submit
+        except distributed.scheduler.KilledWorker as error:
+            raise InputError(f"{address}: {error}".partition("\n")[0]) from error
+
+
+@functools.cache
+def _versions() -> str:
+    found = []
+    for name in ("audiosep-jax", "jax"):
+        with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout, not installed
+            found.append(f"{name} {metadata.version(name)}")
+    return " and ".join(found)
+
+
+def _as_there(folder: str, versions: str, function: bytes, task: bytes) -> Any:
+    """Call a function as the process that submitted it would, in a worker of a cluster."""
+    host = socket.gethostname()
+    if _versions() != versions:
+        raise WorkerError(f"the worker {host} has {_versions()}, not {versions}; install the same")
+    with _one_task:
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            reason = f"the worker {host} cannot open {folder} ({error.strerror})"
+            raise WorkerError(f"{reason}; workers must see the same files") from error
+        return _loaded(function)(pickle.loads(task))
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(function: bytes) -> Callable[[Any], Any]:
+    """Load a function, with what it keeps, once in a process."""
+    return pickle.loads(function)
+
+
+def is_cancelled() -> bool:
+    """Return whether a task that this worker of a cluster is doing is not wanted any more."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    task = worker.state.tasks.get(worker.get_current_task())
+    return task is None or task.state != "executing"
+
+
+# ---------------------------------------------------------------------- processes
+
+
+@contextlib.contextmanager
+def processes(num_workers: int) -> Iterator[Submit]:
+    """Start worker processes on this machine, and yield what submits tasks to them.
+
+    An error waits for the tasks that are being done; an interrupt kills them.
+
+    Raises:
+        InputError: a worker process was killed.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_workers, spawn, initializer=end_with_parent)
+    try:
+        yield pool.submit
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker process was killed, perhaps because memory ran out; run the same command "
+            "again to go on, with fewer workers"
+        ) from error
+    except BaseException as error:
+        for worker in [] if isinstance(error, Exception) else multiprocessing.active_children():
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def end_with_parent() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiosep_jax import files, workers
-from audiosep_jax.cli import Parser, exit_code, local_path, number, shard
+from audiosep_jax.cli import Parser, add_cluster, exit_code, local_path, number, shard
 from audiosep_jax.errors import InputError
 from audiosep_jax.preparing.datasets import DATASETS
 from audiosep_jax.preparing.exclusion import REASON, excluding
@@ -97,7 +97,7 @@ def _write(plan: "Plan", options: argparse.Namespace, settings: "Settings") -> N
         disable=not todo,
     ) as bar:
         num_workers = options.workers or workers.available_cores()
-        shards.write_shards(plan, todo, settings, num_workers, bar.update)
+        shards.write_shards(plan, todo, settings, num_workers, bar.update, options.cluster)
 
 
 def _search_files(todo: Sequence["Shard"], root: Path | None) -> None:
@@ -200,6 +200,7 @@ def _parser() -> Parser:
     processes = "processes (default: one per core)"
     add("--workers", type=number(int, 0), default=0, metavar="N", help=processes)
     add("--shard", type=shard, default=(0, 1), metavar="I/N", help="do part I of 0 to N-1 only")
+    add_cluster(parser)
     return parser
 
 

@@ -3,15 +3,12 @@
 A run that was killed goes on with the shards that are missing.
 """
 
-import concurrent.futures
 import errno
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +19,6 @@ from tensorflow_datasets.core import example_serializer
 
 from audiosep_jax import files, workers
 from audiosep_jax.audio.files import AudioError
-from audiosep_jax.cli import Terminated
 from audiosep_jax.data.prepared import lines_name
 from audiosep_jax.errors import InputError
 from audiosep_jax.preparing import recordings as recordings_lib
@@ -148,37 +144,23 @@ def write_shards(
     settings: Settings,
     num_workers: int,
     progress: Callable[[int], object],
+    cluster: str = "",
 ) -> None:
     """Write shards in worker processes; call `progress` with the recordings of each.
 
-    InputError if the disk is full, or a worker process was killed. Finished shards are kept.
+    With the address of a `cluster`, its workers write them. InputError if the disk is full, or a
+    worker process was killed. Finished shards are kept.
     """
-    if num_workers == 1 or len(shards) < 2:
+    write = functools.partial(write_shard, plan.folder, settings=settings)
+    if not cluster and (num_workers == 1 or len(shards) < 2):
         for shard in shards:
-            write_shard(plan.folder, shard, settings)
+            write(shard)
             progress(shard.num_recordings)
         return
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(shards)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=workers.end_with_parent,
-    )
-    try:
-        futures = {pool.submit(write_shard, plan.folder, x, settings): x for x in shards}
-        for future in workers.finished(futures):
-            future.result()
-            progress(futures[future].num_recordings)
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a worker process was killed, perhaps because memory ran out; run the same command "
-            "again to go on, with fewer workers"
-        ) from error
-    except (KeyboardInterrupt, Terminated):
-        for worker in multiprocessing.active_children():
-            worker.kill()  # a shard may take minutes, and is written whole or not at all
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    count = min(num_workers, len(shards))
+    with workers.cluster(cluster) if cluster else workers.processes(count) as submit:
+        for shard, _ in workers.finished(submit, write, shards):
+            progress(shard.num_recordings)
 
 
 def finish(plan: Plan, settings: Settings, output: Path) -> dict[str, Any]:

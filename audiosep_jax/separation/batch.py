@@ -4,12 +4,13 @@ A recording that fails is reported and does not stop the others.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from audiosep_jax import plots, workers
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
+from audiosep_jax.cli import use_compilation_cache
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation import editors
 from audiosep_jax.separation.files import SeparatedFile
@@ -45,10 +47,6 @@ class Settings:
     residual: bool = False
     suffix: str | None = None  # of the results; None for that of their format
     beside: tuple[str, ...] = ()  # suffixes of figures, labels and files of all parts
-    overwrite: bool = False
-    inputs: frozenset[str] = frozenset()  # real paths of files that no result replaces
-    # Real path of the recording of each result of an earlier run: the same may replace it.
-    own: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(eq=False)
@@ -62,6 +60,7 @@ class Task:
     condition_NE: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     unwanted_ME: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     reader: AudioReader | None = None  # the recording, if it is open already
+    refused: Mapping[Path, str] = dataclasses.field(default_factory=dict)  # see `protect`
 
 
 def make_task(job: Job, labels: Sequence[str], settings: Settings) -> Task:
@@ -74,6 +73,51 @@ def make_task(job: Job, labels: Sequence[str], settings: Settings) -> Task:
             paths[row] = settings.output / name
     stem = cut(job.stem, MAX_STEM_BYTES)
     return Task(job, labels, paths, [folder / f"{stem}.{suffix}" for suffix in settings.beside])
+
+
+def protect(
+    tasks: Sequence[Task],
+    output: Path,
+    inputs: Set[str],
+    own: Mapping[str, str] | None = None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Note for each task the files that its results may not replace, and why.
+
+    This is done before the first task begins: a task that is repeated, because its worker was
+    killed, may replace its own files.
+
+    Args:
+        inputs: real paths of files that no result replaces.
+        own: real path of the recording of each result of an earlier run, which may replace it.
+    """
+
+    @functools.cache
+    def suffixes(folder: Path) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        try:
+            names = os.listdir(folder) if folder.is_dir() else []
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
+        for path in map(Path, names):
+            found.setdefault(path.stem.casefold(), set()).update((path.suffix, path.suffix.lower()))
+        return found
+
+    for task in tasks:
+        paths = [
+            path.with_name(path.name + suffix)
+            for path in task.results
+            for suffix in suffixes(path.parent).get(path.name.casefold(), ())
+        ]
+        refused = {}
+        for path in (x for x in (*paths, *task.beside) if os.path.lexists(x) and not x.is_dir()):
+            owner = (own or {}).get(str(path.relative_to(output)))
+            if os.path.realpath(path) in inputs:
+                refused[path] = "is an input; choose another output"
+            elif not overwrite and owner != os.path.realpath(task.job.recording):
+                refused[path] = "exists already; --overwrite replaces it"
+        task.refused = refused
 
 
 def check_distinct(tasks: Sequence[Task]) -> None:
@@ -150,12 +194,8 @@ def checked_paths(
     for path in [*paths, *task.beside]:
         if not path.parent.resolve().is_relative_to(settings.output.resolve()):
             raise InputError(f"{path}: a link leads out of the output folder {settings.output}")
-        if os.path.realpath(path) in settings.inputs:
-            raise InputError(f"{path}: is an input; choose another output")
-        owner = settings.own.get(str(path.relative_to(settings.output)))
-        free = not os.path.lexists(path) or path.is_dir()  # a folder is refused by the writer
-        if not (free or settings.overwrite or owner == os.path.realpath(task.job.recording)):
-            raise InputError(f"{path}: exists already; --overwrite replaces it")
+        if path in task.refused:
+            raise InputError(f"{path}: {task.refused[path]}")
     return {"output_format": format, "subtype": subtype}, paths
 
 
@@ -216,10 +256,10 @@ class Picture:
 
 def separate_all(
     separator: Separator,
+    devices: Sequence[jax.Device],
     tasks: Sequence[Task],
     settings: Settings,
-    devices: Sequence[jax.Device],
-    progress: Callable[[float], None],
+    progress: Callable[[float], object],
 ) -> Iterator[tuple[Task, Record | InputError]]:
     """Yield every task with its record, or with the error that it failed with, as they finish.
 
@@ -236,29 +276,55 @@ def separate_all(
             raise CancelledError
         progress(share)
 
-    def work(task: Task) -> Record | InputError:
+    def work(task: Task) -> Record:
         mine = free.get()
         try:
             return separate_task(mine, task, settings, advance)
-        except InputError as error:
-            return error
-        except CancelledError:
-            raise
-        except Exception as error:  # the other recordings are separated whatever it is
-            reason = f"{type(error).__name__}: {str(error)[:300]}"
-            return InputError(f"{task.job.recording}: cannot be separated ({reason})")
         finally:
             free.put(mine)
 
     with ThreadPoolExecutor(len(devices)) as executor:
         try:
-            submitted = {executor.submit(work, task): task for task in tasks}
-            for future in workers.finished(submitted):
-                yield submitted[future], future.result()
+            yield from workers.finished(executor.submit, work, tasks, _failure)
         except BaseException:
             stop.set()
             executor.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def separate_on_cluster(
+    separator: Separator,
+    address: str,
+    tasks: Sequence[Task],
+    settings: Settings,
+    progress: Callable[[float], object],
+) -> Iterator[tuple[Task, Record | InputError]]:
+    """Yield as `separate_all`; each worker of the Dask scheduler separates one at a time."""
+    sent = dataclasses.replace(separator, _encoders={})  # they may be larger than the network
+    with workers.cluster(address) as submit:
+        work = functools.partial(_separate_in_worker, sent, settings)
+        for task, result in workers.finished(submit, work, tasks, _failure):
+            progress(1)
+            yield task, result
+
+
+def _separate_in_worker(separator: Separator, settings: Settings, task: Task) -> Record:
+    def stop_if_cancelled(_: float) -> None:
+        if workers.is_cancelled():
+            raise CancelledError
+
+    use_compilation_cache()
+    return separate_task(separator, task, settings, stop_if_cancelled)
+
+
+def _failure(task: Task, error: Exception) -> InputError:
+    """Error of one recording, which does not stop the others; other errors are raised."""
+    if isinstance(error, (CancelledError, workers.WorkerError)):
+        raise error
+    if isinstance(error, InputError):
+        return error
+    reason = f"{type(error).__name__}: {str(error)[:300]}"
+    return InputError(f"{task.job.recording}: cannot be separated ({reason})")
 
 
 def devices_to_use() -> list[jax.Device]:

@@ -3,9 +3,10 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     output = arguments.output.parent if is_file else arguments.output
     jobs = plan(arguments.input, output, wanted)
     many = len(jobs) > 1 or any(os.path.isdir(x) or is_list(x) for x in arguments.input)
+    many = many or bool(arguments.cluster)
     check_options(arguments, output)
     listed = [part for job in jobs for query in job.queries for part in query]
     values = read(dict.fromkeys([*arguments.queries, *arguments.unwanted, *listed]))
@@ -64,7 +66,8 @@ def _separate(arguments: argparse.Namespace) -> int:
     from audiosep_jax.audio.files import AudioReader
     from audiosep_jax.separation import batch
 
-    inputs = [*arguments.input, *(job.recording for job in jobs), *(x.value for x in values)]
+    read_paths = [*arguments.input, *(job.recording for job in jobs), *(x.value for x in values)]
+    inputs = {os.path.realpath(path) for path in read_paths}
     with contextlib.ExitStack() as stack:
         log = None
         if many or arguments.resume:
@@ -75,13 +78,12 @@ def _separate(arguments: argparse.Namespace) -> int:
             residual=arguments.residual,
             suffix=arguments.output.suffix if is_file else None,
             beside=beside(arguments),
-            overwrite=arguments.overwrite,
-            inputs=frozenset(os.path.realpath(path) for path in inputs),
-            own=own_files(log) if log and arguments.resume else {},
         )
         tasks = [batch.make_task(job, labels_of(job.queries, values), settings) for job in jobs]
         batch.check_distinct(tasks)
         tasks = tasks[arguments.shard[0] :: arguments.shard[1]]
+        own = own_files(log) if log and arguments.resume else {}
+        batch.protect(tasks, output, inputs, own, overwrite=arguments.overwrite)
         if tasks and not many:
             tasks[0].reader = stack.enter_context(AudioReader(tasks[0].job.recording))
             batch.checked_paths(tasks[0].reader, tasks[0], settings)
@@ -89,7 +91,13 @@ def _separate(arguments: argparse.Namespace) -> int:
         # -------------------------------------------------------------- load, separate, report
         separator = load_separator(arguments.checkpoint, arguments)
         _set_conditions(separator, tasks, values, unwanted)
-        records, failures = _run(separator, tasks, settings, log, many, arguments.resume)
+        separate = functools.partial(batch.separate_all, separator, batch.devices_to_use())
+        if arguments.cluster:
+            separate = functools.partial(batch.separate_on_cluster, separator, arguments.cluster)
+        weights = separator.fingerprint if log else ""
+        keys = {task: batch.key_of(task, settings, weights) for task in tasks}
+        finished = finished_records(log, output) if log and arguments.resume else {}
+        records, failures = _run(separate, keys, finished, settings, log, many)
     if failures and not many:
         raise failures[0]
     if arguments.json:
@@ -134,39 +142,40 @@ def _set_conditions(
 
 
 def _run(
-    separator: "Separator",
-    tasks: "Sequence[Task]",
+    separate: "Callable[..., Iterator[tuple[Task, Record | InputError]]]",
+    keys: "Mapping[Task, str]",
+    finished: "Mapping[str, Record]",
     settings: "Settings",
     log: files.FinishedLog | None,
     many: bool,
-    resume: bool,
 ) -> "tuple[list[Record], list[InputError]]":
-    """Separate, report and log; return the records of all that is finished, and the failures."""
+    """Separate, report and log; return the records of all that is finished, and the failures.
+
+    Args:
+        separate: `batch.separate_all` or `batch.separate_on_cluster`, with its first arguments.
+        keys: `batch.key_of` of each task.
+        finished: records of earlier runs by key.
+    """
     from tqdm import tqdm
 
-    from audiosep_jax.separation import batch
-
-    weights = separator.fingerprint if log else ""
-    keys = {task: batch.key_of(task, settings, weights) for task in tasks}
-    finished = finished_records(log, settings.output) if log and resume else {}
-    records = [finished[keys[task]] for task in tasks if keys[task] in finished]
-    left = [task for task in tasks if keys[task] not in finished]
+    records = {task: finished[key] for task, key in keys.items() if key in finished}
+    left = [task for task in keys if task not in records]
     if records:
-        say(f"{len(records)} of {len(tasks)} recordings are done already")
-    failures, devices = [], batch.devices_to_use()
+        say(f"{len(records)} of {len(keys)} recordings are done already")
+    failures = []
     form = "{percentage:3.0f}% |{bar}| {n:.1f} of {total} recordings, {remaining} left"
     # The bar counts parts of recordings too. `disable=None` shows it on terminals only.
     with tqdm(total=len(left), bar_format=form, disable=None, delay=2, leave=False) as bar:
-        for task, result in batch.separate_all(separator, left, settings, devices, bar.update):
+        for task, result in separate(left, settings, bar.update):
             if isinstance(result, InputError):
                 failures.append(result)
                 continue
-            records.append({"key": keys[task], **result})
+            records[task] = {"key": keys[task], **result}
             if log:
-                log.add(records[-1])
+                log.add(records[task])
             bar.clear()
             _report(result, settings.output, f"{task.job.name}: " if many else "")
-    return records, failures
+    return [records[task] for task in keys if task in records], failures
 
 
 def _report(record: "Record", output: Path, prefix: str) -> None:

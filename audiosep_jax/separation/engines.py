@@ -108,6 +108,10 @@ class OpenVINO:
         self._model, self._variables, self._fingerprint = model, variables, fingerprint
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what the engine is made of; its graphs are compiled where it is used."""
+        return OpenVINO, (self._model, self._variables, self._fingerprint)
+
     @functools.cached_property
     def state_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """As in `Engine`."""

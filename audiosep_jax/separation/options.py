@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from audiosep_jax import files
-from audiosep_jax.cli import Parser, local_path, naming, say, shard, use_compilation_cache
+from audiosep_jax.cli import (
+    Parser,
+    add_cluster,
+    local_path,
+    naming,
+    say,
+    shard,
+    use_compilation_cache,
+)
 from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation import AboveNyquist, Clip, EngineName, Precision, Stereo
@@ -211,6 +219,7 @@ def make_parser() -> Parser:
     group.add_argument("--resume", action="store_true", help=resume)
     share = "do share I (from 0) of N only, to divide the work among processes or machines"
     group.add_argument("--shard", type=shard, default=(0, 1), metavar="I/N", help=share)
+    add_cluster(group)
     return parser
 
 
