@@ -1,6 +1,7 @@
 """Export: a separator as one file for JAX alone or for ONNX engines, or as a page for browsers."""
 
 import functools
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -177,15 +178,11 @@ def export_web(
     if folder.exists():
         raise InputError(f"{folder}: exists already; remove it or choose another folder")
     with files.replacing(folder) as partial:
-        files.make_folder(partial)
+        shutil.copytree(web.PAGE, partial)
         words = web.write_words(separator, partial)
         if not words and not text:
             encoder = separator.text.encoder
-            raise InputError(
-                f"no browser runs the text encoder {encoder}: give the sentences that the page "
-                "offers"
-            )
-        web.write_pages(partial)
+            raise InputError(f"no browser runs the text encoder {encoder}: give some sentences")
         web.write_runtime(partial / "runtime", runtime)
         graph = export_onnx(separator, partial / "model.onnx", stream=True, dtype=dtype, text=text)
         about = web.sizes(separator.model, graph.stat().st_size)

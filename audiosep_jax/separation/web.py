@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import importlib.resources
 import json
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from audiosep_jax.separation.stream import tiling_for
 if TYPE_CHECKING:
     from audiosep_jax.separation.separator import Separator
 
+PAGE = Path(__file__).parents[1] / "web"  # the files that every page has
 # `npm view onnxruntime-web@VERSION dist.integrity` tells the hash of a version.
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
@@ -32,13 +32,8 @@ CHANNELS = 2  # the page mixes recordings of more down to one
 # As measured with Chromium.
 BROWSER_BYTES, GRAPH_COPIES = 250_000_000, 4
 # The one kind of tokenizer that `web/words.js` knows.
-NORMALIZER = {
-    "type": "BertNormalizer",
-    "clean_text": True,
-    "handle_chinese_chars": True,
-    "strip_accents": None,
-    "lowercase": True,
-}
+NORMALIZER = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
+NORMALIZER |= {"strip_accents": None, "lowercase": True}
 
 
 def sizes(model: ModelConfig, graph_bytes: int) -> dict[str, int]:
@@ -46,12 +41,6 @@ def sizes(model: ModelConfig, graph_bytes: int) -> dict[str, int]:
     frames = tiling_for(model, 1, TILE_SECONDS, live=True).tile_frames
     network = GRAPH_COPIES * graph_bytes + CHANNELS * tile_bytes(model, frames)
     return {"tile_frames": frames, "fixed_bytes": BROWSER_BYTES + network}
-
-
-def write_pages(folder: Path) -> None:
-    """Copy the page, its style and its scripts."""
-    for entry in importlib.resources.files("audiosep_jax").joinpath("web").iterdir():
-        (folder / entry.name).write_bytes(entry.read_bytes())
 
 
 def write_runtime(folder: Path, package: Path | None = None) -> None:

@@ -58,14 +58,17 @@ const advance = (share) => { progress.value = share; };
 
 // ------------------------------------------------------------------ the recording
 
-function take(blob, name, seconds) {
+function take(blob, name) {
   if (!blob) return;
   sound = undefined;
   URL.revokeObjectURL(recording.src);
   recording.src = URL.createObjectURL(blob);
   recording.hidden = false;
-  recording.onloadedmetadata = () => {
-    sound = { blob, name, seconds: Number.isFinite(recording.duration) ? recording.duration : seconds };
+  recording.ondurationchange = () => {
+    const seconds = recording.duration;
+    // Files without a length, such as what browsers record, tell it once their end was sought.
+    recording.currentTime = seconds === Infinity ? Number.MAX_SAFE_INTEGER : 0;
+    if (Number.isFinite(seconds)) sound = { blob, name, seconds };
     update();
   };
   recording.onerror = () => { recording.hidden = true; say(`${name}: this browser cannot read it as a recording.`, true); };
@@ -86,12 +89,12 @@ record.onclick = async () => {
   const raw = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: raw });
-    const parts = [], begun = performance.now();
+    const parts = [];
     recorder = new MediaRecorder(stream);
     recorder.ondataavailable = ({ data }) => parts.push(data);
     recorder.onstop = () => {
       stream.getTracks().forEach((track) => track.stop());
-      take(new Blob(parts, { type: recorder.mimeType }), "recording", (performance.now() - begun) / 1000);
+      take(new Blob(parts, { type: recorder.mimeType }), "recording");
       recorder = undefined;
       record.textContent = "Record";
     };
