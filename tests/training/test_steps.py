@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_towers import GOLDEN, recipe
-from jax.sharding import Mesh, PartitionSpec
 from separator_examples import (
     SMALLEST,
     TINY,
@@ -134,14 +133,11 @@ def test_golden_weights_after_four_steps_float64(float64_run):
 
 
 @pytest.mark.slow
-def test_golden_steps_float32():
+def test_golden_step_float32():
     golden = np.load(GOLDEN / "resunet30_training.npz")
-    metrics, norms, _ = golden_run(np.float32, 2)
-    np.testing.assert_allclose(
-        [row["loss"] for row in metrics], golden["losses"][:2], rtol=0, atol=1e-4
-    )
-    totals = [row["gradient_norm"] for row in metrics]
-    np.testing.assert_allclose(totals, golden["grad_norms"][:2], rtol=1e-3)
+    (row,), norms, _ = golden_run(np.float32, 1)  # later steps are compared in float64
+    assert row["loss"] == pytest.approx(golden["losses"][0], abs=1e-4)
+    assert row["gradient_norm"] == pytest.approx(golden["grad_norms"][0], rel=1e-3)
     check_gradient_norms(norms, golden, 1e-3, 1e-6)
 
 
@@ -183,24 +179,17 @@ def parallel():
     return lambda state, batch: step(run.place_state(state), run.split_batch(batch))
 
 
-def under_shard_map(body):
-    """The body under shard_map, which proves that what it returns is the same on every device."""
-    mesh = Mesh(np.asarray(jax.devices()), (steps.AXIS,))
-    whole, rows = PartitionSpec(), PartitionSpec(steps.AXIS)
-    specs = {"in_specs": (whole, rows), "out_specs": (whole, whole)}
-    mapped = jax.shard_map(body, mesh=mesh, check_vma=True, **specs)
-    return jax.jit(mapped)
-
-
 @functools.cache
-def checked_step():
+def shard_map_step():
     return under_shard_map(tiny_body())
 
 
-@functools.cache
-def shard_map_step():
-    """The step of `config.parallel=shard_map`, on whole batches and placed states."""
-    step = run.parallel_train_step(tiny_body(), "shard_map")
+def under_shard_map(body):
+    """The step of `config.parallel=shard_map`, on whole batches and placed states.
+
+    shard_map proves that what the body returns is the same on every device.
+    """
+    step = run.parallel_train_step(body, "shard_map")
 
     def on_all_devices(state, batch):
         state = run.place_state(state, "shard_map")
@@ -225,7 +214,7 @@ def trained_alone():
 
 @pytest.mark.slow
 @pytest.mark.smoke
-@pytest.mark.parametrize("step", [parallel, shard_map_step, checked_step])
+@pytest.mark.parametrize("step", [parallel, shard_map_step])
 def test_eight_devices_equal_one(step):
     # In float32 Adam blows rounding up where a gradient is zero but for it.
     assert jax.local_device_count() == 8
@@ -238,7 +227,7 @@ def test_eight_devices_equal_one(step):
     assert np.abs(moved).max() > 1e-3
 
 
-@pytest.mark.parametrize("step", [parallel, shard_map_step, checked_step])
+@pytest.mark.parametrize("step", [parallel, shard_map_step])
 def test_gradient_is_the_mean_over_devices(step):
     # Eight copies of two clips have the gradient of the two clips; Adam alone would hide a factor.
     batch = jax.tree.map(lambda x: np.concatenate([x] * 8), tiny_batch(0, 2))
@@ -249,10 +238,10 @@ def test_gradient_is_the_mean_over_devices(step):
 
 
 def unreplicated(body):
-    """Number of leaves of (state, metrics) that shard_map does not find equal on all devices."""
+    """Number of leaves of state and metrics that shard_map does not find equal on all devices."""
     with pytest.raises(ValueError, match="could not infer replication") as error:
         under_shard_map(body)(tiny_state(), tiny_batch(0, 16))
-    return tuple(str(error.value).count(f"* out_specs[{i}] is") for i in (0, 1))
+    return str(error.value).count("* out_specs is")
 
 
 # All but the step hang on whether the step was finite; so do three metrics: whether it was
@@ -262,7 +251,7 @@ WHOLE_STATE, OF_THE_UPDATE = 296, 3
 
 def test_statistics_of_single_devices_are_noticed(monkeypatch):
     monkeypatch.setattr(BatchNorm, "_over_devices", lambda self, x: x[None])
-    assert unreplicated(tiny_body()) == (WHOLE_STATE, OF_THE_UPDATE)
+    assert unreplicated(tiny_body()) == WHOLE_STATE + OF_THE_UPDATE
 
 
 def test_metrics_of_single_devices_are_noticed(monkeypatch):
@@ -273,7 +262,7 @@ def test_metrics_of_single_devices_are_noticed(monkeypatch):
     monkeypatch.setattr(steps, "mean_over_devices", mean_of_gradients)
     assert len(jax.tree.leaves(tiny_state())) == 1 + WHOLE_STATE
     # The loss, its three terms and SDRi.
-    assert unreplicated(tiny_body()) == (WHOLE_STATE, 5 + OF_THE_UPDATE)
+    assert unreplicated(tiny_body()) == WHOLE_STATE + 5 + OF_THE_UPDATE
 
 
 @pytest.mark.slow
