@@ -13,7 +13,7 @@ from audiosep_jax.training.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """A small network at 8 kHz with the windows of speech, 32 ms."""
+    """The demo's network, on longer mixtures of equally loud voices."""
     config = default_config()
     config.name = "voice"
     config.batch_size = 8
@@ -28,13 +28,13 @@ def get_config() -> ConfigDict:
     config.mixing.snr_db = (-5.0, 5.0)
 
     config.model.sample_rate_hz = 8000
-    config.model.window_samples = 256
-    config.model.hop_samples = 128
+    config.model.window_samples = 512
+    config.model.hop_samples = 256
     config.model.condition_features = 256
-    config.model.stem_channels = 16
-    config.model.encoder_channels = (16, 32, 64, 96)
+    config.model.stem_channels = 8
+    config.model.encoder_channels = (8, 32, 64, 96)
     config.model.time_pools = (2, 2, 2, 2)
-    config.model.frequency_pools = (2, 2, 2, 2)
+    config.model.frequency_pools = (4, 4, 2, 2)
 
     config.loss.waveform_l1 = 0.0
     config.loss.thresholded_snr = 1.0

@@ -34,8 +34,10 @@ MEL = MelConfig(
 )
 NUM_FRAMES = 160  # of a window
 WINDOW_SAMPLES = NUM_FRAMES * MEL.hop_length
-LEVEL_DB = -30.0  # RMS of what the network hears; its mel bands are powers, not logarithms
+LEVEL_DB = -22.0  # RMS of what the network hears; its mel bands are powers, not logarithms
 SILENCE_DB = -25.0  # windows so far below the loudest one are left out
+# The mean of many speakers, without which all vectors would be alike: cosines of 0.5 and more.
+MEAN_E = np.load(Path(__file__).with_name("mean_voice.npy"))
 _BATCH_SOUNDS, _BATCH_WINDOWS = 16, 64
 
 Params = Mapping[str, jax.Array]  # by PyTorch's names
@@ -126,7 +128,7 @@ class VoiceEncoder:
             parts = [windows(_at_rate(*sound)) for sound in sounds]
             owners_N = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
             np.add.at(embedding_NE, owners_N, self._embed(np.concatenate(parts)))
-        return np.asarray(unit_norm(jnp.asarray(embedding_NE)))
+        return np.asarray(unit_norm(unit_norm(jnp.asarray(embedding_NE)) - MEAN_E))
 
     def _embed(self, wave_NS: np.ndarray) -> np.ndarray:
         rows = []
