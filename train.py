@@ -23,7 +23,7 @@ import jax
 from absl import app, flags, logging
 
 from audiosep_jax import files
-from audiosep_jax.cli import use_compilation_cache
+from audiosep_jax.cli import say, use_compilation_cache
 from audiosep_jax.data.batches import BadClips, ClipSampler
 from audiosep_jax.data.pipeline import train_batches
 from audiosep_jax.data.sources import DataConfig, build_source
@@ -122,6 +122,8 @@ def train(config: Config, workdir: Path) -> bool:
         # -------------------------------------------------------------- clips, captions, validation
         train_source = build_source(config.data, "train", config.model.sample_rate_hz)
         valid_source = build_source(config.data, "valid", config.model.sample_rate_hz)
+        if main and (names := train_source.captions.unknown(itertools.chain(*config.data.alike))):
+            say(f"data.alike: no training clip has the caption or class {', '.join(names)}")
         train_clips, valid_clips = ClipSampler(train_source), ClipSampler(valid_source)
         captions = distinct_captions(train_clips.captions, valid_clips.captions)
         data, valid_data = train_source.fingerprint, valid_source.fingerprint

@@ -176,7 +176,7 @@ class Captions:
     def grouped(self, groups: Iterable[Iterable[str]]) -> "Captions":
         """Captions where those, and classes, that are in one group exclude each other.
 
-        Names that no clip has are ignored.
+        `unknown` tells names that no clip has, which change nothing.
         """
         key_of = {name: key for key, name in enumerate(self._key_names)}
         grouped = copy.copy(self)
@@ -186,6 +186,11 @@ class Captions:
             for key in members:
                 grouped._alike[key] = grouped._alike.get(key, set()) | members
         return grouped
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that are no caption and no class of any clip."""
+        known = set(self._key_names)
+        return [name for name in names if caption_key(name) not in known]
 
     def classes(self) -> Iterator[str]:
         """Yield the class of each clip, in lower case, or an empty string."""

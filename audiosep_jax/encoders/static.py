@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FILES = ("model.safetensors", "tokenizer.json")
-TABLE = "embeddings"  # (V, E) floating-point numbers or int8: only the direction of a row counts
+# (R, E) floating-point numbers or int8, at any scale; and, in tables whose vocabulary is quantised,
+# the row of each word piece, (V,), and the factor of its row, (V,).
+TABLE, MAPPING, WEIGHTS = "embeddings", "mapping", "weights"
 
 
 class StaticEncoder:
@@ -58,9 +60,16 @@ class StaticEncoder:
     def table_VE(self) -> np.ndarray:
         """Vectors of all word pieces, one row each."""
         path = self._folder / FILES[0]
-        table_VE = read_state_dict(path, prefixes=(TABLE,)).get(TABLE)
+        stored = read_state_dict(path, prefixes=(TABLE, MAPPING, WEIGHTS))
+        table_VE = stored.get(TABLE)
         if table_VE is None or table_VE.ndim != 2:
             raise InputError(f"{path}: holds no table {TABLE!r} of word vectors")
+        if (row_V := stored.get(MAPPING)) is not None:
+            if not 0 <= row_V.min(initial=0) <= row_V.max(initial=0) < len(table_VE):
+                raise InputError(f"{path}: {MAPPING!r} names rows that {TABLE!r} does not have")
+            table_VE = table_VE[row_V]
+        if (weight_V := stored.get(WEIGHTS)) is not None:
+            table_VE = table_VE[: len(weight_V)] * weight_V[: len(table_VE), None]
         if self.tokenizer.get_vocab_size() > len(table_VE):
             raise InputError(f"{path}: the table has fewer rows than the tokenizer has words")
         return table_VE

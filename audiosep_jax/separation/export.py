@@ -1,5 +1,6 @@
 """Export: a separator as one file for JAX alone or for ONNX engines, or as a page for browsers."""
 
+import argparse
 import functools
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from audiosep_jax import files
 from audiosep_jax.cli import Parser, exit_code, local_path
 from audiosep_jax.errors import InputError
-from audiosep_jax.separation.options import add_checkpoint, load_separator
+from audiosep_jax.separation.options import add_adapter, add_checkpoint, load_separator
 from audiosep_jax.training import WeightType
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _export(
-    checkpoint: str, file: Path, format: str | None, text: Sequence[str], **options: Any
+    checkpoint: str,
+    adapter: str,
+    file: Path,
+    format: str | None,
+    text: Sequence[str],
+    **options: Any,
 ) -> None:
     format = format or ("onnx" if file.suffix == ".onnx" else "jax")
     given = {name: value for name, value in options.items() if value is not None}
@@ -56,7 +62,8 @@ def _export(
             raise InputError(f"--{name}: is no option of --format {format}")
     exports: dict[str, Callable[..., Path]]
     exports = {"jax": export_separator, "onnx": export_onnx, "web": export_web}
-    print(exports[format](load_separator(checkpoint), file, text=text, **given))
+    separator = load_separator(checkpoint, argparse.Namespace(adapter=adapter))
+    print(exports[format](separator, file, text=text, **given))
 
 
 def export_separator(
@@ -240,6 +247,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="what to write: dog.jax, dog.onnx or a folder")
     add_checkpoint(parser)
+    add_adapter(parser)
     form = (
         "what runs it: JAX alone, ONNX engines, or browsers, for which FILE is a new folder "
         "(default: onnx if FILE ends in .onnx, jax otherwise)"

@@ -69,11 +69,16 @@ def add_checkpoint(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_adapter(parser: argparse._ActionsContainer) -> None:
+    """Add --adapter, which `load_separator` reads."""
+    adapter = "file of an adapter that was trained on the weights, or the workdir of its training"
+    parser.add_argument("--adapter", default="", metavar="PATH", help=adapter)
+
+
 def add_loading(parser: argparse._ActionsContainer) -> None:
     """Add --adapter and how to run the network, which `load_separator` reads."""
+    add_adapter(parser)
     add = parser.add_argument
-    adapter = "file of an adapter that was trained on the weights, or the workdir of its training"
-    add("--adapter", default="", metavar="PATH", help=adapter)
     text = "folder or hub id of the text encoder's files (default: those of training)"
     add("--text_model", default="", metavar="PATH", help=text)
     engine = (
@@ -95,7 +100,8 @@ def load_separator(checkpoint: str, options: argparse.Namespace | None = None) -
 
     Args:
         checkpoint: value of --checkpoint; if it is empty, the weights in the package are loaded.
-        options: those of `add_loading`; without them, JAX runs the network as it was trained.
+        options: those of `add_loading` or `add_adapter`; without the former, JAX runs the network
+            as it was trained.
     """
     from audiosep_jax.separation.separator import Separator
     from audiosep_jax.training.trained import SHIPPED
@@ -107,7 +113,7 @@ def load_separator(checkpoint: str, options: argparse.Namespace | None = None) -
     how: dict[str, Any] = {"engine": "jax"}
     if options:
         names = ("adapter", "text_model", "engine", "precision", "gate")
-        how = {name: vars(options)[name] for name in names}
+        how |= {name: value for name, value in vars(options).items() if name in names}
     with naming("--checkpoint", checkpoint):
         return Separator.load(checkpoint, **how)
 

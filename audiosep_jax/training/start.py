@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from audiosep_jax.cli import say
 from audiosep_jax.errors import InputError
 from audiosep_jax.training.checkpoints import Checkpoints
 from audiosep_jax.training.config import Config, differences, from_mapping
@@ -57,6 +59,10 @@ def start_or_resume(
         return state
     if given is not None:
         return state_from_variables(given, config.optim)
+    return _random_state(config)
+
+
+def _random_state(config: Config) -> TrainState:
     # Unoptimised: LLVM would spend most of a minute on random numbers that are drawn once.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     init = jax.jit(init_state, static_argnums=(0, 1), compiler_options=options)
@@ -82,16 +88,30 @@ def with_frozen_network(config: Config) -> Config:
 
 
 def load_initial_weights(config: Config) -> dict[str, Any]:
-    """Read the weights that `config.init_from` names; InputError if they are of another network."""
+    """Read the weights that `config.init_from` names.
+
+    Weights without a head for the activity get a new one, if the config's network has one.
+
+    Raises:
+        InputError: the weights are of another network.
+    """
     from audiosep_jax.training import trained  # with the hub's client, which takes a second
 
     found = trained.read(os.path.expanduser(config.init_from))
     # The type of the activations is no property of the weights.
     changes = differences(dataclasses.replace(found.model, dtype=config.model.dtype), config.model)
+    old, new = changes.get("activity", ("none", "none"))
+    if new != "none":
+        del changes["activity"]
     if changes:
         model = {f"model.{name}": values for name, values in changes.items()}
         raise InputError(f"init_from={config.init_from}: {_described(model)}")
-    return found.variables
+    if old == new or old != "none":
+        return found.variables
+    say(f"init_from={config.init_from}: has no head for the activity; a new one is trained")
+    whole = flatten_dict(_random_state(config).params)
+    whole |= flatten_dict(found.variables["params"])
+    return {**found.variables, "params": unflatten_dict(whole)}
 
 
 def _described(changes: dict[str, tuple[Any, Any]]) -> str:

@@ -67,6 +67,7 @@ def test_captions_and_classes_of_a_group_exclude_each_other():
     assert captions.without(captions.excluded(0)).tolist() == [1, 2, 3]  # itself unchanged
     assert grouped.lonely() is None
     assert captions.grouped([("drops", "rain", "waves", "dog")]).lonely() == 0
+    assert captions.unknown(["Rain", "sea", "water", "Foam"]) == ["sea", "Foam"]
 
 
 def test_large_arrays_are_mapped_from_a_file_by_another_process(tmp_path):

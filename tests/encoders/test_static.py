@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from tiny_models import write_static
 
 from audiosep_jax.encoders import make_encoder
@@ -36,6 +37,21 @@ def test_a_smaller_type_holds_the_same_directions(folder, tmp_path, kind):
     np.testing.assert_allclose(
         StaticEncoder(str(small))(sentences), StaticEncoder(str(folder))(sentences), atol=1e-7
     )
+
+
+def test_word_pieces_share_rows_and_have_weights(folder):
+    """As in tables of model2vec whose vocabulary is quantised."""
+    shared = {"embeddings": TABLE[:3], "mapping": np.array([0, 1, 2, 1])}
+    save_file(shared | {"weights": np.array([9, 1, 2, -3])}, folder / "model.safetensors")
+    rows_NE = StaticEncoder(str(folder))(["dog bark", "rain bark", "dog dog bark"])
+    expected = [[3 / 73**0.5, 8 / 73**0.5, 0], [-9 / 145**0.5, 8 / 145**0.5, 0], [0.6, 0.8, 0]]
+    np.testing.assert_allclose(rows_NE, expected, atol=1e-7)
+    save_file({"embeddings": TABLE, "weights": np.ones(3)}, folder / "model.safetensors")
+    with pytest.raises(InputError, match="fewer rows than the tokenizer has words"):
+        StaticEncoder(str(folder))(["dog"])
+    save_file(shared | {"embeddings": TABLE[:2]}, folder / "model.safetensors")
+    with pytest.raises(InputError, match="'mapping' names rows that 'embeddings' does not have"):
+        StaticEncoder(str(folder))(["dog"])
 
 
 @pytest.mark.parametrize("sentence", ["", "growl", "dog rain", "\ud800"])

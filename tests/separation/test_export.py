@@ -68,5 +68,8 @@ def test_the_command(tmp_path, capsys):
     assert about["mixture"] == [2, 800]
     assert about["platforms"] == ["cpu", "cuda"]
     assert jax.export.deserialize(bytearray(path.read_bytes())).platforms == ("cpu", "cuda")
+    wanted = str(tmp_path / "none.safetensors")
+    assert main([str(path), "--checkpoint", str(tmp_path / "run"), "--adapter", wanted]) == 2
+    assert f"{wanted}: no such file" in capsys.readouterr().err
     assert main([str(path), "--checkpoint", str(tmp_path / "none")]) == 2
     assert "error: --checkpoint " in capsys.readouterr().err

@@ -37,6 +37,7 @@ from audiosep_jax.training.checkpoints import FOLDER, Checkpoints, saved_steps
 from audiosep_jax.training.conditions import distinct_captions
 from audiosep_jax.training.config import Config, from_mapping
 from audiosep_jax.training.log import code_version
+from audiosep_jax.training.start import load_initial_weights
 from audiosep_jax.training.steps import init_state
 from benchmarks.roofline import step_flop
 
@@ -791,6 +792,33 @@ def test_given_weights_of_another_architecture_are_refused_before_the_workdir_is
     with pytest.raises(InputError, match=r"init_from=.*other: model\.\w+ is .* there and .* here"):
         train.train(config(init_from="~/other"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_given_weights_without_a_head_get_a_new_one(tmp_path, monkeypatch, capsys):
+    tiny_run.save_run(tmp_path / "old", config=tiny.get_config())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    old = trained.read(tmp_path / "old").variables
+    wanted = config(init_from="~/old", model__activity="gate")
+    new = load_initial_weights(wanted)
+    assert "init_from=~/old: has no head for the activity; a new one" in capsys.readouterr().err
+    assert not new["params"]["base"].pop("activity")["logit"]["kernel"].any()
+    assert new["params"]["film"].pop("activity")
+    jax.tree.map(np.testing.assert_array_equal, old, new)
+    with_head = tiny.get_config()
+    with_head.model.activity = "report"
+    tiny_run.save_run(tmp_path / "new", config=with_head)
+    found = load_initial_weights(dataclasses.replace(wanted, init_from="~/new"))
+    jax.tree.map(np.testing.assert_array_equal, found, trained.read(tmp_path / "new").variables)
+    with pytest.raises(InputError, match="activity is 'report' there and 'none' here"):
+        load_initial_weights(config(init_from="~/new"))
+
+
+def test_groups_that_name_no_clip_are_reported(tmp_path, capsys):
+    manifest = write_manifest(tmp_path, ["a bell", "a bell"])
+    alike = (("A bell", "no such"), ("neither",))
+    with pytest.raises(InputError, match="no clip with another caption"):
+        train.train(manifest_config(manifest, data__alike=alike), tmp_path / "run")
+    assert "no training clip has the caption or class no such, neither" in capsys.readouterr().err
 
 
 MISTAKES = {
