@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import soundfile
 from PIL import Image
-from tiny_models import write_clip
+from tiny_models import write_clip, write_voice
 from tiny_run import RATE_HZ, save_run, tiny_config
 
 from audiosep_jax import cli
@@ -41,11 +41,23 @@ def place(tmp_path_factory):
     write_clip(folder / "clip", projection_dim=config.model.condition_features)
     config.text.encoder, config.text.model = "clip", str(folder / "clip")
     save_run(folder / "runs/clip", config=config, text_fingerprint=None)
+    config = tiny_config()
+    config.model.condition_features, config.data.source = 256, "speakers"
+    config.text.encoder, config.text.model = "voice", str(write_voice(folder / "voice.pt"))
+    save_run(folder / "runs/voice", config=config, text_fingerprint=None)
     for name in ("dog.jpg", "street.jpg"):
         Image.new("RGB", (640, 320)).save(folder / name)
     (folder / "recordings").mkdir()
     audio_SC = np.random.default_rng(0).uniform(-0.3, 0.3, (RATE_HZ, 2))
-    for name in ("street.wav", "street.flac", "a.wav", "b.wav", "recordings/c.wav"):
+    for name in (
+        "meeting.wav",
+        "alice.wav",
+        "street.wav",
+        "street.flac",
+        "a.wav",
+        "b.wav",
+        "recordings/c.wav",
+    ):
         soundfile.write(folder / name, audio_SC, RATE_HZ)
     (folder / "list.csv").write_text("file,query\na.wav,rain\nb.wav,wind\n")
     return folder

@@ -142,6 +142,8 @@ class VoiceEncoder:
     @functools.cached_property
     def _params(self) -> Params:
         params = read_state_dict(self._path, prefixes=("lstm.", "linear."))
+        if not {"linear.weight", f"lstm.bias_hh_l{NUM_LAYERS - 1}"} <= params.keys():
+            raise InputError(f"{self._path}: does not hold a GE2E network")
         return {name: jnp.array(x, jnp.float32) for name, x in params.items()}
 
 

@@ -14,7 +14,7 @@ from audiosep_jax.encoders import KINDS, ge2e, make_encoder, make_query_encoder
 from audiosep_jax.encoders.encoder import TextConfig, voice_caption
 from audiosep_jax.encoders.ge2e import WINDOW_SAMPLES, VoiceEncoder, embed_mel, windows
 from audiosep_jax.errors import InputError
-from audiosep_jax.weights.torch_files import read_state_dict
+from audiosep_jax.weights.torch_files import read_state_dict, write_torch
 
 RATE_HZ = 16_000
 VOICE_S = recipe.waveform(0, 3 * RATE_HZ)
@@ -98,3 +98,6 @@ def test_weights_of_the_installed_package_are_found_without_importing_it(tmp_pat
     assert "resemblyzer" not in sys.modules
     with pytest.raises(InputError, match="nothing: no such file"):
         VoiceEncoder("nothing")
+    write_torch(path, {"linear.bias": np.ones(3)}, lightning=False)
+    with pytest.raises(InputError, match="does not hold a GE2E network"):
+        VoiceEncoder(str(path))([(VOICE_S, RATE_HZ)])
