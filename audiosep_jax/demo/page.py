@@ -17,6 +17,7 @@ from audiosep_jax.demo.answer import EMPTY, note, picture_html, sounds_html
 from audiosep_jax.demo.examples import CREDITS, EXAMPLES
 from audiosep_jax.demo.storage import Answers, Cancelled
 from audiosep_jax.demo.uploads import COOKIE, Uploads
+from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.separator import Separator
 
@@ -45,7 +46,7 @@ def build(separator: Separator, uploads: Uploads, answers: Answers, limits: Limi
         gr.HTML(_head(limits))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                inputs, run, cancel, status = _form()
+                inputs, run, cancel, status = _form(separator.text.encoder)
                 examples = _examples()
             with gr.Column(scale=3, min_width=300):
                 answer = gr.HTML(EMPTY, elem_id="answer")
@@ -78,7 +79,9 @@ def _head(limits: Limits) -> str:
     )
 
 
-def _form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, gr.HTML]:
+def _form(
+    encoder: str,
+) -> tuple[list[gr.components.Component], gr.Button, gr.Button, gr.HTML]:
     recording = gr.Audio(
         sources=["upload", "microphone"],
         type="filepath",
@@ -102,11 +105,21 @@ def _form() -> tuple[list[gr.components.Component], gr.Button, gr.Button, gr.HTM
         max_lines=work.MAX_SENTENCES,
         elem_id="unwanted",
     )
+    image: Any = gr.Image(
+        sources=["upload"],
+        label="Or a picture of it (optional)",
+        buttons=[],
+        height=160,
+        visible=encoder in KINDS["image"].encoders,
+        elem_id="image",
+    )
+    # Only the path is passed on. Gradio would open the file, in any format that Pillow knows.
+    image.preprocess = lambda payload: payload and payload.path
     with gr.Row():
         run = gr.Button("Separate", variant="primary", elem_id="separate", min_width=120)
         cancel = gr.Button("Cancel", elem_id="cancel", min_width=120)
     status = gr.HTML(note(""), elem_id="status", min_height=70)
-    return [recording, text, unwanted], run, cancel, status
+    return [recording, text, unwanted, image], run, cancel, status
 
 
 def _examples() -> gr.Dataset:
@@ -124,7 +137,7 @@ def _examples() -> gr.Dataset:
 def _mixer() -> tuple[gr.Column, list[gr.Slider], gr.Button, gr.HTML]:
     with gr.Column(visible=False, elem_id="mixer") as mixer:
         gr.HTML("<h3>Remix</h3><p class='note'>Level of each sound in percent.</p>")
-        levels = [gr.Slider(0, MAX_PERCENT, 100, step=1) for _ in range(work.MAX_SENTENCES + 1)]
+        levels = [gr.Slider(0, MAX_PERCENT, 100, step=1) for _ in range(work.MAX_SOUNDS)]
         mix = gr.Button("Make the remix", elem_id="mix")
         mixed = gr.HTML(elem_id="mixed")
     return mixer, levels, mix, mixed
@@ -151,6 +164,7 @@ class Actions:
         recording: str | None,
         text: str,
         unwanted: str,
+        image: str | None,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  (Gradio passes one in this way)
     ) -> Any:
@@ -158,9 +172,13 @@ class Actions:
         visitor, session = request.cookies.get(COOKIE, ""), str(request.session_hash)
         if recording is None:
             raise _error("Drop a recording first, or record one")
-        with _readable(Path(recording)), self.answers.job(session) as job:
+        with (
+            _readable(Path(recording), Path(image or recording)),
+            self.answers.job(session) as job,
+        ):
             wanted, unwanted_lines = work.sentences(text), work.sentences(unwanted)
-            self.uploads.check(visitor, recording)
+            for path in filter(None, (recording, image)):
+                self.uploads.check(visitor, path)
 
             def report(done_seconds: float, all_seconds: float) -> None:
                 job.check()
@@ -174,11 +192,12 @@ class Actions:
                 job.folder,
                 self.limits.max_seconds,
                 report,
+                image=image,
             )
             job.parts.extend(sound.path for sound in sounds[1:])
             self._serve(visitor, job.folder)
             levels = [gr.Slider(label=sound.title, value=100, visible=True) for sound in sounds[1:]]
-            hidden = [gr.Slider(visible=False)] * (work.MAX_SENTENCES + 1 - len(levels))
+            hidden = [gr.Slider(visible=False)] * (work.MAX_SOUNDS - len(levels))
             picture = picture_html(sounds, job.folder / work.PICTURE)
             answer = sounds_html(sounds, "sound")
             return answer, note("Done."), picture, gr.Column(visible=True), "", *levels, *hidden
@@ -205,12 +224,12 @@ class Actions:
         self.expiring.update(paths)
         self.uploads.add(visitor, paths)
 
-    def example(self, index: int, request: gr.Request) -> tuple[str, str, str]:
+    def example(self, index: int, request: gr.Request) -> tuple[str, str, str, None]:
         """Return a recording, which the visitor may then separate, and sentences."""
         example = EXAMPLES[index]
         path = save_file_to_cache(example.recording, cache_dir=os.environ["GRADIO_TEMP_DIR"])
         self.uploads.add(request.cookies.get(COOKIE, ""), [path])
-        return path, example.text, ""
+        return path, example.text, "", None
 
     def cancel(self, request: gr.Request) -> str:
         """Stop the session's separation between two tiles, and return a status line."""

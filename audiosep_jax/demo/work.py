@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from audiosep_jax.audio.files import AudioReader, AudioWriter
+from audiosep_jax.encoders import pictures
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.batch import Picture
 from audiosep_jax.separation.files import Span
@@ -15,6 +16,7 @@ from audiosep_jax.separation.jobs import output_names
 from audiosep_jax.separation.separator import Separator
 
 MAX_SENTENCES, MAX_CHARACTERS = 8, 300
+MAX_SOUNDS = MAX_SENTENCES + 2  # with that of the picture, and everything else
 MAX_SAMPLE_RATE_HZ = 8 * 48_000  # times the number of channels; it bounds the size of the results
 BLOCK_SAMPLES = 1 << 16
 TILE_SECONDS = 5.0  # a visitor waits at most for one tile after Cancel
@@ -53,15 +55,22 @@ def separate_for_page(
     folder: Path,
     max_seconds: float,
     progress: Progress,
+    *,
+    image: str | None = None,
 ) -> list[Sound]:
     """Write the recording, each wanted sound and the residual to a folder, as float WAV.
 
     A picture of their spectrograms is written to PICTURE in the folder. `progress` is called
-    between tiles; an exception that it raises ends the separation.
+    between tiles; an exception that it raises ends the separation. `image` is the path of a
+    picture of one more sound.
     """
-    if not wanted:
+    if not wanted and not image:
         raise InputError("Say what to separate, such as: a dog barking")
-    condition_NE = separator.embed_text(wanted)
+    rows = [separator.embed_text(wanted)] if wanted else []
+    if image:
+        rows.append(separator.embed("image", pictures.read(image, films=False)))
+        wanted = [*wanted, "What the picture shows"]
+    condition_NE = np.concatenate(rows)
     unwanted_ME = separator.embed_text(unwanted) if unwanted else condition_NE[:0]
     titles = ["Recording", *wanted, "Everything else"]
     paths = [folder / f"{name}.wav" for name in output_names(recording.stem, titles)]

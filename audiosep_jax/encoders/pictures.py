@@ -25,10 +25,11 @@ _NO_PICTURE = "cannot be read as a picture or a film"
 Region = tuple[int, int, int, int]  # left, top, width, height in pixels
 
 
-def read(path: str, region: Region | None = None) -> list[np.ndarray]:
+def read(path: str, region: Region | None = None, *, films: bool = True) -> list[np.ndarray]:
     """Read one query, a picture or a film: squares `(frames, SIZE, SIZE, 3)` uint8.
 
     Of a film, one frame a second is read, beginning with the first. Of an animation, the first is.
+    Decoding a film may take minutes; without `films`, it is refused.
 
     Raises:
         InputError: nothing here can read the file, it is truncated or too large, or the region
@@ -37,11 +38,13 @@ def read(path: str, region: Region | None = None) -> list[np.ndarray]:
     if not os.path.isfile(path):
         raise InputError(f"{path}: {'is not a file' if os.path.exists(path) else 'no such file'}")
     try:
-        try:
-            return [square(_opened(path), region)[None]]
-        except UnidentifiedImageError:
-            with contextlib.closing(_frames(path)) as frames:
-                return [np.stack([square(frame, region) for frame in frames])]
+        picture = _opened(path)
+        if picture is not None:
+            return [square(picture, region)[None]]
+        if not films:
+            raise InputError(not_the_file(path) or "cannot be read as a picture")
+        with contextlib.closing(_frames(path)) as frames:
+            return [np.stack([square(frame, region) for frame in frames])]
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
@@ -56,15 +59,16 @@ def square(picture: Image.Image, region: Region | None = None) -> np.ndarray:
         region: the only part of it that counts.
     """
     left, top, width, height = region or (0, 0, *picture.size)
-    if left + width > picture.width or top + height > picture.height:
+    short = min(width, height)
+    right, bottom = left + width, top + height
+    if min(left, top, short - 1) < 0 or right > picture.width or bottom > picture.height:
         raise InputError(
-            f"region {left},{top},{width},{height} reaches out of a picture of "
+            f"region {left},{top},{width},{height} is empty or reaches out of a picture of "
             f"{picture.width} x {picture.height} pixels"
         )
-    short = min(width, height)
     if max(width, height) > MOST_ELONGATED * short:
         raise InputError(f"{width} x {height} pixels are too elongated, {MOST_ELONGATED}:1 or more")
-    part = _rgb(picture.crop((left, top, left + width, top + height)))
+    part = _rgb(picture.crop((left, top, right, bottom)))
     size = (SIZE * width // short, SIZE * height // short)
     scaled = part.resize(size, Image.Resampling.BICUBIC)
     left, top = (scaled.width - SIZE) // 2, (scaled.height - SIZE) // 2
@@ -82,8 +86,8 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _opened(path: str) -> Image.Image:
-    """Return a picture as a viewer would turn it."""
+def _opened(path: str) -> Image.Image | None:
+    """Return a picture as a viewer would turn it; None if the file is of another kind."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -91,7 +95,7 @@ def _opened(path: str) -> Image.Image:
             with Image.open(path, formats=FORMATS) as picture:
                 return ImageOps.exif_transpose(picture)
         except UnidentifiedImageError:
-            raise
+            return None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise InputError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels") from error
         except Exception as error:  # the decoders' own errors have no base class

@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tiny_run import RATE_HZ, save_run
+from PIL import Image
+from tiny_models import write_clip
+from tiny_run import RATE_HZ, save_run, tiny_config
 from visitor import Visitor, sounds
 
 from audiosep_jax.audio import files as audio_files
@@ -33,6 +35,7 @@ from audiosep_jax.separation.separator import Separator
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
+FILM = (ROOT / "tests/cases/mute_film.mp4").read_bytes()
 REFUSED = (403, "Only files that you have uploaded to this page in the last hour can be used")
 
 
@@ -158,6 +161,35 @@ def test_unwanted_sounds_are_masked_out_as_in_the_library(tmp_path, separator):
     np.testing.assert_allclose(actual_CS, expected_CS, atol=1e-6)
     mixture_CS, rate_hz = audio_files.read(path)
     assert np.abs(actual_CS - separator.separate(mixture_CS, rate_hz, ["rain"])[0]).max() > 1e-3
+
+
+def picture(folder, name="dog.png", seed=0):
+    pixels_HWC = np.random.default_rng(seed).integers(0, 256, (60, 90, 3), np.uint8)
+    Image.fromarray(pixels_HWC).save(folder / name)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def clip_separator(tmp_path_factory):
+    folder, config = tmp_path_factory.mktemp("clip"), tiny_config()
+    write_clip(folder / "clip", projection_dim=config.model.condition_features)
+    config.text.encoder, config.text.model = "clip", str(folder / "clip")
+    save_run(folder / "run", config=config, text_fingerprint=None)
+    return Separator.load(folder / "run")
+
+
+@pytest.mark.parametrize("wanted", [[], ["rain"]])
+def test_a_picture_is_one_more_query(tmp_path, clip_separator, wanted):
+    path, image = recording(tmp_path / "in.wav", seconds=1), str(picture(tmp_path))
+    sounds = work.separate_for_page(
+        clip_separator, path, wanted, [], tmp_path, 60, lambda *_: None, image=image
+    )
+    titles = ["Recording", *wanted, "What the picture shows", "Everything else"]
+    assert [sound.title for sound in sounds] == titles
+    audio_CS, rate_hz = audio_files.read(path)
+    condition_NE = clip_separator.embed_image(image)
+    expected_CS = clip_separator.separate_conditions(audio_CS, rate_hz, condition_NE)[0]
+    np.testing.assert_allclose(audio_files.read(sounds[-2].path)[0], expected_CS, atol=1e-6)
 
 
 def test_a_request_without_a_sentence_is_refused(tmp_path, separator):
@@ -358,7 +390,7 @@ def test_the_remix_is_the_weighted_sum_of_the_parts(server, visitor):
     mixture_S, *part_NS = sounds(visitor, visitor.separate(path, "rain\nwind")[1][0])
     remixes = {}
     for levels in [(100, 100, 100), (30, 0, 200)]:
-        event, (html,) = visitor.call("remix", [*levels, *[77] * 6])
+        event, (html,) = visitor.call("remix", [*levels, *[77] * (work.MAX_SOUNDS - 3)])
         assert event == "complete"
         (remixes[levels],) = sounds(visitor, html)
     np.testing.assert_array_equal(remixes[100, 100, 100], mixture_S)
@@ -380,7 +412,7 @@ def test_other_levels_are_refused(visitor, level):
 
 
 def test_a_remix_is_for_the_visitor_of_its_answer(server, visitor):
-    levels = [100] * 9
+    levels = [100] * work.MAX_SOUNDS
     assert visitor.call("remix", levels)[1]["error"] == "Separate a recording first"
     assert visitor.separate(visitor.upload("in.wav", content(seed=16)), "rain")[0] == "complete"
     html = visitor.call("remix", levels)[1][0]
@@ -400,11 +432,11 @@ def test_an_example_is_separated_for_whoever_asked_for_it(visitor, monkeypatch):
         assert example.recording.stat().st_size < 250_000
         about = soundfile.info(example.recording)
         assert (about.samplerate, about.channels, about.duration) == (16000, 1, 5.0)
-        given, text, unwanted = visitor.call("example", [number])[1]
-        assert (text, unwanted) == (example.text, "")
+        given, *others = visitor.call("example", [number])[1]
+        assert others == [example.text, "", None]
         assert visitor.get("gradio_api/file=" + given["path"]) == example.recording.read_bytes()
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        Visitor(visitor.url, heartbeat=False).separate(given["path"], text)
+        Visitor(visitor.url, heartbeat=False).separate(given["path"], example.text)
     for index in (3, -4, "/etc/passwd", None, [0]):
         assert visitor.call("example", [index])[0] == "error"
 
@@ -492,6 +524,29 @@ def test_tricks_with_the_other_fields_of_a_file_open_nothing_else(visitor, tmp_p
     np.testing.assert_array_equal(
         sounds(visitor, answer[0])[0], soundfile.read(io.BytesIO(content(seed=7)))[0]
     )
+
+
+def test_a_picture_is_an_own_upload_that_nothing_else_opens(clip_separator, tmp_path, monkeypatch):
+    """Text and films are refused in words; other fields of the box's value lead nowhere."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # a server sets it; the others' is set again after it
+    server = serve(clip_separator, tmp_path / "files")
+    private, svg = str(picture(tmp_path)), {"orig_name": "a.svg"}
+    with contextlib.closing(server), contextlib.closing(Visitor(server.url)) as visitor:
+        sound = visitor.upload("street.wav", content())
+        own = visitor.upload("dog.png", picture(tmp_path, "own.png").read_bytes())
+        text, film = visitor.upload("text.jpg", b"a text"), visitor.upload("film.jpg", FILM)
+        event, answer = visitor.separate(sound, "", "", file_data(own, url=private, **svg))
+        assert event == "complete"
+        assert len(sounds(visitor, answer[0])) == 3
+        for path in (private, "/dev/zero"):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                visitor.separate(sound, "", "", file_data(path))
+        for value in (private, {"url": private}, {"path": None, "url": f"data:,{private}"}):
+            assert visitor.separate(sound, "", "", value)[0] == "error"
+        for path in (text, film):
+            event, message = visitor.separate(sound, "", "", file_data(path))
+            words = f"{Path(path).name}: cannot be read as a picture"
+            assert (event, message["error"]) == ("error", words)
 
 
 def test_the_upload_of_another_visitor_is_refused(server, visitor):

@@ -43,7 +43,7 @@ class Gate:
         self.opened, self.waiting, self.tiles, self.outcomes = threading.Event(), 0, 0, []
         self.opened.set()
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, **options):
         *arguments, progress = arguments
 
         def tell(done_seconds, all_seconds):
@@ -57,7 +57,7 @@ class Gate:
             progress(done_seconds, all_seconds)
 
         try:
-            answer = self._separate(*arguments, tell)
+            answer = self._separate(*arguments, tell, **options)
         except BaseException as error:
             self.outcomes.append(type(error).__name__)
             raise

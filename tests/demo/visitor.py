@@ -38,15 +38,22 @@ class Visitor:
         return str(json.loads(self.get("gradio_api/upload", body, kind))[0])
 
     def separate(
-        self, recording: Any, text: str, unwanted: str = "", *, wrap: bool = True
+        self,
+        recording: Any,
+        text: str,
+        unwanted: str = "",
+        picture: Any = None,
+        *,
+        wrap: bool = True,
     ) -> tuple[str, Any]:
         """`complete` and [the page's HTML, the status line], or `error` and its message.
 
-        `recording` is the path of an upload or, with wrap=False, the value of the page's input.
+        `recording` is the path of an upload or, with wrap=False, the value of the page's input, as
+        `picture` always is.
         """
         if wrap:
             recording = {"path": recording, "meta": {"_type": "gradio.FileData"}}
-        return self.call("separate", [recording, text, unwanted])
+        return self.call("separate", [recording, text, unwanted, picture])
 
     def call(self, name: str, data: list[Any]) -> tuple[str, Any]:
         """`complete` and the outputs of an action of the page, or `error` and its message."""

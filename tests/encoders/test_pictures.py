@@ -74,7 +74,7 @@ def test_a_region_is_the_cropped_file(tmp_path):
     whole.crop((40, 20, 340, 280)).save(tmp_path / "part.png")
     part = read(tmp_path / "whole.png", (40, 20, 300, 260))
     np.testing.assert_array_equal(part, read(tmp_path / "part.png"))
-    for region in ((101, 0, 300, 300), (0, 0, 400, 301)):
+    for region in ((101, 0, 300, 300), (0, 0, 400, 301), (-1, 0, 9, 9), (0, 0, 9, 0)):
         with pytest.raises(InputError, match=r"whole\.png: region .* of 400 x 300 pixels"):
             pictures.read(str(tmp_path / "whole.png"), region)
 
