@@ -1,5 +1,6 @@
 """Workers: threads, processes or the machines of a Dask cluster, which do tasks in any order."""
 
+import asyncio
 import contextlib
 import functools
 import itertools
@@ -9,10 +10,11 @@ import pickle
 import queue
 import signal
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +23,7 @@ from typing import Any, TypeVar
 from audiosep_jax.errors import InputError
 
 SIGNAL_SECONDS = 0.5  # longest delay of a signal, see `finished`
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 5.0
 MAX_SUBMITTED = 10_000  # tasks at a time: the memory of a scheduler is limited
 _one_task = threading.Lock()  # in a process of a cluster, whose threads share the current folder
 
@@ -111,10 +113,10 @@ def cluster(address: str) -> Iterator[Submit]:
 
     Workers do a task in the current folder of this process, one at a time in each process of
     theirs. The task of a worker that was lost is done by another one. A function is loaded once in
-    each process, with the arguments of a `functools.partial`.
+    each process, with what it refers to.
 
     Raises:
-        InputError: the package `distributed` is missing, or no scheduler answers.
+        InputError: the package `distributed` is missing, no scheduler answers, or packages differ.
     """
     try:
         import cloudpickle
@@ -122,38 +124,51 @@ def cluster(address: str) -> Iterator[Submit]:
     except ImportError as error:
         hint = "pip install 'audiosep-jax[cluster]'"
         raise InputError(f"a cluster needs the package distributed: {hint}") from error
-    try:
-        host, port = distributed.comm.get_address_host_port(address)
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
-        client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{address}: no Dask scheduler answers ({error})") from error
-    executor, folder = client.get_executor(pure=False), os.getcwd()
+
+    async def reach() -> None:
+        how = distributed.Security().get_connection_args("client")
+        comm = await distributed.core.connect(address, CONNECT_SECONDS, **how)
+        await comm.close()
 
     @functools.cache
     def shared(function: Callable[[Task], Any]) -> Any:
         """Pickled function in the memory of workers, to which it is sent once."""
-        with warnings.catch_warnings(action="ignore"):  # it may hold the weights of a network
-            return client.submit(bytes, cloudpickle.dumps(function), pure=False)
+        return client.submit(bytes, cloudpickle.dumps(function), pure=False)
 
     def submit(function: Callable[[Task], Any], task: Task) -> "Future[Any]":
         pickled = cloudpickle.dumps(task)  # the scheduler shall not import what it needs
         return executor.submit(_as_there, folder, _versions(), shared(function), pickled)
 
-    with client:
+    try:  # without this, a client waits for ever for a server of another kind
+        asyncio.run(asyncio.wait_for(reach(), 2 * CONNECT_SECONDS))
+    except (OSError, ValueError) as error:
+        reason = str(error) or "timeout"
+        raise InputError(f"{address}: no Dask scheduler answers ({reason})") from error
+    warnings.filterwarnings("ignore", module="distributed.client")  # versions, large functions
+    with distributed.Client(address, set_as_default=False) as client:
+        told = client.run(_versions, on_error="return")
+        try:
+            told["the scheduler"] = client.run_on_scheduler(_versions)
+        except ImportError as error:
+            told["the scheduler"] = error
+        for name, found in told.items():
+            if found != _versions():
+                raise InputError(f"{address}: {name} has {found}, not {_versions()}")
+        executor, folder = client.get_executor(pure=False), os.getcwd()
         try:
             yield submit
-        except distributed.scheduler.KilledWorker as error:
-            raise InputError(f"{address}: {error}".partition("\n")[0]) from error
+        except (CancelledError, distributed.scheduler.KilledWorker) as error:
+            reason = str(error).partition("\n")[0] or "the connection to the scheduler was lost"
+            raise InputError(f"{address}: {reason}; the same command goes on") from error
 
 
 @functools.cache
 def _versions() -> str:
-    found = []
-    for name in ("audiosep-jax", "jax"):
+    found = [f"python {sys.version_info.major}.{sys.version_info.minor}"]
+    for name in ("audiosep-jax", "distributed", "jax"):
         with contextlib.suppress(metadata.PackageNotFoundError):  # a checkout, not installed
             found.append(f"{name} {metadata.version(name)}")
-    return " and ".join(found)
+    return ", ".join(found)
 
 
 def _as_there(folder: str, versions: str, function: bytes, task: bytes) -> Any:
@@ -176,13 +191,14 @@ def _loaded(function: bytes) -> Callable[[Any], Any]:
     return pickle.loads(function)
 
 
-def is_cancelled() -> bool:
-    """Return whether a task that this worker of a cluster is doing is not wanted any more."""
+def raise_if_cancelled() -> None:
+    """Raise CancelledError if nobody waits any more for the task that this worker is doing."""
     from distributed import get_worker
 
     worker = get_worker()
     task = worker.state.tasks.get(worker.get_current_task())
-    return task is None or task.state != "executing"
+    if task is None or task.state != "executing":
+        raise CancelledError
 
 
 # ---------------------------------------------------------------------- processes

@@ -13,10 +13,13 @@ import numpy as np
 import prepared_examples
 import pytest
 import soundfile
+from evaluation_examples import RATE_HZ, pairs_list, write_clips
 from tiny_run import save_run
 
 from audiosep_jax import workers
+from audiosep_jax.audio import files as audio_files
 from audiosep_jax.errors import InputError
+from audiosep_jax.evaluation import command as evaluate
 from audiosep_jax.preparing import command as prepare
 from audiosep_jax.separation import command as separate
 
@@ -24,7 +27,7 @@ from audiosep_jax.separation import command as separate
 @pytest.fixture(scope="module")
 def address():
     """Scheduler with two workers on loopback. A worker that is killed starts again."""
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(host="127.0.0.1", **options) as found:
         yield found.scheduler_address
 
@@ -73,6 +76,25 @@ def test_prepare_gives_the_same_as_one_process(here, address):
     assert contents(here / "many") == contents(here / "one")
 
 
+@pytest.mark.parametrize("protocol", ["mixtures", "absence"])
+def test_evaluate_gives_the_same_as_one_process(here, address, protocol, capfd):
+    save_run(here / "run")
+    write_clips(here, 10, num_samples=1600)
+    silence_CS = np.zeros((1, 1600), np.float32)
+    audio_files.write(here / "clip9.wav", silence_CS, RATE_HZ)
+    pairs_list(here / "list.csv", 9)
+    arguments = ["--protocol", protocol, "--metadata", "list.csv", "--audio", ".", "--checkpoint"]
+    arguments += ["run", "--no_figures", "--seconds", "0.1", "--output"]
+    found = []
+    for extra in ([], ["--cluster", address, "--overwrite"]):
+        assert evaluate.main([*arguments, "out", *extra]) == 0
+        written = contents(here / "out")
+        rows = sorted(written.pop("results.partial.jsonl").splitlines())
+        found.append((written, rows, capfd.readouterr().out))
+    assert len(found[0][1]) == 10
+    assert found[0] == found[1]
+
+
 def blocked_once(folder, number):
     """Number of the task. The fourth waits for ever when it is done for the first time."""
     with (folder / "begun").open("a") as file:
@@ -101,21 +123,25 @@ def test_a_killed_worker_costs_its_unfinished_task_alone(tmp_path, address):
 
 
 def test_a_cluster_that_cannot_be_used_is_one_line(here, address, monkeypatch):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        closed = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    for wrong in (closed, "nowhere", "http://127.0.0.1:80"):
-        with pytest.raises(InputError, match=f"^{wrong}: no Dask scheduler answers"):
-            workers.cluster(wrong).__enter__()
+    monkeypatch.setattr(workers, "CONNECT_SECONDS", 0.5)
+    with socket.socket() as silent:  # as a server that expects another protocol
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for wrong in (f"tcp://127.0.0.1:{silent.getsockname()[1]}", "nowhere", "http://a:80"):
+            with pytest.raises(InputError, match=f"^{wrong}: no Dask scheduler answers"):
+                workers.cluster(wrong).__enter__()
     (here / "gone").mkdir()
     monkeypatch.chdir("gone")
     with workers.cluster(address) as submit:
         (here / "gone").rmdir()
         with pytest.raises(workers.WorkerError, match=r"cannot open .*/gone .*must see the same"):
             submit(abs, -1).result()
-        monkeypatch.setattr(workers, "_versions", lambda: "jax 0.1")
-        with pytest.raises(workers.WorkerError, match=r"has audiosep-jax .*, not jax 0.1; install"):
+        monkeypatch.setattr(workers, "_versions", lambda: f"jax {os.getpid()}")
+        with pytest.raises(workers.WorkerError, match=r"has python .*, jax .*, not jax \d+; "):
             submit(abs, -1).result()
+    monkeypatch.chdir(here)
+    with pytest.raises(InputError, match=r": tcp://.* has jax \d+, not jax \d+$"):
+        workers.cluster(address).__enter__()
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(InputError, match=r"pip install 'audiosep-jax\[cluster\]'"):
         workers.cluster(address).__enter__()

@@ -6,8 +6,9 @@ target come others, brought to the same power, which hold the sound of neither q
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from audiosep_jax.evaluation.baselines import sounds_of
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.protocols import Aggregation
 from audiosep_jax.evaluation.results import Row, RowLog, aggregate, bootstrap, interval_of
-from audiosep_jax.evaluation.runner import Estimate, Unscored, loaded, make_row
+from audiosep_jax.evaluation.runner import Estimate, Unscored, loaded, make_row, spread
 from audiosep_jax.separation.files import Meter
 from audiosep_jax.separation.separator import Separator
 from audiosep_jax.separation.stream import Stream
@@ -91,15 +92,30 @@ def score_items(
     sample_rate_hz: int,
     log: RowLog,
     done: Mapping[int, Row],
+    cluster: str = "",
 ) -> None:
     """Add a row to the log for every item that is not done; of read `estimates`, or separated."""
     texts = list(dict.fromkeys(text for x in items for text in (x.query, x.wrong_query)))
     rows_NE = separator.embed_text(texts) if separator else [None] * len(texts)
     conditions = dict(zip(texts, rows_NE, strict=True))
-    for item in tqdm([x for x in items if x.row not in done], unit="recording"):
+    sent = separator and dataclasses.replace(separator, _encoders={})
+    work = functools.partial(_rows, sent, conditions, estimates, sample_rate_hz)
+    left = [item for item in items if item.row not in done]
+    for row in tqdm(spread(cluster, work, left), unit="recording", total=len(left)):
+        log.add(row)
+
+
+def _rows(
+    separator: Separator | None,
+    conditions: Mapping[str, Any],
+    estimates: Path | None,
+    sample_rate_hz: int,
+    items: Sequence[Item],
+) -> Iterator[Row]:
+    for item in items:
         result = loaded(item, sample_rate_hz, estimates)
         if isinstance(result, Unscored):
-            log.add(make_row(result, sample_rate_hz, ()))
+            yield make_row(result, sample_rate_hz, ())
             continue
         made, given = result
         meter = Meter(2, 1, sample_rate_hz)
@@ -112,7 +128,7 @@ def score_items(
             meter.probabilities.append(np.ones((2, 1)))
         meter.add(made.mixture_S[None], estimate_NS[:, None])
         row = make_row(Estimate(item, made, estimate_NS[0]), sample_rate_hz, ())
-        log.add(row | _scores(meter))
+        yield row | _scores(meter)
 
 
 def _separated(stream: Stream, mixture_S: np.ndarray, meter: Meter) -> np.ndarray:

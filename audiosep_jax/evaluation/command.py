@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax.cli import Parser, exit_code, local_path, number, say, shard
+from audiosep_jax.cli import Parser, add_cluster, exit_code, local_path, number, say, shard
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import MAX_SNR_DB
 from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS, Protocol
@@ -117,11 +117,12 @@ def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item]]":
 
 
 def _command(words: Sequence[str]) -> str:
-    """Command as typed, without the options of a single process."""
-    kept = list(words)
-    while "--shard" in kept:
-        del kept[kept.index("--shard") : kept.index("--shard") + 2]
-    kept = [word for word in kept if not word.startswith("--shard=") and word != "--overwrite"]
+    """Command as typed, without the options that say where and how it runs."""
+    kept = [word for word in words if word != "--overwrite"]
+    for option in ("--shard", "--cluster"):
+        while option in kept:
+            del kept[kept.index(option) : kept.index(option) + 2]
+        kept = [word for word in kept if not word.startswith(f"{option}=")]
     return shlex.join([*PROG.split(), *kept])
 
 
@@ -268,6 +269,7 @@ def _add_scoring(parser: Parser) -> None:
     """Options of the scores."""
     add = parser.add_argument
     add_loading(parser)
+    add_cluster(parser)
     add("--baseline", choices=BASELINES, default="", help="score a baseline instead")
     batch = "clips at once, on all devices together (default: 1)"
     add("--batch_size", type=number(int, 1), default=1, help=batch)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from audiosep_jax import workers
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
+from audiosep_jax.cli import use_compilation_cache
 from audiosep_jax.evaluation import baselines, mixtures
 from audiosep_jax.evaluation.baselines import Body
 from audiosep_jax.evaluation.lists import Item
@@ -37,6 +39,7 @@ from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training.parallel import parallel_eval_step, place_state, split_batch
 
 _READ_AHEAD = 2  # batches
+_SENT_TOGETHER = 4  # batches or recordings of a task of a cluster
 RARE = 16  # a length with fewer clips than this does not justify a compilation of its own
 
 
@@ -143,6 +146,7 @@ def score_items(
     *,
     batch_size: int = 1,
     num_threads: int = 4,
+    cluster: str = "",
 ) -> None:
     """Add a row to the log for every item that is not done: its scores, or why it has none."""
 
@@ -152,26 +156,55 @@ def score_items(
         except AudioError as error:
             return Unscored(item, str(error))
 
-    def row_of(result: Estimate | Unscored) -> Row:
-        return make_row(result, estimator.scoring_hz, scores)
-
-    batch_size = min(batch_size, len(items))
+    batch_size = batch_rows(min(batch_size, len(items)))
+    lengths: dict[int, int] = {}
     with ThreadPoolExecutor(num_threads) as pool:
-        lengths: dict[int, int] = {}
         for item, found in zip(items, pool.map(length, items), strict=True):
             if isinstance(found, int):
                 lengths[item.row] = found
             elif item.row not in done:
-                log.add(row_of(found))
-        batches = plan(items, lengths, batch_rows(batch_size), estimator)
-        batches = [x for x in batches if any(item.row not in done for item in x.items)]
-        total, left = len(lengths), sum(len(batch.items) for batch in batches)
-        with tqdm(total=total, initial=total - left, unit="mixture") as bar:
-            for results in estimate_batches(batches, estimator, batch_size, pool):
-                new = [x for x in results if x.item.row not in done]
-                for row in pool.map(row_of, new):
-                    log.add(row)
-                bar.update(len(results))
+                log.add(make_row(found, estimator.scoring_hz, scores))
+    batches = plan(items, lengths, batch_size, estimator)
+    batches = [x for x in batches if any(item.row not in done for item in x.items)]
+    total, left = len(lengths), sum(len(batch.items) for batch in batches)
+    score = functools.partial(_rows, estimator, scores, batch_size, num_threads)
+    with tqdm(total=total, initial=total - left, unit="mixture") as bar:
+        for row in spread(cluster, score, batches):
+            if row["row"] not in done:
+                log.add(row)
+            bar.update()
+
+
+def _rows(
+    estimator: Estimator,
+    scores: Sequence[ScoreFunction],
+    batch_size: int,
+    num_threads: int,
+    batches: Sequence[Batch],
+) -> Iterator[Row]:
+    """Yield the rows of batches; threads read ahead and score behind."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        row_of = functools.partial(make_row, sample_rate_hz=estimator.scoring_hz, scores=scores)
+        for results in estimate_batches(batches, estimator, batch_size, pool):
+            yield from pool.map(row_of, results)
+
+
+def spread(
+    cluster: str, work: Callable[[Sequence[Any]], Iterator[Row]], tasks: Sequence[Any]
+) -> Iterator[Row]:
+    """Yield the rows of `work(tasks)`; a few tasks at once from each worker of a cluster."""
+
+    def rows(tasks: Sequence[Any]) -> list[Row]:
+        use_compilation_cache()
+        return list(work(tasks))
+
+    if not cluster:
+        yield from work(tasks)
+        return
+    groups = [tasks[n : n + _SENT_TOGETHER] for n in range(0, len(tasks), _SENT_TOGETHER)]
+    with workers.cluster(cluster) as submit:
+        for _, found in workers.finished(submit, rows, groups):
+            yield from found
 
 
 def plan(

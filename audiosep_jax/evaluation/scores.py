@@ -1,7 +1,7 @@
 """Scores of one clip: SDR and SI-SDR, those of enhanced speech, and CLAPScore."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,7 +58,11 @@ class ClapScore:
         text = TextConfig(encoder="clap", model=model)
         distinct = list(dict.fromkeys(queries))
         self._text = dict(zip(distinct, make_encoder(text)(distinct), strict=True))
-        self._encoder = AudioEncoder(text.source)
+        self._encoder, self._model = AudioEncoder(text.source), model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the arguments: the model is loaded where it is used."""
+        return ClapScore, (list(self._text), self._model)
 
     def __call__(self, clip: Scored) -> dict[str, float]:
         if not np.any(clip.estimate_S):

@@ -114,9 +114,11 @@ def _score_rows(
     with log:
         if run.protocol.absence:
             rate_hz = run.sample_rate_hz
-            absence.score_items(mine, separator, arguments.estimates, rate_hz, log, done)
+            place = arguments.estimates, rate_hz
+            absence.score_items(mine, separator, *place, log, done, arguments.cluster)
             return
-        options = {"batch_size": arguments.batch_size, "num_threads": arguments.num_threads}
+        names = ("batch_size", "num_threads", "cluster")
+        options = {name: vars(arguments)[name] for name in names}
         runner.score_items(mine, estimator, log, done, scores, **options)
 
 

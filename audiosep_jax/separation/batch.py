@@ -4,8 +4,8 @@ A recording that fails is reported and does not stop the others.
 """
 
 import dataclasses
-import functools
 import hashlib
+import itertools
 import json
 import os
 import queue
@@ -60,7 +60,7 @@ class Task:
     condition_NE: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     unwanted_ME: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     reader: AudioReader | None = None  # the recording, if it is open already
-    refused: Mapping[Path, str] = dataclasses.field(default_factory=dict)  # see `protect`
+    refused: dict[Path, str] = dataclasses.field(default_factory=dict)  # see `protect`
 
 
 def make_task(job: Job, labels: Sequence[str], settings: Settings) -> Task:
@@ -76,48 +76,34 @@ def make_task(job: Job, labels: Sequence[str], settings: Settings) -> Task:
 
 
 def protect(
-    tasks: Sequence[Task],
-    output: Path,
-    inputs: Set[str],
-    own: Mapping[str, str] | None = None,
-    *,
-    overwrite: bool,
+    tasks: Sequence[Task], output: Path, inputs: Set[str], own: Mapping[str, str], overwrite: bool
 ) -> None:
-    """Note for each task the files that its results may not replace, and why.
+    """Note which files the results of each task may not replace, and why.
 
-    This is done before the first task begins: a task that is repeated, because its worker was
-    killed, may replace its own files.
+    This precedes all work: a task that is repeated since its worker was killed replaces its files.
 
     Args:
         inputs: real paths of files that no result replaces.
         own: real path of the recording of each result of an earlier run, which may replace it.
     """
-
-    @functools.cache
-    def suffixes(folder: Path) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        try:
-            names = os.listdir(folder) if folder.is_dir() else []
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
-        for path in map(Path, names):
-            found.setdefault(path.stem.casefold(), set()).update((path.suffix, path.suffix.lower()))
-        return found
-
+    suffixes: dict[str, set[str]] = {}  # of files, by their paths without
+    folders = {path.parent for task in tasks for path in task.results}
+    for path in itertools.chain.from_iterable(folder.glob("*") for folder in folders):
+        known = suffixes.setdefault(str(path.with_suffix("")).casefold(), set())
+        known.update((path.suffix, path.suffix.lower()))
     for task in tasks:
         paths = [
             path.with_name(path.name + suffix)
             for path in task.results
-            for suffix in suffixes(path.parent).get(path.name.casefold(), ())
+            for suffix in suffixes.get(str(path).casefold(), ())
         ]
-        refused = {}
-        for path in (x for x in (*paths, *task.beside) if os.path.lexists(x) and not x.is_dir()):
-            owner = (own or {}).get(str(path.relative_to(output)))
+        for path in filter(os.path.lexists, [*paths, *task.beside]):
+            owner = own.get(str(path.relative_to(output)))
             if os.path.realpath(path) in inputs:
-                refused[path] = "is an input; choose another output"
-            elif not overwrite and owner != os.path.realpath(task.job.recording):
-                refused[path] = "exists already; --overwrite replaces it"
-        task.refused = refused
+                task.refused[path] = "is an input; choose another output"
+            # A folder is refused by the writer.
+            elif not (overwrite or path.is_dir() or owner == os.path.realpath(task.job.recording)):
+                task.refused[path] = "exists already; --overwrite replaces it"
 
 
 def check_distinct(tasks: Sequence[Task]) -> None:
@@ -256,9 +242,9 @@ class Picture:
 
 def separate_all(
     separator: Separator,
-    devices: Sequence[jax.Device],
     tasks: Sequence[Task],
     settings: Settings,
+    devices: Sequence[jax.Device],
     progress: Callable[[float], object],
 ) -> Iterator[tuple[Task, Record | InputError]]:
     """Yield every task with its record, or with the error that it failed with, as they finish.
@@ -294,27 +280,22 @@ def separate_all(
 
 def separate_on_cluster(
     separator: Separator,
-    address: str,
     tasks: Sequence[Task],
     settings: Settings,
+    address: str,
     progress: Callable[[float], object],
 ) -> Iterator[tuple[Task, Record | InputError]]:
     """Yield as `separate_all`; each worker of the Dask scheduler separates one at a time."""
-    sent = dataclasses.replace(separator, _encoders={})  # they may be larger than the network
+    separator = dataclasses.replace(separator, _encoders={})  # which workers do not need
+
+    def work(task: Task) -> Record:
+        use_compilation_cache()
+        return separate_task(separator, task, settings, lambda _: workers.raise_if_cancelled())
+
     with workers.cluster(address) as submit:
-        work = functools.partial(_separate_in_worker, sent, settings)
         for task, result in workers.finished(submit, work, tasks, _failure):
             progress(1)
             yield task, result
-
-
-def _separate_in_worker(separator: Separator, settings: Settings, task: Task) -> Record:
-    def stop_if_cancelled(_: float) -> None:
-        if workers.is_cancelled():
-            raise CancelledError
-
-    use_compilation_cache()
-    return separate_task(separator, task, settings, stop_if_cancelled)
 
 
 def _failure(task: Task, error: Exception) -> InputError:

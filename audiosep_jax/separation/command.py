@@ -3,10 +3,9 @@
 import argparse
 import contextlib
 import dataclasses
-import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +82,7 @@ def _separate(arguments: argparse.Namespace) -> int:
         batch.check_distinct(tasks)
         tasks = tasks[arguments.shard[0] :: arguments.shard[1]]
         own = own_files(log) if log and arguments.resume else {}
-        batch.protect(tasks, output, inputs, own, overwrite=arguments.overwrite)
+        batch.protect(tasks, output, inputs, own, arguments.overwrite)
         if tasks and not many:
             tasks[0].reader = stack.enter_context(AudioReader(tasks[0].job.recording))
             batch.checked_paths(tasks[0].reader, tasks[0], settings)
@@ -91,13 +90,8 @@ def _separate(arguments: argparse.Namespace) -> int:
         # -------------------------------------------------------------- load, separate, report
         separator = load_separator(arguments.checkpoint, arguments)
         _set_conditions(separator, tasks, values, unwanted)
-        separate = functools.partial(batch.separate_all, separator, batch.devices_to_use())
-        if arguments.cluster:
-            separate = functools.partial(batch.separate_on_cluster, separator, arguments.cluster)
-        weights = separator.fingerprint if log else ""
-        keys = {task: batch.key_of(task, settings, weights) for task in tasks}
-        finished = finished_records(log, output) if log and arguments.resume else {}
-        records, failures = _run(separate, keys, finished, settings, log, many)
+        options = arguments.resume, arguments.cluster
+        records, failures = _run(separator, tasks, settings, log, many, *options)
     if failures and not many:
         raise failures[0]
     if arguments.json:
@@ -142,31 +136,35 @@ def _set_conditions(
 
 
 def _run(
-    separate: "Callable[..., Iterator[tuple[Task, Record | InputError]]]",
-    keys: "Mapping[Task, str]",
-    finished: "Mapping[str, Record]",
+    separator: "Separator",
+    tasks: "Sequence[Task]",
     settings: "Settings",
     log: files.FinishedLog | None,
     many: bool,
+    resume: bool,
+    cluster: str,
 ) -> "tuple[list[Record], list[InputError]]":
-    """Separate, report and log; return the records of all that is finished, and the failures.
-
-    Args:
-        separate: `batch.separate_all` or `batch.separate_on_cluster`, with its first arguments.
-        keys: `batch.key_of` of each task.
-        finished: records of earlier runs by key.
-    """
+    """Separate, report and log; return the records of all that is finished, and the failures."""
     from tqdm import tqdm
 
-    records = {task: finished[key] for task, key in keys.items() if key in finished}
-    left = [task for task in keys if task not in records]
+    from audiosep_jax.separation import batch
+
+    weights = separator.fingerprint if log else ""
+    keys = {task: batch.key_of(task, settings, weights) for task in tasks}
+    finished = finished_records(log, settings.output) if log and resume else {}
+    records = {task: finished[keys[task]] for task in tasks if keys[task] in finished}
+    left = [task for task in tasks if task not in records]
     if records:
-        say(f"{len(records)} of {len(keys)} recordings are done already")
-    failures = []
+        say(f"{len(records)} of {len(tasks)} recordings are done already")
+    failures, devices = [], batch.devices_to_use()
     form = "{percentage:3.0f}% |{bar}| {n:.1f} of {total} recordings, {remaining} left"
     # The bar counts parts of recordings too. `disable=None` shows it on terminals only.
     with tqdm(total=len(left), bar_format=form, disable=None, delay=2, leave=False) as bar:
-        for task, result in separate(left, settings, bar.update):
+        if cluster:
+            results = batch.separate_on_cluster(separator, left, settings, cluster, bar.update)
+        else:
+            results = batch.separate_all(separator, left, settings, devices, bar.update)
+        for task, result in results:
             if isinstance(result, InputError):
                 failures.append(result)
                 continue
@@ -175,7 +173,7 @@ def _run(
                 log.add(records[task])
             bar.clear()
             _report(result, settings.output, f"{task.job.name}: " if many else "")
-    return [records[task] for task in keys if task in records], failures
+    return [records[task] for task in tasks if task in records], failures
 
 
 def _report(record: "Record", output: Path, prefix: str) -> None:

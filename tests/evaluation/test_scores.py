@@ -1,8 +1,11 @@
 """PESQ, STOI and segmental SNR by known values and closed forms."""
 
+import pickle
+
 import numpy as np
 import pytest
 import soundfile
+from tiny_models import write_clap
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.evaluation import scores
@@ -100,3 +103,14 @@ def test_recorded_speech(shared):
     low, high = (scores.speech_scores(clip(voice_S, noisy(voice_S, snr))) for snr in (0, 20))
     assert high["pesq"] > low["pesq"] + 0.5
     assert high["stoi"] > low["stoi"] + 0.05
+
+
+def test_clap_score_is_the_same_in_another_process(tmp_path):
+    """A worker of a cluster gets it pickled, which names the model and does not hold it."""
+    write_clap(tmp_path)
+    score = scores.ClapScore(["rain", "speech"], str(tmp_path))
+    pickled = pickle.dumps(score)
+    assert len(pickled) < 1000
+    scored = clip(speech_like(0.5), speech_like(0.5))
+    assert pickle.loads(pickled)(scored) == score(scored)
+    assert score(scored) != score(scored._replace(query="rain"))

@@ -53,7 +53,7 @@ def test_devices_share_the_recordings_and_give_the_same(tmp_path, separator):
         settings = batch.Settings(output, residual=True)
         tasks = tasks_of(tmp_path, settings, names, condition_NE)
         devices = jax.local_devices()[:count]
-        results = dict(batch.separate_all(separator, devices, tasks, settings, told.append))
+        results = dict(batch.separate_all(separator, tasks, settings, devices, told.append))
         assert sum(told) == pytest.approx(3)
         found[count] = {task.job.name: result for task, result in results.items()}
         assert str(found[count].pop("bad.wav")).endswith("bad.wav: is empty")
@@ -80,7 +80,7 @@ def test_a_task_that_is_repeated_replaces_its_own_files_alone(tmp_path, separato
     (tmp_path / "out" / "a - rain.wav").write_text("of the user")
     settings, condition_NE = batch.Settings(tmp_path / "out"), separator.embed_text(["rain"])
     tasks = tasks_of(tmp_path, settings, ["a.wav", "b.wav"], condition_NE)
-    batch.protect(tasks, settings.output, set(), overwrite=False)
+    batch.protect(tasks, settings.output, set(), {}, overwrite=False)
     with pytest.raises(InputError, match=r"a - rain.wav: exists already"):
         batch.separate_task(separator, tasks[0], settings, lambda share: None)
     again = [batch.separate_task(separator, tasks[1], settings, lambda share: None) for _ in "12"]
@@ -101,7 +101,7 @@ def test_an_unforeseen_failure_is_one_recordings_own(tmp_path, separator, monkey
     settings, condition_NE = batch.Settings(tmp_path / "out"), separator.embed_text(["rain"])
     tasks = tasks_of(tmp_path, settings, ["a.wav", "b.wav"], condition_NE)
     devices = jax.local_devices()[:1]
-    first, second = batch.separate_all(separator, devices, tasks, settings, lambda share: None)
+    first, second = batch.separate_all(separator, tasks, settings, devices, lambda share: None)
     reason = f"{tmp_path}/a.wav: cannot be separated (MemoryError: out of\nmemory)"
     assert str(first[1]) == reason
     assert second[1]["files"].keys() == {"b - rain.wav"}
