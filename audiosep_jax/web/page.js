@@ -136,8 +136,8 @@ document.getElementById("form").onsubmit = async (event) => {
     if (asked.cancelled) return finish("Cancelled.");
     const mixed = channels.length > 2 ? [mean(channels)] : channels;
     worker.postMessage({ channels: mixed, sentences: asked.sentences });
-  } catch {
-    fail(`${asked.name}: this browser cannot decode it.`);
+  } catch (error) {
+    fail(`${asked.name}: this browser cannot decode it (${error.message}).`);
   }
 };
 cancel.onclick = () => { asked.cancelled = true; worker.postMessage({ cancel: true }); };

