@@ -107,9 +107,9 @@ def _frames(path: str) -> Generator[Image.Image]:
     program = shutil.which("ffmpeg")
     if program is None:
         raise InputError(f"{not_the_file(path) or _NO_PICTURE}; films need ffmpeg")
-    every = "select='isnan(prev_selected_t)+gte(t-prev_selected_t,1)'"
     options = [*FFMPEG_INPUT, "-max_pixels", str(Image.MAX_IMAGE_PIXELS), "-t", str(MOST_SECONDS)]
-    output = ["-map", "0:v:0", "-vf", every, "-fps_mode", "passthrough", "-pix_fmt", "rgb24"]
+    # Rounded up, so that the picture of a second is the one that is shown at its start.
+    output = ["-map", "0:v:0", "-vf", "fps=1:round=up", "-pix_fmt", "rgb24"]
     output += ["-c:v", "ppm", "-f", "image2pipe", "-"]
     command = [program, *options, "-i", f"file:{Path(path).absolute()}", *output]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
