@@ -24,8 +24,11 @@ ACTIVITY_HOP_SECONDS = 0.1
 BLOCK_SECONDS = 1.0
 # Sums and differences of samples on this grid, of 24 bits, are exact in float32 below 1.
 _FINE_GRID = 2.0**23
+# Heads are trained with few queries for absent sounds, and give these probabilities of up to 0.99.
+# So 1 - p counts as its eighth root. This and the levels were chosen as docs/evaluation.md tells.
+DOUBT_EXPONENT = 1 / 8
 # A span starts where the level is at least the first, and ends where it is less than the second.
-LEVEL_ON, LEVEL_OFF = 0.2, 0.05
+LEVEL_ON, LEVEL_OFF = 0.35, 0.12
 RANGE_DB = 30.0  # hops that are further below the loudest hop of an estimate are not active
 SILENT_POWER = 1e-10  # -100 dB of full scale
 LARGEST_GAP_SECONDS = 0.25  # spans closer than this are one
@@ -36,8 +39,8 @@ class SeparatedFile:
     """Files that were written, and how much of the mixture is in each.
 
     share_N: energy of each estimate over the mixture's; 0 if the mixture is silent.
-    presence_N: 0 to 1, the share of the mixture's power that each estimate has where it sounds,
-        times the network's probability that the query sounds there, if it knows any.
+    presence_N: 0 to 1, how sure it is that each query sounds, from the estimate's share of the
+        mixture's power where it sounds and the network's probabilities, if it knows any.
     spans: for each estimate, (start, end) in seconds of when it is active.
     activity_NT, mixture_activity_T: mean squares in hops of `activity_hop_seconds`, over the
         channels.
@@ -232,7 +235,9 @@ class Meter:
         # Frames and hops are spread evenly over the recording.
         middle_T = (np.arange(len(mixture_T)) + 0.5) * hop_seconds / max(seconds, hop_seconds)
         frame_T = np.minimum(middle_T * heard_NT.shape[1], heard_NT.shape[1] - 1)
-        level_NT = heard_NT[:, frame_T.astype(int)] * _share(estimate_NT, mixture_T)
+        doubt_NT = np.maximum(1 - heard_NT[:, frame_T.astype(int)], 0)
+        sure_NT = 1 - doubt_NT**DOUBT_EXPONENT
+        level_NT = np.sqrt(sure_NT * _share(estimate_NT, mixture_T))
         levels = list(zip(estimate_NT, level_NT, strict=True))
         return SeparatedFile(
             paths=paths,
@@ -252,19 +257,21 @@ class Meter:
 
 
 def presence(estimate_T: np.ndarray, level_T: np.ndarray) -> float:
-    """Mean of the level over time, weighted with the estimate's own power, 0 (absent) to 1.
+    """Mean of the level over time, 0 (absent) to 1, weighted with its square and the own power.
 
     A short bark whose level is 1 while it lasts scores 1 in an hour of anything else.
 
     Args:
         estimate_T: mean squares of each tenth of a second.
-        level_T: the estimate's share of the mixture's power times the network's probability that
-            the target sounds (1 if it has none). Both together tell absent sounds better than each.
+        level_T: root of the estimate's share of the mixture's power times the certainty that the
+            target sounds (1 if the network has no probabilities). Both together tell absent sounds
+            better than each.
     """
-    total = float(estimate_T.sum())
-    if total <= SILENT_POWER * len(estimate_T):
+    weight_T = estimate_T * level_T**2
+    total = float(weight_T.sum())
+    if estimate_T.sum() <= SILENT_POWER * len(estimate_T) or not total:
         return 0.0
-    return float((estimate_T * level_T).sum() / total)
+    return float((weight_T * level_T).sum() / total)
 
 
 def spans(
@@ -273,8 +280,11 @@ def spans(
     """(start, end) in seconds of when the sound is active, in order; no two touch.
 
     A span needs a hop whose level is at least `LEVEL_ON`. It extends to either side as long as the
-    level is at least `LEVEL_OFF`, within `RANGE_DB` of the loudest hop.
+    level is at least `LEVEL_OFF`, within `RANGE_DB` of the loudest hop. There is none where the
+    presence is below `LEVEL_ON`: the longer a recording, the more often a level is high by chance.
     """
+    if presence(estimate_T, level_T) < LEVEL_ON:
+        return []
     loudest = float(estimate_T.max(initial=0))
     loud_T = estimate_T > max(SILENT_POWER, loudest * 10 ** (-RANGE_DB / 10))
     stays_T, starts_T = loud_T & (level_T >= LEVEL_OFF), loud_T & (level_T >= LEVEL_ON)

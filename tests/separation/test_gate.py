@@ -52,8 +52,10 @@ def test_presence_weighs_the_share_with_the_probabilities(recording, tmp_path, m
     energy_NT = (estimate_NS.reshape(2, -1, hop) ** 2).sum(-1)
     middle_T = (np.arange(20) * hop + hop // 2) // HOP
     mixture_T = (audio_files.read(recording)[0].reshape(-1, hop) ** 2).sum(-1)
-    level_NT = probability_NT[:, middle_T] * np.minimum(energy_NT / mixture_T, 1)
-    expected_N = (energy_NT * level_NT).sum(1) / energy_NT.sum(1)
+    sure_NT = 1 - (1 - probability_NT[:, middle_T]) ** 0.125
+    level_NT = np.sqrt(sure_NT * np.minimum(energy_NT / mixture_T, 1))
+    weight_NT = energy_NT * level_NT**2
+    expected_N = (weight_NT * level_NT).sum(1) / np.maximum(weight_NT.sum(1), 1e-30)
     np.testing.assert_allclose(told.presence_N, expected_N, rtol=0.01, atol=1e-6)
     assert told.presence_N[0] < 0.01 < told.presence_N[1]
     assert told.spans[0] == []

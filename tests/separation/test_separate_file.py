@@ -303,28 +303,28 @@ def test_killed_in_the_middle_it_leaves_nothing_that_looks_finished(folder):
 HOP = 0.1
 
 
-def of(share, mixture=0.01):
-    """(estimate_T, level_T) in which the estimate takes these shares."""
-    share_T = np.array(share, float)
-    return share_T * mixture, np.minimum(share_T, 1)
+def of(level, mixture=0.01):
+    """(estimate_T, level_T) in which the estimate has these levels."""
+    level_T = np.array(level, float)
+    return level_T**2 * mixture, np.minimum(level_T, 1)
 
 
-def active(share, hop_seconds=HOP, seconds=None):
-    return spans(*of(share), hop_seconds, seconds or len(share) * hop_seconds)
+def active(level, hop_seconds=HOP, seconds=None):
+    return spans(*of(level), hop_seconds, seconds or len(level) * hop_seconds)
 
 
 @pytest.mark.parametrize(
-    ("share", "score"),
+    ("level", "score"),
     [
         ([1] + [0] * 36000, 1),  # a bark in an hour
         ([0.25] * 9, 0.25),
-        ([0.5, 0.25, 0.25], (0.25 + 2 * 0.0625) / 1),
+        ([0.5, 0.25, 0.25], (2**-5 + 2 * 2**-10) / (2**-4 + 2 * 2**-8)),
         ([0] * 5, 0),
         ([4, 4], 1),  # louder than the mixture, out of phase with the rest
     ],
 )
-def test_presence_is_the_share_where_the_sound_is(share, score):
-    assert presence(*of(share)) == pytest.approx(score)
+def test_presence_is_the_level_where_the_sound_is(level, score):
+    assert presence(*of(level)) == pytest.approx(score)
 
 
 def test_silence_holds_nothing():
@@ -335,9 +335,14 @@ def test_silence_holds_nothing():
 
 
 def test_a_span_starts_high_and_ends_low():
-    assert active([0, 0.1, 0.21, 0.1, 0.04, 0.1, 0, 0]) == [(0.1, 0.4)]
-    assert active([0.19] * 8) == []
-    assert active([0.06] * 3 + [0.9]) == [(0.0, 0.4)]
+    assert active([0, 0.2, 0.45, 0.2, 0.11, 0.2, 0, 0]) == [(0.1, 0.4)]
+    assert active([0.34] * 8) == []
+    assert active([0.14] * 3 + [0.9]) == [(0.0, 0.4)]
+
+
+def test_a_single_high_level_among_many_low_ones_is_no_span():
+    assert active([0.5] + [0.3] * 3)
+    assert active([0.5] + [0.3] * 30) == []
 
 
 def test_close_spans_are_one_and_far_ones_two():
@@ -355,9 +360,9 @@ def test_the_last_span_ends_with_the_recording():
 
 
 @given(st.lists(st.floats(0, 2), max_size=60))
-def test_spans_are_apart_in_order_and_inside(share):
-    found = [x for span in active(share) for x in span]
+def test_spans_are_apart_in_order_and_inside(level):
+    found = [x for span in active(level) for x in span]
     assert found == sorted(found)
-    assert all(0 <= x <= len(share) * HOP + 1e-9 for x in found)
+    assert all(0 <= x <= len(level) * HOP + 1e-9 for x in found)
     assert all(b - a > 0.2 for a, b in zip(found[1::2], found[2::2], strict=False))
-    assert 0 <= presence(*of(share)) <= 1
+    assert 0 <= presence(*of(level)) <= 1
