@@ -2,9 +2,10 @@
 
     python benchmarks/cluster.py --num_files 200 --rounds 3
 
-Writes noise into a temporary folder, and separates and prepares it, in turns, in one process and on
-a Dask scheduler with one worker process on this machine. Prints for each command the median of the
-seconds of both, and their ratio. A first round, which is not counted, loads and compiles.
+Writes noise into a temporary folder. Separates it in one process, prepares it with a pool of
+processes, and does both on a Dask scheduler with as many workers on this machine, in turns. Prints
+for each command the median of the seconds of both, and their ratio. A first round, which is not
+counted, loads and compiles.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from audiosep_jax.separation import command as separate
 
 RATE_HZ, SECONDS = 16000, 2.0
 SEPARATE = ("clips", "--text", "rain", "--overwrite", "--output")
-PREPARE = ("folders", "--root", "clips", "--workers", "1", "--output")
+PREPARE = ("folders", "--root", "clips", "--output")
 
 
 def seconds(main: Callable[[Sequence[str]], int], *arguments: str) -> float:
@@ -40,10 +41,11 @@ def seconds(main: Callable[[Sequence[str]], int], *arguments: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what --cluster costs.")
     parser.add_argument("--num_files", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": ":0"}
+    options = {"n_workers": arguments.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.chdir(folder),
@@ -57,10 +59,11 @@ def main() -> None:
         for turn in range(1 + arguments.rounds):
             for address in ("", cluster.scheduler_address):
                 where = ["--cluster", address] if address else []
+                pool = where or ["--workers", str(arguments.workers)]
                 output = f"prepared-{turn}-{bool(address)}"
                 took = seconds(separate.main, *SEPARATE, "separated", *where)
                 found.setdefault(("separate", address), []).append(took)
-                took = seconds(prepare.main, *PREPARE, output, *where)
+                took = seconds(prepare.main, *PREPARE, output, *pool)
                 found.setdefault(("prepare", address), []).append(took)
     for verb in ("separate", "prepare"):
         alone, spread = (

@@ -43,6 +43,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_separate_gives_the_same_as_one_process(here, address, capfd):
     save_run(here / "run")
     (here / "in").mkdir()

@@ -35,6 +35,7 @@ from audiosep_jax.separation.jobs import (
 from audiosep_jax.separation.separator import Separator
 
 FIGURES = (".png", ".svg")
+SENT_TOGETHER, SHORT_BYTES = 4, 1 << 20  # recordings of a group for a cluster, and their files
 Record = dict[str, Any]  # what is known about a finished recording, as JSON
 
 
@@ -288,14 +289,32 @@ def separate_on_cluster(
     """Yield as `separate_all`; each worker of the Dask scheduler separates one at a time."""
     separator = dataclasses.replace(separator, _encoders={})  # which workers do not need
 
-    def work(task: Task) -> Record:
+    def separated(task: Task) -> Record | InputError:
+        try:
+            return separate_task(separator, task, settings, lambda _: workers.raise_if_cancelled())
+        except Exception as error:
+            return _failure(task, error)
+
+    def work(group: Sequence[Task]) -> list[Record | InputError]:
         use_compilation_cache()
-        return separate_task(separator, task, settings, lambda _: workers.raise_if_cancelled())
+        return [separated(task) for task in group]
+
+    def lost(group: Sequence[Task], error: Exception) -> list[Record | InputError]:
+        return [_failure(task, error) for task in group]
 
     with workers.cluster(address) as submit:
-        for task, result in workers.finished(submit, work, tasks, _failure):
-            progress(1)
-            yield task, result
+        for group, results in workers.finished(submit, work, _groups(tasks), lost):
+            progress(len(group))
+            yield from zip(group, results, strict=True)
+
+
+def _groups(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
+    """Send a few short recordings together: the scheduler spends milliseconds on each group."""
+    for start in range(0, len(tasks), SENT_TOGETHER):
+        some = tasks[start : start + SENT_TOGETHER]
+        paths = [task.job.recording for task in some]
+        num_bytes = sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
+        yield from [some] if num_bytes <= SHORT_BYTES else ([task] for task in some)
 
 
 def _failure(task: Task, error: Exception) -> InputError:
