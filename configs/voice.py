@@ -3,8 +3,8 @@
 Command:   python train.py --config configs/voice.py
            reads the folder `voices`, which `examples/voices.py` makes (see docs/training.md)
 Hardware:  one CPU core
-Time:      35 minutes
-Expect:    validation SDRi 5 dB on speakers that training never heard
+Time:      35 minutes to step 2000 on a busy core
+Expect:    validation SDRi 3.4 dB at step 2000, and 1.9 dB for a wrong voice
 """
 
 from ml_collections import ConfigDict

@@ -108,7 +108,7 @@ def mel_power(config: MelConfig, wave_BS: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def log_mel(config: MelConfig, wave_BS: jax.Array) -> jax.Array:
-    """Convert `mel_power` to dB.
+    """Mel power in dB (B, T, F) of clips at `config.sampling_rate`, one centred frame per hop.
 
     It is computed in the precision of `wave_BS`; `features` says what float32 costs.
     """

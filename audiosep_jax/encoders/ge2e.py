@@ -52,9 +52,9 @@ def lstm(params: Params, layer: int, x_BTC: jax.Array) -> jax.Array:
     def step(state: tuple[jax.Array, jax.Array], gates_BG: jax.Array) -> tuple:
         hidden_BC, cell_BC = state
         gates = jnp.split(gates_BG + hidden_BC @ hidden_GC.T, 4, axis=1)
-        keep_in, forget, out = (jax.nn.sigmoid(gates[index]) for index in (0, 1, 3))
-        cell_BC = forget * cell_BC + keep_in * jnp.tanh(gates[2])
-        hidden_BC = out * jnp.tanh(cell_BC)
+        input_gate, forget_gate, output_gate = (jax.nn.sigmoid(gates[i]) for i in (0, 1, 3))
+        cell_BC = forget_gate * cell_BC + input_gate * jnp.tanh(gates[2])
+        hidden_BC = output_gate * jnp.tanh(cell_BC)
         return (hidden_BC, cell_BC), hidden_BC
 
     zero_BC = jnp.zeros((len(x_BTC), hidden_GC.shape[1]), x_BTC.dtype)
@@ -125,7 +125,8 @@ class VoiceEncoder:
         """Return `(N, 256)` float32 unit vectors of mono sounds `(S,)` with their rates in Hz."""
         embedding_NE = np.zeros((len(sounds), DIMENSIONS), np.float32)
         if len(sounds):
-            parts = [windows(_at_rate(*sound)) for sound in sounds]
+            rate_hz = MEL.sampling_rate
+            parts = [windows(audio_files.resample(x[None], hz, rate_hz)[0]) for x, hz in sounds]
             owners_N = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
             np.add.at(embedding_NE, owners_N, self._embed(np.concatenate(parts)))
         return np.asarray(unit_norm(unit_norm(jnp.asarray(embedding_NE)) - MEAN_E))
@@ -168,7 +169,3 @@ def _recording(caption: str) -> tuple[np.ndarray, int]:
     if not path:
         raise InputError(f"the caption {caption[:80]!r} is no recording of a voice")
     return audio_files.read_mono(path)
-
-
-def _at_rate(audio_S: np.ndarray, rate_hz: int) -> np.ndarray:
-    return audio_files.resample(audio_S[None], rate_hz, MEL.sampling_rate)[0]
