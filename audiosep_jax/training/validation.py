@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from audiosep_jax.audio import files as audio_files
+from audiosep_jax.encoders.encoder import voice_path
 from audiosep_jax.training.config import Config
 from audiosep_jax.training.log import RunLog
 from audiosep_jax.training.parallel import Parallel, local_rows, split_batch
@@ -91,7 +92,9 @@ def write_example(
         audio_files.write(workdir / "example" / f"{kind}.wav", mixtures[kind][row][None], rate_hz)
     print(f"Trained: {workdir}. A held-out mixture and its target: {workdir / 'example'}. Try:\n")
     mixture, caption = workdir / "example" / "mixture.wav", mixtures["caption"][row]
-    command = ["python", "separate.py", mixture, "--text", caption, "--checkpoint", workdir]
+    voice = voice_path(caption)
+    query = ("--voice", voice) if voice else ("--text", caption)
+    command = ["python", "separate.py", mixture, *query, "--checkpoint", workdir]
     print(f"    {shlex.join(map(str, command))}\n", flush=True)
 
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from separator_examples import TINY, tiny_batch, tiny_variables, unit_rows
 
 from audiosep_jax.metrics import separation_scores
+from audiosep_jax.training.config import Config
 from audiosep_jax.training.parallel import parallel_eval_step
 from audiosep_jax.training.steps import make_eval_step
-from audiosep_jax.training.validation import validate
+from audiosep_jax.training.validation import validate, write_example
 
 
 def stand_in(variables, batch):
@@ -78,3 +79,10 @@ def test_network_scores_equal_those_of_single_mixtures(batch_size):
                 assert scores[name][row] == pytest.approx(reported[name], abs=1e-4)
             np.testing.assert_allclose(estimates_NS[row], single["estimate"][0], rtol=0, atol=1e-6)
     assert estimates_NS.shape == (9, 100)
+
+
+def test_the_command_of_the_example_asks_for_a_voice_with_its_recording(tmp_path, capsys):
+    silence_BS = np.zeros((1, 100), np.float32)
+    mixtures = {"mixture": silence_BS, "target": silence_BS, "caption": ["voice:a b/c.wav#1-2"]}
+    write_example(Config(), {"sdri": np.zeros(1)}, mixtures, tmp_path)
+    assert f"mixture.wav --voice 'a b/c.wav' --checkpoint {tmp_path}" in capsys.readouterr().out
