@@ -72,6 +72,13 @@ class ClipSampler:
         numbers = self.captions.numbers(index)
         return numbers[int(rng.integers(len(numbers)))]
 
+    def query(self, index: int, num_queries: int, rng: np.random.Generator) -> int | list[int]:
+        """Number of a random caption of a clip, or of each of its sounds, then -1, if several."""
+        if num_queries == 1:
+            return self.caption_of(index, rng)
+        numbers = [own[int(rng.integers(len(own)))] for own in self.captions.sounds(index)]
+        return numbers + [-1] * (num_queries - len(numbers))
+
     def draw(
         self,
         rng: np.random.Generator,
@@ -146,11 +153,14 @@ class ClipSampler:
 
 
 class Row(NamedTuple):
-    """One mixture; `query` is the number of a caption, `bad` the clips that could not be read."""
+    """One mixture; `query` is the number of a caption, `bad` the clips that could not be read.
+
+    With several queries `query` lists their captions' numbers, and -1 where there is none.
+    """
 
     mixture_S: np.ndarray
     target_S: np.ndarray
-    query: int
+    query: int | list[int]
     bad: list[int]
 
 
@@ -163,6 +173,12 @@ class RowMaker:
     augment: AugmentConfig
     num_samples: int
 
+    def __post_init__(self) -> None:
+        index, count = self.sampler.captions.most_sounds()
+        if 1 < self.mixing.num_queries < count:
+            name, field = self.sampler.source.name(index), "mixing.num_queries"
+            raise InputError(f"{name} has {count} sounds; set {field}={count} or more, or 1")
+
     def __call__(self, recording: int, make_rng: Callable[[int], np.random.Generator]) -> Row:
         """Make a row; a target or an interferer that cannot be read is drawn anew.
 
@@ -174,7 +190,7 @@ class RowMaker:
         loading = rng, make_rng(2) if self.augment.any else None, bad
         first = self.sampler.clip_of(recording, rng)
         index, target_S = self._load(*loading, first=first)
-        query = self.sampler.caption_of(index, rng)
+        query = self.sampler.query(index, self.mixing.num_queries, rng)
         avoid = self.sampler.captions.excluded(index)
         num_interferers = int(rng.integers(1, self.mixing.max_mix_num))
         if not self.augment.any:
@@ -192,7 +208,9 @@ class RowMaker:
         interferers_KS = [augment_lib.augment_clip(audio_S, *how) for audio_S in interferers_KS]
         mixture_S, target_S = mixing_lib.mix(target_S, interferers_KS, self.mixing, rng)
         if changes.absent_target:
-            query = self._absent_caption((index, *others), augment_rng)
+            absent = self._absent_caption((index, *others), augment_rng)
+            several = self.mixing.num_queries > 1
+            query = [absent] + [-1] * (self.mixing.num_queries - 1) if several else absent
             target_S = np.zeros_like(target_S)
         return Row(mixture_S, target_S, query, bad)
 
@@ -234,7 +252,7 @@ class BatchMaker:
     """Makes batches in place; threads share the rows.
 
     Rows come as (position in the stream, recording of the target). Instead of a condition the batch
-    has `query` (B,), numbers of captions, so that worker processes need no embeddings.
+    has `query` (B,) or (B, K), numbers of captions, so that worker processes need no embeddings.
     """
 
     def __init__(self, make_row: RowMaker, seed: int, num_threads: int) -> None:
@@ -247,11 +265,11 @@ class BatchMaker:
     def __call__(self, rows_B2: np.ndarray) -> dict[str, np.ndarray]:
         """Make the batch of these rows."""
         rows, most_bad = len(rows_B2), _MAX_REPORTED * self.make_row.mixing.max_mix_num
-        shape = rows, self.make_row.num_samples
+        shape, num_queries = (rows, self.make_row.num_samples), self.make_row.mixing.num_queries
         batch: dict[str, np.ndarray] = {
             "mixture": np.empty(shape, np.float32),
             "target": np.empty(shape, np.float32),
-            "query": np.empty(rows, np.int64),
+            "query": np.empty((rows, num_queries) if num_queries > 1 else rows, np.int64),
             "bad_clips": np.full((rows, most_bad), -1, np.int32),
         }
 

@@ -92,6 +92,10 @@ class Strings:
             yield str(text[begin:end], "utf-8", "surrogatepass")
 
 
+# Captions of a clip, or a list of the captions of each sound of a recording of several.
+CaptionList = Sequence[str] | Sequence[Sequence[str]]
+
+
 class Captions:
     """Captions of each of N clips.
 
@@ -100,20 +104,24 @@ class Captions:
     but is no caption: it is never a query.
 
     Args:
-        lists: captions of each clip; at least one for each.
+        lists: captions of each clip; at least one for each. Strings are captions of the whole clip.
+            For a recording of several sounds each item is the list of the captions of one sound.
         classes: class of each clip, or an empty string; empty if no clip has one. It is read after
             the lists.
     """
 
-    def __init__(self, lists: Iterable[Sequence[str]], classes: Sequence[str] = ()) -> None:
+    def __init__(self, lists: Iterable[CaptionList], classes: Sequence[str] = ()) -> None:
         numbers = collections.defaultdict[str, int](itertools.count().__next__)
-        flat, ends = array.array("i"), array.array("q", [0])
+        flat, sounds, ends = array.array("i"), array.array("H"), array.array("q", [0])
         for captions in lists:
-            for caption in captions:
-                flat.append(numbers[caption])
+            for sound, item in enumerate(captions):
+                for caption in (item,) if isinstance(item, str) else item:
+                    flat.append(numbers[caption])
+                    sounds.append(0 if isinstance(item, str) else sound)
             ends.append(len(flat))
         arrays = np.frombuffer(flat, np.int32), np.frombuffer(ends, np.int64)
         self._fill(numbers, *arrays, classes or itertools.repeat("", len(ends) - 1))
+        self._sounds = shared(np.frombuffer(sounds, np.uint16))
 
     @classmethod
     def joined(cls, parts: Sequence["Captions"]) -> "Captions":
@@ -128,6 +136,7 @@ class Captions:
         ends = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         classes = itertools.chain.from_iterable(part.classes() for part in parts)
         whole._fill(numbers, np.concatenate(flat), ends, classes)
+        whole._sounds = shared(np.concatenate([part._sounds for part in parts]))
         return whole
 
     def _fill(
@@ -157,6 +166,23 @@ class Captions:
         numbers: list[int] = self._flat[begin:end].tolist()
         return numbers
 
+    def sounds(self, index: int) -> list[list[int]]:
+        """Numbers of the captions of each sound of the clip; of one sound, unless it has lists."""
+        begin, end = self._ends[index : index + 2].tolist()
+        numbers = collections.defaultdict[int, list[int]](list)
+        sounds = self._sounds[begin:end].tolist()
+        for sound, number in zip(sounds, self.numbers(index), strict=True):
+            numbers[sound].append(number)
+        return list(numbers.values())
+
+    def most_sounds(self) -> tuple[int, int]:
+        """(index of a clip with the most sounds, their number)."""
+        if not len(self):
+            return 0, 0
+        place = int(self._sounds.argmax())
+        index = int(np.searchsorted(self._ends, place, "right")) - 1
+        return index, int(self._sounds[place]) + 1
+
     def all_numbers(self) -> Iterator[list[int]]:
         """Yield `numbers` of each clip, ten times faster than one by one."""
         flat = self._flat.tolist()
@@ -170,6 +196,9 @@ class Captions:
         repeated = copy.copy(self)
         repeated._flat = shared(list(itertools.chain.from_iterable(numbers)), np.int32)
         repeated._ends = shared([0, *itertools.accumulate(map(len, numbers))], np.int64)
+        spans = zip(itertools.pairwise(self._ends.tolist()), counts, strict=True)
+        sounds = [self._sounds[begin:end] for (begin, end), count in spans for _ in range(count)]
+        repeated._sounds = shared(np.concatenate(sounds))
         repeated._class_keys = shared(np.repeat(self._class_keys, counts), np.int32)
         return repeated
 

@@ -1,6 +1,7 @@
 """Lists of audio files with captions: manifests, ESC-50, folders of classes or of speakers."""
 
 import dataclasses
+import itertools
 import json
 import os
 import zlib
@@ -10,7 +11,7 @@ from typing import Any
 
 from audiosep_jax import files
 from audiosep_jax.audio.files import RECORDING_SUFFIXES
-from audiosep_jax.data.captions import Captions, Strings
+from audiosep_jax.data.captions import CaptionList, Captions, Strings
 from audiosep_jax.encoders.encoder import voice_caption
 from audiosep_jax.errors import InputError
 
@@ -37,7 +38,7 @@ class Clips:
 
     def __init__(
         self,
-        captions_of: Mapping[str, Sequence[str]],
+        captions_of: Mapping[str, CaptionList],
         left_out: Iterable[str] = (),
         class_of: Mapping[str, str] | None = None,
     ) -> None:
@@ -61,7 +62,8 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
 
     Paths are relative to the manifest; a caption may be a list of captions. A file that several
     rows name, as where there is a row for each caption, is one clip with all captions. A row may
-    have a `"class"`.
+    have a `"class"`. The row of a recording of several sounds may have `"sources"` in place of its
+    caption: a list with the caption, or the list of captions, of each sound.
 
     Raises:
         InputError: the file is no manifest, or the row that is named cannot be used.
@@ -71,7 +73,8 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
     def compact(row: dict[str, Any]) -> Any:
         """Row without its dict, which takes three times the memory."""
         wav, caption = row.get("wav"), row.get("caption")
-        if isinstance(wav, str) and isinstance(caption, str) and "class" not in row:
+        plain = row.keys().isdisjoint(("class", "sources"))
+        if isinstance(wav, str) and isinstance(caption, str) and plain:
             return wav, texts.setdefault(caption, caption)
         return row
 
@@ -83,12 +86,12 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
         raise InputError(f'{path}: the list "data" of the manifest is empty; fill in {_MANIFEST}')
     folder = str(Path(path).parent)
     prefix = "" if folder == "." else folder.rstrip("/") + "/"
-    captions_of: dict[str, tuple[str, ...]] = {}
+    captions_of: dict[str, tuple[Any, ...]] = {}
     class_of: dict[str, str] = {}
     for number, row in enumerate(content["data"]):
         wav, captions = row if isinstance(row, tuple) else _fields(row, path, number)
         captions = (captions,) if isinstance(captions, str) else tuple(captions)
-        if not wav.strip() or not all(map(str.strip, captions)):
+        if not wav.strip() or not all(_is_filled(item) for item in captions):
             empty = "caption" if wav.strip() else '"wav"'
             raise InputError(f"{path}: row {number + 1} (data[{number}]) has an empty {empty}")
         path_of_clip = _joined(prefix, wav)
@@ -100,18 +103,29 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
     return Clips(captions_of, class_of=class_of)
 
 
-def _fields(row: Any, path: object, number: int) -> tuple[str, Sequence[str]]:
-    """(path, captions) of a row of a manifest that is not a plain pair of strings."""
+def _is_filled(captions: str | tuple[str, ...]) -> bool:
+    texts = (captions,) if isinstance(captions, str) else captions
+    return bool(texts) and all(map(str.strip, texts))
+
+
+def _fields(row: Any, path: object, number: int) -> tuple[str, Sequence[Any]]:
+    """(path, captions) of a row of a manifest that is not a plain pair of strings.
+
+    The captions of several sounds are a tuple for each sound.
+    """
     where = f"{path}: row {number + 1} (data[{number}])"
     if not isinstance(row, dict):
         raise InputError(f'{where} is {_shown(row)}, not {{"wav": ..., "caption": ...}}')
-    for name in ("wav", "caption"):
+    key = "sources" if "sources" in row else "caption"
+    for name in ("wav", key):
         if row.get(name) in (None, []):
             raise InputError(f'{where} has no "{name}"; its fields are {", ".join(row)}')
-    wav, captions = row["wav"], row["caption"]
+    wav, captions = row["wav"], row[key] if isinstance(row[key], list) else [row[key]]
     if not isinstance(wav, str):
         raise InputError(f'{where}: "wav" is {_shown(wav)}, not the path of a file')
-    for caption in captions if isinstance(captions, list) else [captions]:
+    if key == "sources":
+        captions = [tuple(item) if isinstance(item, list) else (item,) for item in captions]
+    for caption in itertools.chain(*captions) if key == "sources" else captions:
         if not isinstance(caption, str):
             raise InputError(f"{where}: its caption is {_shown(caption)}, not text; quote it")
     if not isinstance(row.get("class") or "", str):

@@ -97,8 +97,12 @@ def train_batches(
     def finished(batch: Batch) -> Batch:
         """Copy out of shared memory, which must not outlive the workers; add the conditions."""
         batch = {key: np.array(rows) if num_workers else rows for key, rows in batch.items()}
-        captions = [sampler.captions.texts[number] for number in batch.pop("query").tolist()]
-        batch["condition"] = np.stack([conditions[x] for x in captions]).astype(np.float32)
+        query = batch.pop("query")
+        captions = [sampler.captions.texts[number] for number in query.clip(0).ravel().tolist()]
+        rows = np.stack([conditions[x] for x in captions]).astype(np.float32)
+        batch["condition"] = rows.reshape(*query.shape, -1)
+        if query.ndim > 1:
+            batch["member"] = (query >= 0).astype(np.float32)
         return place(batch) if place else batch
 
     def stream() -> Batches:

@@ -5,6 +5,11 @@
     condition  (B, E) float32   embedding of the caption, L2-normalised
     bad_clips  (B, M) int32     indices of clips skipped while making that row, padded with -1
 
+With `mixing.num_queries` = K > 1, `condition` is (B, K, E): one caption for each sound of the
+target. Then there is also
+
+    member     (B, K) float32   1 where the query is for a sound of the target, 0 where it is unused
+
 For evaluation there are also lists of N strings: `caption`, and `source_id` (the target's name).
 """
 
@@ -71,9 +76,12 @@ class Source:
         texts = [encode(basename(voice_path(text)) or text) for text in self.captions.texts]
         digest = hashlib.sha256()
         numbers_and_class = self.captions.all_numbers(), self.captions.classes()
-        for name, numbers, own_class in zip(self.names(), *numbers_and_class, strict=True):
+        several = self.captions.most_sounds()[1] > 1
+        rows = zip(self.names(), *numbers_and_class, strict=True)
+        for index, (name, numbers, own_class) in enumerate(rows):
             cells = [encode(basename(name)), *(texts[number] for number in numbers)]
             cells += [encode(own_class)] if own_class else []
+            cells += map(str, self.captions.sounds(index)) if several else []
             digest.update(f"[{', '.join(cells)}]\n".encode())
         return digest.hexdigest()[:16]
 

@@ -39,7 +39,9 @@ _HEADER_THREADS = 16
 # Any two different seeds make disjoint sets of synthetic clips.
 SYNTHETIC_SEEDS = {"train": 2023, "valid": 7_000_003}
 
-Kind = Literal["synthetic", "manifest", "esc50", "folders", "speakers", "prepared"]
+Kind = Literal[
+    "synthetic", "synthetic_mixtures", "manifest", "esc50", "folders", "speakers", "prepared"
+]
 SampleBy = Literal["recording", "duration"]
 Folds = Annotated[tuple[int, ...], Field(min_length=1)]
 Tasks = Annotated[int, Field(ge=-1, le=256)]
@@ -88,8 +90,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.roots and self.root:
             raise InputError(f"root={self.root!r} and roots={self.roots} are both given; keep one")
-        if self.source == "synthetic" and self.root:
-            raise InputError(f"source='synthetic' does not read root={self.root!r}; change source")
+        if self.source in ("synthetic", "synthetic_mixtures") and self.root:
+            raise InputError(
+                f"source={self.source!r} does not read root={self.root!r}; change source"
+            )
         for name, values in (("sources", self.sources), ("weights", self.weights)):
             if values and len(values) != len(self.roots):
                 count = f"{len(values)} entries for {len(self.roots)} roots"
@@ -309,10 +313,12 @@ def build_source(config: DataConfig, split: Split, sample_rate_hz: int) -> Sourc
 
 def _one_source(config: DataConfig, split: Split, sample_rate_hz: int) -> Source:
     kind, train = config.source, split == "train"
-    if kind == "synthetic":
-        from audiosep_jax.data.synthetic import SyntheticSource
+    if kind in ("synthetic", "synthetic_mixtures"):
+        from audiosep_jax.data import synthetic
 
-        return SyntheticSource(config.num_synthetic_clips, SYNTHETIC_SEEDS[split], sample_rate_hz)
+        mixed = kind == "synthetic_mixtures" and train  # validation asks for single sounds
+        make = synthetic.SyntheticMixtures if mixed else synthetic.SyntheticSource
+        return make(config.num_synthetic_clips, SYNTHETIC_SEEDS[split], sample_rate_hz)
     if kind == "prepared":
         from audiosep_jax.data.prepared import PreparedSource  # with TFDS, which takes a second
 

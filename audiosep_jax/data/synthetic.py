@@ -391,8 +391,13 @@ class SyntheticSource(Source):
 
     def load(self, index: int) -> np.ndarray:
         """Mono float32 audio_S of 2 to 6 seconds with its peak between 0.3 and 0.9."""
-        make, _ = KINDS[self.kind(index)]
-        rng = np.random.default_rng((self.seed, index))
+        self.kind(index)  # checks the index
+        return self.clip(index)
+
+    def clip(self, number: int) -> np.ndarray:
+        """Clip of any number, also beyond those of the source."""
+        make, _ = list(KINDS.values())[number % len(KINDS)]
+        rng = np.random.default_rng((self.seed, number))
         num_samples = round(rng.uniform(*CLIP_SECONDS) * self.sample_rate_hz)
         peak = np.exp(rng.uniform(*np.log(PEAKS)))
         audio_S = make(rng, num_samples, self.sample_rate_hz)
@@ -400,3 +405,32 @@ class SyntheticSource(Source):
         audio_S[: len(fade)] *= fade
         audio_S[-len(fade) :] *= fade[::-1]
         return audio_S * np.float32(peak / np.max(np.abs(audio_S)))
+
+
+class SyntheticMixtures(SyntheticSource):
+    """Recordings of two sounds each, as they are found: no sound is ever heard alone.
+
+    Recording `index` is the clip `index` of a `SyntheticSource` and one of another kind, which is
+    up to 5 dB louder or quieter, over the length of the shorter one.
+    """
+
+    def other(self, index: int) -> int:
+        """Number of the second clip; the kinds of the two meet in all pairs."""
+        rng = np.random.default_rng((self.seed, index, 1))
+        return len(KINDS) * self.num_clips + index + int(rng.integers(1, len(KINDS)))
+
+    @functools.cached_property
+    def captions(self) -> Captions:
+        """All wordings for the kind of each of the two sounds, as lists of their own."""
+        words = [captions for _, captions in KINDS.values()]
+        pairs = ((index, self.other(index)) for index in range(self.num_clips))
+        return Captions([words[clip % len(words)] for clip in pair] for pair in pairs)
+
+    def load(self, index: int) -> np.ndarray:
+        """Mono float32 audio_S, with its peak between 0.3 and 0.9."""
+        rng = np.random.default_rng((self.seed, index, 2))
+        first_S, other_S = self.clip(index), self.clip(self.other(index))
+        length = min(len(first_S), len(other_S))
+        ratio = np.sqrt(np.mean(first_S**2) / np.mean(other_S**2)) * 10 ** (rng.uniform(-5, 5) / 20)
+        audio_S = first_S[:length] + np.float32(ratio) * other_S[:length]
+        return audio_S * (np.max(np.abs(first_S)) / np.max(np.abs(audio_S)))

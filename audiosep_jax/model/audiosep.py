@@ -28,14 +28,21 @@ class AudioSep(nn.Module):
         nn.share_scope(self, self.network)
 
     def __call__(self, mixture_BS: jax.Array, condition_BE: jax.Array, *, train: bool) -> jax.Array:
-        """Estimate the source `(B, S)` that `condition_BE`, unit vectors, describes."""
+        """Estimate the source `(B, S)` that `condition_BE`, unit vectors, describes.
+
+        With conditions `(B, K, E)` each of the K sources of a mixture is estimated: `(B, K, S)`.
+        """
+        shape = *condition_BE.shape[:-1], mixture_BS.shape[1]
         window, hop = self.network.config.window_samples, self.network.config.hop_samples
         spectrum_BTF = stft(mixture_BS, window, hop)
+        if condition_BE.ndim == 3:  # the network hears the condition from its first layer on
+            spectrum_BTF = jnp.repeat(spectrum_BTF, condition_BE.shape[1], axis=0)
+            condition_BE = condition_BE.reshape(len(spectrum_BTF), -1)
         mask_BTFC = self.network(magnitude(spectrum_BTF), condition_BE, train=train)
         self.sow("intermediates", "mask", mask_BTFC)  # for losses on masks
         gated = not train and self.network.config.activity == "gate"
         masked_BTF = apply_mask(spectrum_BTF, mask_BTFC, gated=gated)
-        return istft(masked_BTF, mixture_BS.shape[1], window, hop)
+        return istft(masked_BTF, mixture_BS.shape[1], window, hop).reshape(shape)
 
 
 def magnitude(spectrum_BTF: jax.Array) -> jax.Array:

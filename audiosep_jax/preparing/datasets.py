@@ -56,6 +56,8 @@ def clip_lists(read: Callable[[Path], Clips], root: Path, valid_root: Path | Non
         if place is None:
             continue
         clips = read(place)
+        if clips.captions.most_sounds()[1] > 1:
+            raise InputError(f'{place}: prepared records hold no "sources"; train from it directly')
         base = place if place.is_dir() else place.parent
         for clip, class_name in zip(clips, clips.captions.classes(), strict=True):
             inside = clip.path.is_relative_to(base)

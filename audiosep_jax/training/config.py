@@ -96,6 +96,11 @@ class Config:
                 "data.source=speakers and text.encoder=voice need each other: the recordings of a "
                 "speaker are the queries"
             )
+        if self.mixing.num_queries > 1 and self.text.use_text_ratio < 1:
+            raise InputError(
+                f"mixing.num_queries={self.mixing.num_queries} needs text.use_text_ratio=1: "
+                "a target of several sounds has no query of its own"
+            )
         if self.augment.absent_probability and self.text.use_text_ratio < 1:
             raise InputError(
                 f"augment.absent_probability={self.augment.absent_probability} needs "

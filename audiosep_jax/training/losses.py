@@ -1,12 +1,12 @@
 """Losses as named terms; the total is their weighted sum.
 
 A new term is a field of `LossConfig`, its weight, and an entry of `TERMS` under the same name: a
-function of the model's outputs, the batch and the settings of the network.
+function of the model's outputs, the batch and the settings of the network. Terms compare one
+estimate with one target. `grouping` adds up the estimates of a mixture that has several.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ _SILENT_POWER = 1e-10  # of a mixture, for one that is silent
 AUDIBLE_DB = -40.0  # of the mixture's loudest frame; a target is active above
 
 
+Assign = Literal["given", "any", "one_each"]
+
+
 @section
 class LossConfig:
     """Weight of each term; a term of weight 0 is not computed. AudioSep's loss is `waveform_l1`."""
@@ -35,21 +38,25 @@ class LossConfig:
     multi_resolution_stft: PositiveOrZero = 0.0
     thresholded_snr: PositiveOrZero = 0.0
     activity: PositiveOrZero = 0.0  # needs a network with `model.activity`
+    # References that estimates without a caption may belong to, as `grouping.sums` defines it.
+    assign: Assign = "given"
 
     def __post_init__(self) -> None:
-        weights = dataclasses.asdict(self)
-        if not any(weights.values()):
-            raise InputError(f"{next(iter(weights))}=0, as all weights are; one must be above 0")
+        if not any(_weights(self).values()):
+            raise InputError(f"{next(iter(TERMS))}=0, as all weights are; one must be above 0")
 
 
 class Outputs(NamedTuple):
-    """Results of the model for a batch of mixtures."""
+    """Results of the model for a batch of mixtures.
+
+    With K queries of each mixture, the estimates are `(B, K, S)` and the masks have B * K rows.
+    """
 
     estimate_BS: jax.Array
     mask_BTFC: jax.Array  # before the activations of `apply_mask`
 
 
-Batch = Mapping[str, Any]  # "mixture" and "target" (B, S), "condition" (B, E)
+Batch = Mapping[str, Any]  # keys of `data.source`
 Term = Callable[[Outputs, Batch, Any], jax.Array]
 
 
@@ -153,11 +160,15 @@ def loss_terms(
     config: LossConfig, model: ModelConfig, outputs: Outputs, batch: Batch
 ) -> dict[str, jax.Array]:
     """Unweighted scalar terms by name, without those of weight 0."""
-    weights = dataclasses.asdict(config)
+    weights = _weights(config)
     return {name: TERMS[name](outputs, batch, model) for name in weights if weights[name]}
 
 
 def total_loss(config: LossConfig, terms: dict[str, jax.Array]) -> jax.Array:
     """Weighted sum of the terms."""
-    weights = dataclasses.asdict(config)
+    weights = _weights(config)
     return jnp.asarray(sum(weights[name] * term for name, term in terms.items()))
+
+
+def _weights(config: LossConfig) -> dict[str, float]:
+    return {name: getattr(config, name, 0.0) for name in TERMS}

@@ -70,15 +70,31 @@ def test_captions_and_classes_of_a_group_exclude_each_other():
     assert captions.unknown(["Rain", "sea", "water", "Foam"]) == ["sea", "Foam"]
 
 
+SOUNDS = [(("a dog", "Woof"), ("rain",)), ("thunder", "a storm")]
+
+
+def test_captions_of_several_sounds_are_kept_apart():
+    captions = Captions(SOUNDS)
+    assert captions[0] == ("a dog", "Woof", "rain")
+    assert captions.sounds(0) == [[0, 1], [2]]
+    assert captions.sounds(1) == [[3, 4]]
+    assert captions.most_sounds() == (0, 2)
+    assert Captions([]).most_sounds() == (0, 0)
+    repeated = captions.repeated([1, 2])
+    assert [repeated.sounds(k) for k in range(3)] == [[[0, 1], [2]], [[3, 4]], [[3, 4]]]
+    joined = Captions.joined([Captions([("thunder",)]), captions])
+    assert [joined.sounds(k) for k in range(3)] == [[[0]], [[1, 2], [3]], [[0, 4]]]
+
+
 def test_large_arrays_are_mapped_from_a_file_by_another_process(tmp_path):
-    captions = Captions([(f"sound {k} of a long list",) for k in range(20_000)])
+    captions = Captions([(f"sound {k} of a long list",) for k in range(40_000)])
     content = pickle.dumps(captions)
     assert len(content) < 2000
     path = tmp_path / "captions.pickle"
     path.write_bytes(content)
-    script = f"import pickle; c = pickle.load(open({str(path)!r}, 'rb')); print(c[19_999], len(c))"
+    script = f"import pickle; c = pickle.load(open({str(path)!r}, 'rb')); print(c[39_999], len(c))"
     found = subprocess.check_output([sys.executable, "-c", script], text=True)
-    assert found == "('sound 19999 of a long list',) 20000\n"
+    assert found == "('sound 39999 of a long list',) 40000\n"
     assert pickle.dumps(captions) == content  # one file, however often it is pickled
 
 

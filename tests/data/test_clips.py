@@ -47,6 +47,20 @@ def test_manifest_paths_are_relative_to_it(tmp_path):
     ]
 
 
+def test_manifest_says_what_sounds_in_a_recording(tmp_path):
+    rows = [
+        {
+            "wav": "a.wav",
+            "sources": ["a dog", ["rain", "rainfall"]],
+            "caption": "a dog in the rain",
+        },
+        {"wav": "b.wav", "caption": ["a dog", "a bark"]},
+    ]
+    captions = manifest_clips(manifest(tmp_path, {"data": rows})).captions
+    texts = [[[captions.texts[n] for n in own] for own in captions.sounds(k)] for k in (0, 1)]
+    assert texts == [[["a dog"], ["rain", "rainfall"]], [["a dog", "a bark"]]]
+
+
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
@@ -60,6 +74,9 @@ def test_manifest_paths_are_relative_to_it(tmp_path):
         ({"wav": "a.wav", "caption": ["x", ""]}, "empty caption"),
         ({"wav": "a.wav", "caption": ["x", 3]}, "caption is 3, not text"),
         ({"wav": "a.wav", "caption": 7}, "caption is 7, not text"),
+        ({"wav": "a.wav", "sources": []}, 'no "sources"'),
+        ({"wav": "a.wav", "sources": ["x", []]}, "empty caption"),
+        ({"wav": "a.wav", "sources": ["x", ["y", 3]]}, "caption is 3, not text"),
         ({"audio": "a.wav", "text": "x"}, "its fields are audio, text"),
         ({"wav": "a.wav", "caption": "x", "class": 7}, '"class" is 7, not the name'),
         ("a.wav", '"wav"'),

@@ -6,7 +6,13 @@ import pytest
 from scipy import signal
 
 from audiosep_jax.data import synthetic
-from audiosep_jax.data.synthetic import BEEP_HZ, KINDS, TICKS_PER_SECOND, SyntheticSource
+from audiosep_jax.data.synthetic import (
+    BEEP_HZ,
+    KINDS,
+    TICKS_PER_SECOND,
+    SyntheticMixtures,
+    SyntheticSource,
+)
 from audiosep_jax.errors import InputError
 
 RATE = 8000
@@ -96,6 +102,27 @@ def test_levels_and_lengths(rate):
         assert 0.3 <= np.abs(audio_S).max() <= 0.9 + 1e-6
         assert audio_S[0] == audio_S[-1] == 0.0
         assert abs(audio_S.mean()) < 0.05 * audio_S.std()
+
+
+def test_recordings_of_two_sounds():
+    singles, source = SyntheticSource(40, 3, RATE), SyntheticMixtures(40, 3, RATE)
+    kinds = list(KINDS)
+    partners = [(kinds[k % 16], kinds[source.other(k) % 16]) for k in range(40)]
+    assert all(first != second for first, second in partners)
+    assert len({second for _, second in partners}) > 10
+    for index, pair in enumerate(partners):
+        texts = source.captions.texts
+        sounds = [tuple(texts[n] for n in own) for own in source.captions.sounds(index)]
+        assert sounds == [KINDS[kind][1] for kind in pair]
+    audio_S, first_S = source.load(5), singles.load(5)
+    other_S = singles.clip(source.other(5))[: len(audio_S)]
+    gains, residual, *_ = np.linalg.lstsq(
+        np.stack([first_S[: len(audio_S)], other_S], axis=1), audio_S, rcond=None
+    )
+    assert residual < 1e-6 * np.sum(audio_S**2)
+    powers = [np.mean(x**2) for x in (gains[0] * first_S, gains[1] * other_S)]
+    assert abs(10 * np.log10(powers[0] / powers[1])) < 6
+    assert np.abs(audio_S).max() == pytest.approx(np.abs(first_S).max())
 
 
 def test_clips_differ_in_level_and_length():

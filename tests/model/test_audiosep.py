@@ -205,3 +205,13 @@ def test_bfloat16_convolutions_stay_near_float32():
     assert rough_BS.dtype == np.float32
     error = np.abs(rough_BS - exact_BS).max() / np.abs(exact_BS).max()
     assert 1e-5 < error < 0.02
+
+
+def test_several_conditions_of_a_mixture_are_separated_each():
+    model, variables, batch = make_model(SMALLEST), tiny_variables(SMALLEST), tiny_batch(0, 3)
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    conditions = [tiny_batch(seed, 3)["condition"] for seed in (0, 7)]
+    together = apply(variables, batch["mixture"], np.stack(conditions, axis=1))
+    for k, condition_BE in enumerate(conditions):
+        alone = apply(variables, batch["mixture"], condition_BE)
+        np.testing.assert_allclose(together[:, k], alone, atol=1e-6)

@@ -100,6 +100,10 @@ def test_whole_numbers_are_taken_for_floats():
         ({"text__encoder": "bert"}, r"^text\.encoder='bert' must be 'hashed', .* or 'voice'$"),
         ({"text__encoder": "voice"}, r"^data\.source=speakers and text\.encoder=voice need each"),
         ({"data__source": "speakers"}, r"^data\.source=speakers and text\.encoder=voice need each"),
+        (
+            {"mixing__num_queries": 2, "text__use_text_ratio": 0.5, "text__encoder": "clap"},
+            r"^mixing\.num_queries=2 needs text\.use_text_ratio=1: a target of several",
+        ),
         ({"profile": -1}, r"^profile=-1 must be greater than or equal to 0$"),
         ({"optim": 3}, r"^optim=3 must be a section with fields$"),
         ({"optim__learning_rate": float("nan")}, r"^optim\.learning_rate=nan must be a finite num"),
