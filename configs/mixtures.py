@@ -1,0 +1,26 @@
+"""Training on captions of mixtures alone: no sound is ever heard on its own.
+
+Command:   python train.py --config configs/mixtures.py
+Hardware:  two CPU cores
+Time:      10 minutes of one busy core
+Expect:    validation SI-SDRi 2.8 dB (mean of two seeds); 5.8 dB where sounds are heard alone
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Differences from the demo."""
+    config = runpy.run_path(str(Path(__file__).with_name("demo.py")))["get_config"]()
+    config.name = "mixtures"
+    config.num_steps = 600
+    config.optim.decay_steps = 600
+    config.data.source = "synthetic_mixtures"
+    config.data.num_synthetic_clips = 960
+    config.mixing.num_queries = 2
+    config.loss.waveform_l1 = 0.0
+    config.loss.thresholded_snr = 1.0
+    return config
