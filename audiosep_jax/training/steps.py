@@ -14,8 +14,7 @@ from audiosep_jax.model import make_model
 from audiosep_jax.model.audiosep import AudioSep
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.adapters import adapted, new_adapters
-from audiosep_jax.training.grouping import grouped
-from audiosep_jax.training.losses import LossConfig, Outputs, loss_terms, total_loss
+from audiosep_jax.training.losses import LossConfig, Outputs, grouped, loss_terms, total_loss
 from audiosep_jax.training.optim import OptimConfig, learning_rate, make_optimizer
 
 AXIS = "data"
@@ -120,10 +119,10 @@ def separation_loss(
         mutable=["batch_stats", "intermediates"],
     )
     outputs = Outputs(estimate_BS, *updated.get("intermediates", {}).get("mask", (None,)))
-    outputs, rows = grouped(loss, network.network.config, outputs, batch)
-    terms = loss_terms(loss, network.network.config, outputs, rows)
+    outputs = grouped(outputs, batch)
+    terms = loss_terms(loss, network.network.config, outputs, batch)
     value = total_loss(loss, terms)
-    sdri_B = sdr_improvement(rows["target"], outputs.estimate_BS, rows["mixture"])
+    sdri_B = sdr_improvement(batch["target"], outputs.estimate_BS, batch["mixture"])
     metrics = {"loss": value, **terms, "sdri": sdri_B.mean()}
     return value, (updated.get("batch_stats", {}), metrics)
 

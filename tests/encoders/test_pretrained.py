@@ -220,7 +220,7 @@ def test_half_a_surrogate_pair_is_refused(model):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model": "x/y"}, "^model='x/y' needs encoder=static, sentence, clap or clip"),
+        ({"model": "x/y"}, "^model='x/y' needs encoder=static, sentence, clap, clip or voice"),
         ({"encoder": "clap", "batch_size": 0}, "^batch_size=0 must be"),
         ({"encoder": "clap", "use_text_ratio": 1.5}, r"^use_text_ratio=1\.5 must be .* equal to 1"),
         ({"encoder": "clip", "use_text_ratio": 0.5}, "needs encoder=clap,.* not encoder=clip"),
