@@ -76,7 +76,10 @@ class UploadsOnly:
         visitor, headers = Request(scope).cookies.get(COOKIE), Headers(scope=scope)
         if not visitor:
             visitor = secrets.token_urlsafe(24)
-            send = _with_cookie(send, f"{COOKIE}={visitor}; Path=/; HttpOnly; SameSite=Lax")
+            # A page in another site's frame, as Spaces show it, keeps only a partitioned cookie.
+            secure = "https" in (headers.get("x-forwarded-proto") or scope["scheme"])
+            sites = "SameSite=None; Secure; Partitioned" if secure else "SameSite=Lax"
+            send = _with_cookie(send, f"{COOKIE}={visitor}; Path=/; HttpOnly; {sites}")
         path = scope["path"]
         try:
             if scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
