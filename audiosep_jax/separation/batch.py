@@ -89,7 +89,7 @@ def protect(
     """
     suffixes: dict[str, set[str]] = {}  # of files, by their paths without
     folders = {path.parent for task in tasks for path in task.results}
-    for path in itertools.chain.from_iterable(folder.glob("*") for folder in folders):
+    for path in itertools.chain.from_iterable(map(_entries, folders)):
         known = suffixes.setdefault(str(path.with_suffix("")).casefold(), set())
         known.update((path.suffix, path.suffix.lower()))
     for task in tasks:
@@ -105,6 +105,14 @@ def protect(
             # A folder is refused by the writer.
             elif not (overwrite or path.is_dir() or owner == os.path.realpath(task.job.recording)):
                 task.refused[path] = "exists already; --overwrite replaces it"
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Paths in a folder, none if it does not exist; InputError if they cannot be listed."""
+    try:
+        return [folder / name for name in os.listdir(folder)] if folder.is_dir() else []
+    except OSError as error:  # results that exist would be replaced unseen
+        raise InputError(f"{folder}: cannot be listed ({error.strerror})") from error
 
 
 def check_distinct(tasks: Sequence[Task]) -> None:

@@ -263,6 +263,25 @@ def test_without_permission(command, capfd):
         assert sorted(path.name for path in folder.iterdir()) == ["closed", "in.wav"]
 
 
+def test_results_in_a_folder_that_cannot_be_listed_are_not_replaced(command, capfd):
+    with tempfile.TemporaryDirectory() as name:
+        recording, out = Path(name) / "in.wav", Path(name) / "out"
+        recording.write_bytes(sound())
+        out.mkdir()
+        (out / "in - rain.wav").write_text("of the user")
+        if os.geteuid() == 0:
+            for path in (out, out / "in - rain.wav"):
+                os.chown(path, 65534, 65534)
+        Path(name).chmod(0o755)
+        out.chmod(0o300)
+        with unprivileged():
+            code = command(recording, "--output", out, "--text", "rain")
+        assert code == 2
+        assert f"{out}: cannot be listed (Permission denied)" in capfd.readouterr().err
+        out.chmod(0o700)
+        assert (out / "in - rain.wav").read_text() == "of the user"
+
+
 @pytest.mark.parametrize(
     "output",
     [
