@@ -137,7 +137,7 @@ def cluster(address: str) -> Iterator[Submit]:
 
     def submit(function: Callable[[Task], Any], task: Task) -> "Future[Any]":
         pickled = cloudpickle.dumps(task)  # the scheduler shall not import what it needs
-        return executor.submit(_as_there, folder, _versions(), shared(function), pickled)
+        return executor.submit(_call_in_folder, folder, _versions(), shared(function), pickled)
 
     try:  # without this, a client waits for ever for a server of another kind
         asyncio.run(asyncio.wait_for(reach(), 2 * CONNECT_SECONDS))
@@ -146,12 +146,12 @@ def cluster(address: str) -> Iterator[Submit]:
         raise InputError(f"{address}: no Dask scheduler answers ({reason})") from error
     warnings.filterwarnings("ignore", module="distributed.client")  # versions, large functions
     with distributed.Client(address, set_as_default=False) as client:
-        told = client.run(_versions, on_error="return")
+        versions = client.run(_versions, on_error="return")
         try:
-            told["the scheduler"] = client.run_on_scheduler(_versions)
+            versions["the scheduler"] = client.run_on_scheduler(_versions)
         except ImportError as error:
-            told["the scheduler"] = error
-        for name, found in told.items():
+            versions["the scheduler"] = error
+        for name, found in versions.items():
             if found != _versions():
                 raise InputError(f"{address}: {name} has {found}, not {_versions()}")
         executor, folder = client.get_executor(pure=False), os.getcwd()
@@ -159,7 +159,7 @@ def cluster(address: str) -> Iterator[Submit]:
             yield submit
         except (CancelledError, distributed.scheduler.KilledWorker) as error:
             reason = str(error).partition("\n")[0] or "the connection to the scheduler was lost"
-            raise InputError(f"{address}: {reason}; the same command goes on") from error
+            raise InputError(f"{address}: {reason}; the same command continues") from error
 
 
 @functools.cache
@@ -171,8 +171,8 @@ def _versions() -> str:
     return ", ".join(found)
 
 
-def _as_there(folder: str, versions: str, function: bytes, task: bytes) -> Any:
-    """Call a function as the process that submitted it would, in a worker of a cluster."""
+def _call_in_folder(folder: str, versions: str, function: bytes, task: bytes) -> Any:
+    """Call a function in the current folder of the process that submitted it; run by a worker."""
     host = socket.gethostname()
     if _versions() != versions:
         raise WorkerError(f"the worker {host} has {_versions()}, not {versions}; install the same")

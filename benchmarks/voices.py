@@ -1,4 +1,4 @@
-"""Score a separator of speakers on voices that its training never heard, and tell voices apart.
+"""Score a separator of speakers, and its voice encoder, on voices that training never heard.
 
     python benchmarks/voices.py --voices voices/valid --checkpoint runs/voice
     python benchmarks/voices.py --voices voices/train --write_mean mean_voice.npy

@@ -56,7 +56,7 @@ def mix(paths: list[Path]) -> np.ndarray:
 
 
 def main(data: str, recordings: Path = ROOT / "audiosep_jax" / "demo") -> None:
-    """Write the mixtures and the picture, and print the gain of each query and of a wrong one."""
+    """Write the mixtures and the picture, and print the SDRi of each query and of a wrong one."""
     separator = Separator.load("small")
     for name, paths in MIXTURES.items():
         part_NS, path = mix([Path(data) / x for x in paths.values()]), recordings / f"{name}.flac"

@@ -119,7 +119,7 @@ def write_static(folder, table_VE=None, words=("dog", "bark", "rain")):
 
 
 def write_voice(path, num_hidden=4):
-    """A file of weights that `VoiceEncoder` reads, of the layout of `resemblyzer` but narrower."""
+    """Write weights for `VoiceEncoder` in the layout of `resemblyzer`, with narrower layers."""
     shapes = {"linear.weight": (DIMENSIONS, num_hidden), "linear.bias": (DIMENSIONS,)}
     for layer, num_inputs in enumerate((40, num_hidden, num_hidden)):
         shapes[f"lstm.weight_ih_l{layer}"] = 4 * num_hidden, num_inputs

@@ -31,8 +31,8 @@ class MixingConfig:
     snr_db: Annotated[tuple[float, ...], rising(-100, 100, optional=True)] = ()
     # Lowest and highest RMS of the target, in dB of full scale; empty: as recorded.
     target_rms_db: Annotated[tuple[float, ...], rising(-100, 0, optional=True)] = ()
-    # Captions of one target, each asked for alone: the sum of their estimates is the target. 1 asks
-    # for the target by one of its captions.
+    # Largest number of sounds in one recording. Each sound of the target is a query of its own, and
+    # the sum of their estimates is compared with the target. With 1, one caption is the only query.
     num_queries: Annotated[int, Field(ge=1, le=64)] = 1
     # Random crops of each clip, of which the first is taken that is no pause beside the others.
     num_crops: Annotated[int, Field(ge=1, le=64)] = 1

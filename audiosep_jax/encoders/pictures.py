@@ -28,8 +28,8 @@ Region = tuple[int, int, int, int]  # left, top, width, height in pixels
 def read(path: str, region: Region | None = None, *, films: bool = True) -> list[np.ndarray]:
     """Read one query, a picture or a film: squares `(frames, SIZE, SIZE, 3)` uint8.
 
-    Of a film, one frame a second is read, beginning with the first. Of an animation, the first is.
-    Decoding a film may take minutes; without `films`, it is refused.
+    A film gives one frame a second, from its start. An animation gives its first frame. Decoding a
+    film may take minutes; without `films`, it is refused.
 
     Raises:
         InputError: nothing here can read the file, it is truncated or too large, or the region

@@ -172,7 +172,7 @@ def export_web(
         folder: the new folder.
         dtype: of the stored weights; browsers compute in float32.
         runtime: the package onnxruntime-web as `npm pack` writes it, in the version `web.VERSION`.
-            The default is fetched with npm once.
+            By default, npm fetches it once.
         text: sentences that the page offers.
 
     Raises:

@@ -25,7 +25,8 @@ BLOCK_SECONDS = 1.0
 # Sums and differences of samples on this grid, of 24 bits, are exact in float32 below 1.
 _FINE_GRID = 2.0**23
 # Heads are trained with few queries for absent sounds, and give these probabilities of up to 0.99.
-# So 1 - p counts as its eighth root. This and the levels were chosen as docs/evaluation.md tells.
+# The certainty is therefore 1 - (1 - p)^(1/8). docs/evaluation.md describes how the exponent and
+# the levels were chosen.
 DOUBT_EXPONENT = 1 / 8
 # A span starts where the level is at least the first, and ends where it is less than the second.
 LEVEL_ON, LEVEL_OFF = 0.35, 0.12
@@ -39,8 +40,8 @@ class SeparatedFile:
     """Files that were written, and how much of the mixture is in each.
 
     share_N: energy of each estimate over the mixture's; 0 if the mixture is silent.
-    presence_N: 0 to 1, how sure it is that each query sounds, from the estimate's share of the
-        mixture's power where it sounds and the network's probabilities, if it knows any.
+    presence_N: 0 to 1, the certainty that each query sounds, from the estimate's share of the
+        mixture's power where it sounds and the network's probabilities, if it has any.
     spans: for each estimate, (start, end) in seconds of when it is active.
     activity_NT, mixture_activity_T: mean squares in hops of `activity_hop_seconds`, over the
         channels.
@@ -236,8 +237,8 @@ class Meter:
         middle_T = (np.arange(len(mixture_T)) + 0.5) * hop_seconds / max(seconds, hop_seconds)
         frame_T = np.minimum(middle_T * heard_NT.shape[1], heard_NT.shape[1] - 1)
         doubt_NT = np.maximum(1 - heard_NT[:, frame_T.astype(int)], 0)
-        sure_NT = 1 - doubt_NT**DOUBT_EXPONENT
-        level_NT = np.sqrt(sure_NT * _share(estimate_NT, mixture_T))
+        certainty_NT = 1 - doubt_NT**DOUBT_EXPONENT
+        level_NT = np.sqrt(certainty_NT * _share(estimate_NT, mixture_T))
         levels = list(zip(estimate_NT, level_NT, strict=True))
         return SeparatedFile(
             paths=paths,
@@ -257,15 +258,16 @@ class Meter:
 
 
 def presence(estimate_T: np.ndarray, level_T: np.ndarray) -> float:
-    """Mean of the level over time, 0 (absent) to 1, weighted with its square and the own power.
+    """Mean of the level over time, 0 (absent) to 1.
 
+    Its weights are the power of the estimate times the square of the level.
     A short bark whose level is 1 while it lasts scores 1 in an hour of anything else.
 
     Args:
         estimate_T: mean squares of each tenth of a second.
-        level_T: root of the estimate's share of the mixture's power times the certainty that the
-            target sounds (1 if the network has no probabilities). Both together tell absent sounds
-            better than each.
+        level_T: square root of the product of the estimate's share of the mixture's power and the
+            certainty that the target sounds (1 if the network has no probabilities). The product
+            separates absent sounds from present ones better than either factor.
     """
     weight_T = estimate_T * level_T**2
     total = float(weight_T.sum())

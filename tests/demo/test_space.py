@@ -31,7 +31,7 @@ def test_the_space_requires_what_the_package_does():
 
 @pytest.mark.slow
 def test_the_space_separates_an_example(tmp_path):
-    """As on a Space: the package lies beside app.py, and these variables are set."""
+    """A Space has the package beside app.py, and sets these variables."""
     folder, temporary = tmp_path / "app", tmp_path / "tmp"
     temporary.mkdir()
     shutil.copytree(SPACE, folder)

@@ -40,7 +40,7 @@ def test_a_smaller_type_holds_the_same_directions(folder, tmp_path, kind):
 
 
 def test_word_pieces_share_rows_and_have_weights(folder):
-    """As in tables of model2vec whose vocabulary is quantised."""
+    """Tables of model2vec with a quantised vocabulary have this layout."""
     shared = {"embeddings": TABLE[:3], "mapping": np.array([0, 1, 2, 1])}
     save_file(shared | {"weights": np.array([9, 1, 2, -3])}, folder / "model.safetensors")
     rows_NE = StaticEncoder(str(folder))(["dog bark", "rain bark", "dog dog bark"])

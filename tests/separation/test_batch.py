@@ -74,7 +74,7 @@ def test_devices_share_the_recordings_and_give_the_same(tmp_path, separator):
 
 
 def test_a_task_that_is_repeated_replaces_its_own_files_alone(tmp_path, separator):
-    """As when its worker was killed after it had written them."""
+    """A task is repeated if its worker was killed after it had written its files."""
     recordings(tmp_path, ["a.wav", "b.wav"])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a - rain.wav").write_text("of the user")
