@@ -1,0 +1,128 @@
+"""Compare variants of `configs/small.py` at a small scale: equal data, equal steps, several seeds.
+
+    python benchmarks/study.py choices --corpus corpus --list small_lists/esc10.csv \
+        --output runs/study
+
+trains each row of the study with each seed, scores it on the first 120 mixtures of the list, and
+prints the table. A row that is finished is not run again; `--rows` selects rows. The examples
+`small_corpus.py` and `small_lists.py` make the corpus and the list. Intervals are 95 %, by
+resampling mixtures; differences are to the first row, mixture by mixture, over all seeds.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from audiosep_jax.evaluation.results import bootstrap, interval_of
+
+NUM_MIXTURES = 120
+# The small model at a scale that one CPU core trains in five minutes: the network of the demo.
+SCALE = """
+batch_size=8 num_steps=700 log_every_steps=50 data.segment_seconds=1.5
+model.sample_rate_hz=8000 model.window_samples=512 model.hop_samples=256 model.stem_channels=8
+model.encoder_channels=8,32,64,96 model.time_pools=2,2,2,2 model.frequency_pools=4,4,2,2
+optim.warmup_steps=70 optim.decay_steps=700 optim.ema_decay=0.99
+valid.num_mixtures=8 valid.batch_size=8 valid.every_steps=700 valid.num_examples=0
+checkpoint.every_steps=350 checkpoint.keep_every_steps=0"""
+STUDIES = {
+    "choices": {
+        "all": "",
+        "crops may be pauses": "mixing.num_crops=1",
+        "two sounds in a mixture": "mixing.max_mix_num=2",
+        "alike classes are mixed": "data.alike=()",
+        "no absent queries": "augment.absent_probability=0",
+        "no multi-resolution STFT": "loss.multi_resolution_stft=0",
+        "L1 of the waveform alone": "loss.multi_resolution_stft=0 loss.thresholded_snr=0 "
+        "loss.waveform_l1=100",
+        "no speed and no equaliser": "augment.speed_probability=0 augment.equalise_probability=0",
+        "no moving average": "optim.ema_decay=0",
+    },
+}
+
+
+def run_row(arguments: argparse.Namespace, overrides: list[str], place: Path, seed: int) -> None:
+    """Train and score one row with one seed, unless its results are there."""
+    if (place / "results" / "results.csv").is_file():
+        return
+    roots = ",".join(str(path) for path in roots_of(arguments.corpus))
+    data = [f"data.roots={roots}", f"data.valid_root={arguments.corpus / 'valid.json'}"]
+    fields = [f"--config.{x}" for x in (*SCALE.split(), *data, f"seed={seed}", *overrides)]
+    train = ["train.py", "--config", "configs/small.py", "--workdir", str(place / "run")]
+    place.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *train, *fields], check=True)
+    (place / "seconds.txt").write_text(f"{time.perf_counter() - start:.0f}\n", "utf-8")
+    few = place / "list.csv"
+    with arguments.list.open(newline="") as file:
+        few.write_text("".join(file.readlines()[: NUM_MIXTURES + 1]), "utf-8")
+    score = ["-m", "audiosep_jax", "evaluate", "--checkpoint", str(place / "run")]
+    score += ["--protocol", "mixtures", "--metadata", str(few), "--audio"]
+    score += [str(arguments.list.parent), "--output", str(place / "results"), "--no_figures"]
+    subprocess.run([sys.executable, *score], check=True)
+
+
+def roots_of(corpus: Path) -> list[Path]:
+    """Manifests in the order in which `configs/small.py` gives their shares."""
+    kinds = ("sounds", "speech", "voices", "instruments", "loops")
+    return [corpus / f"train_{kind}.json" for kind in kinds]
+
+
+def scores_of(places: list[Path], column: str) -> np.ndarray:
+    """Mean over the seeds of one score, by mixture."""
+    return np.mean([[float(row[column]) for row in rows_of(place)] for place in places], axis=0)
+
+
+def rows_of(place: Path) -> list[dict[str, str]]:
+    """Scored mixtures in the order of the list."""
+    with (place / "results" / "results.csv").open(newline="") as file:
+        return sorted(csv.DictReader(file), key=lambda row: int(row["row"]))
+
+
+def interval(scores_N: np.ndarray, clips: list[str]) -> str:
+    """Write the mean and its interval; mixtures of one target are drawn together."""
+    weights_DN = bootstrap(clips, [np.arange(len(clips))])
+    low, high = interval_of(weights_DN @ scores_N / weights_DN.sum(axis=1))
+    return f"{scores_N.mean():.2f} ({low:.2f} to {high:.2f})"
+
+
+def print_table(done: dict[str, list[Path]]) -> None:
+    """Print the scores of each row and its differences to the first row."""
+    first = next(iter(done.values()))
+    clips = [row["clip"] for row in rows_of(first[0])]
+    print("| | SI-SDRi | difference | SDRi | wrong query | training |\n|---|---|---|---|---|---|")
+    for name, places in done.items():
+        si_sdri_N, first_N = (scores_of(x, "si_sdri") for x in (places, first))
+        cells = [interval(si_sdri_N, clips)]
+        cells += [interval(si_sdri_N - first_N, clips) if places is not first else ""]
+        cells += [f"{scores_of(places, x).mean():.2f}" for x in ("sdri", "sdri_wrong_query")]
+        seconds = np.mean([float((x / "seconds.txt").read_text("utf-8")) for x in places])
+        print(f"| {name} | {' | '.join(cells)} | {seconds:.0f} s |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--list", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--rows", nargs="+", help="names of rows (default: all)")
+    arguments = parser.parse_args()
+    done: dict[str, list[Path]] = {}
+    for name, overrides in STUDIES[arguments.study].items():
+        if arguments.rows and name not in arguments.rows:
+            continue
+        for seed in arguments.seeds:
+            place = arguments.output / arguments.study / f"{name.replace(' ', '_')}-{seed}"
+            run_row(arguments, overrides.split(), place, seed)
+            done.setdefault(name, []).append(place)
+        print_table(done)
+
+
+if __name__ == "__main__":
+    main()
