@@ -264,6 +264,12 @@ def model_card(trained: Trained, name: str) -> str:
     source = f"in {TEXT}/" if text.encoder == "static" else text.source
     encoder = f"{text.encoder} ({source})" if source else text.encoder
     tags = "".join(f"- {tag}\n" for tag in TAGS)
+    wanted, option = "what a sentence describes", '--text "a dog barking"'
+    code = 'dog = separator.separate(audio, sample_rate_hz, "a dog barking")'
+    if text.encoder == "voice":
+        wanted, option = "the voice of another recording", "--voice enrolment.wav"
+        code = """condition = separator.embed("voice", [(enrolment, enrolment_rate_hz)])
+voice = separator.separate_conditions(audio, sample_rate_hz, condition)[0]"""
     return f"""---
 library_name: audiosep_jax
 pipeline_tag: audio-to-audio
@@ -272,8 +278,8 @@ tags:
 
 # {name}
 
-Separates what a sentence describes from a recording: AudioSep (Liu et al., "Separate Anything You
-Describe", 2023), a network conditioned on the sentence, in JAX and Flax.
+Separates {wanted} from a recording: AudioSep (Liu et al., "Separate Anything You Describe", 2023), a
+network conditioned on the query, in JAX and Flax.
 
 ## Use
 
@@ -281,13 +287,13 @@ Describe", 2023), a network conditioned on the sentence, in JAX and Flax.
 from audiosep_jax import Separator
 
 separator = Separator.from_pretrained("{name}")
-dog = separator.separate(audio, sample_rate_hz, "a dog barking")
+{code}
 ```
 
 or, for a file:
 
 ```
-audiosep separate street.wav --text "a dog barking" --checkpoint {name}
+audiosep separate street.wav {option} --checkpoint {name}
 ```
 
 ## Sizes
