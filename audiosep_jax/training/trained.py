@@ -278,8 +278,8 @@ tags:
 
 # {name}
 
-Separates {wanted} from a recording: AudioSep (Liu et al., "Separate Anything You Describe", 2023), a
-network conditioned on the query, in JAX and Flax.
+Separates {wanted} from a recording: AudioSep (Liu et al., "Separate Anything You
+Describe", 2023), a network conditioned on the query, in JAX and Flax.
 
 ## Use
 

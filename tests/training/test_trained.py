@@ -97,7 +97,9 @@ def test_model_card_of_voices_asks_by_voice(separator):
     text = TextConfig("voice")
     saved = trained.Trained(separator.model, text, None, separator.variables, separator.step)
     card = trained.model_card(saved, "mine")
-    assert "--voice enrolment.wav" in card and 'embed("voice", ' in card and "--text" not in card
+    assert "--voice enrolment.wav" in card
+    assert 'embed("voice", ' in card
+    assert "--text" not in card
 
 
 def test_pushed_and_fetched_through_the_hubs_client(separator, tmp_path):
