@@ -24,6 +24,7 @@ from absl import app, flags, logging
 
 from audiosep_jax import files
 from audiosep_jax.cli import say, use_compilation_cache
+from audiosep_jax.data import cues
 from audiosep_jax.data.batches import BadClips, ClipSampler
 from audiosep_jax.data.pipeline import train_batches
 from audiosep_jax.data.sources import DataConfig, build_source
@@ -126,6 +127,8 @@ def train(config: Config, workdir: Path) -> bool:
             say(f"data.alike: no training clip has the caption or class {', '.join(names)}")
         train_clips, valid_clips = ClipSampler(train_source), ClipSampler(valid_source)
         captions = distinct_captions(train_clips.captions, valid_clips.captions)
+        if config.mixing.cue_probability:
+            captions = sorted({*captions, *cues.SENTENCES})
         data, valid_data = train_source.fingerprint, valid_source.fingerprint
         code, valid = code_version(), config.valid
         facts = {"the data": data, "the validation data": valid_data, "the code": code["sources"]}
@@ -141,7 +144,8 @@ def train(config: Config, workdir: Path) -> bool:
             "words": words_of(captions) if config.text.encoder == "hashed" else [],
             "data_fingerprint": data,
             # Scores of equal ones are comparable.
-            "valid_set": repr((valid_data, *mixed, config.mixing.declipped_peak)),
+            "valid_set": repr((valid_data, *mixed, config.mixing.declipped_peak))
+            + " asked by cues" * bool(config.mixing.cue_probability),
             "code": code,
         }
         queries = target_queries(config)

@@ -44,6 +44,9 @@ class AugmentConfig:
     # Each clip gets a smooth curve of gains over frequency.
     equalise_probability: Share = 0.0
     equalise_db: Annotated[tuple[float, ...], rising(-100, 100)] = (-6.0, 6.0)
+    # Each clip sounds only in a part of the mixture; the share of it is drawn evenly.
+    span_probability: Share = 0.0
+    span_share: Annotated[tuple[float, ...], rising(0.01, 1)] = (0.3, 1.0)
     silence_probability: Share = 0.0  # of mixtures that hold nothing but the target
     absent_probability: Share = 0.0  # of queries for what is not there: the target is silence
 
@@ -114,7 +117,10 @@ def augment_clip(
     sample_rate_hz: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Change one clip: polarity, band limit, and its place in the room."""
+    """Change one clip: the part that sounds, polarity, band limit, and its place in the room."""
+    # No draw without it: runs that were begun before there were spans go on as they were.
+    if config.span_probability and rng.random() < config.span_probability:
+        audio_S = keep_span(audio_S, between(config.span_share, rng), rng.random())
     inverted, limited = rng.random(2).tolist()
     cutoff_hz = float(rng.choice(config.band_limit_hz))
     direct_db = between(config.reverb_direct_db, rng)
@@ -127,6 +133,15 @@ def augment_clip(
             audio_S, room_response(changes.room_seconds, direct_db, sample_rate_hz, rng)
         )
     return audio_S
+
+
+def keep_span(audio_S: np.ndarray, share: float, place: float) -> np.ndarray:
+    """Silence a clip outside of a span; `place` from 0 to 1 moves the span from start to end."""
+    length = round(share * len(audio_S))
+    begin = round(place * (len(audio_S) - length))
+    span_S = np.zeros_like(audio_S)
+    span_S[begin : begin + length] = audio_S[begin : begin + length]
+    return span_S
 
 
 def band_limit(audio_S: np.ndarray, cutoff_hz: float, sample_rate_hz: int) -> np.ndarray:

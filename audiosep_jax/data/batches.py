@@ -11,6 +11,7 @@ import numpy as np
 
 from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data import augment as augment_lib
+from audiosep_jax.data import cues
 from audiosep_jax.data import mixing as mixing_lib
 from audiosep_jax.data.augment import AugmentConfig
 from audiosep_jax.data.mixing import MixingConfig
@@ -71,6 +72,19 @@ class ClipSampler:
         """Number of a random caption of a clip."""
         numbers = self.captions.numbers(index)
         return numbers[int(rng.integers(len(numbers)))]
+
+    def text(self, number: int) -> str:
+        """Caption, or relational sentence, of a number in a row's `query`."""
+        texts = self.captions.texts
+        return texts[number] if number < len(texts) else cues.SENTENCES[number - len(texts)]
+
+    def cue(self, target_S: np.ndarray, rest_S: np.ndarray, rng: np.random.Generator) -> int | None:
+        """Number of a random relational sentence that holds for the target, or None."""
+        sentences = cues.holding(target_S, rest_S, self.source.sample_rate_hz)
+        if not sentences:
+            return None
+        sentence = sentences[int(rng.integers(len(sentences)))]
+        return len(self.captions.texts) + cues.SENTENCES.index(sentence)
 
     def query(self, index: int, num_queries: int, rng: np.random.Generator) -> int | list[int]:
         """Number of a random caption of a clip, or of each of its sounds, then -1, if several."""
@@ -155,7 +169,8 @@ class ClipSampler:
 class Row(NamedTuple):
     """One mixture; `query` is the number of a caption, `bad` the clips that could not be read.
 
-    With several queries `query` lists their captions' numbers, and -1 where there is none.
+    With several queries `query` lists their captions' numbers, and -1 where there is none. Numbers
+    after those of all captions are relational sentences.
     """
 
     mixture_S: np.ndarray
@@ -182,9 +197,20 @@ class RowMaker:
     def __call__(self, recording: int, make_rng: Callable[[int], np.random.Generator]) -> Row:
         """Make a row; a target or an interferer that cannot be read is drawn anew.
 
-        Augmentation draws from `make_rng(1)`, and for single clips from `make_rng(2)`, the rest
-        from `make_rng(0)`, so augmentation changes no clip, crop or gain.
+        Augmentation draws from `make_rng(1)`, and for single clips from `make_rng(2)`, relational
+        sentences from `make_rng(3)`, the rest from `make_rng(0)`, so that neither augmentation nor
+        sentences change any clip, crop or gain.
         """
+        row = self._by_caption(recording, make_rng)
+        if self.mixing.cue_probability:
+            rng = make_rng(3)
+            if rng.random() < self.mixing.cue_probability:
+                rest_S = row.mixture_S - row.target_S
+                cue = self.sampler.cue(row.target_S, rest_S, rng)
+                return row._replace(query=row.query if cue is None else cue)
+        return row
+
+    def _by_caption(self, recording: int, make_rng: Callable[[int], np.random.Generator]) -> Row:
         rng = make_rng(0)
         bad: list[int] = []
         loading = rng, make_rng(2) if self.augment.any else None, bad

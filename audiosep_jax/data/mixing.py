@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.settings import Positive, rising, section
+from audiosep_jax.settings import Positive, Share, rising, section
 
 _SILENCE_ENERGY = 1e-10  # the original's floor under the reference's energy
 _BLOCK_SAMPLES = 8192  # few enough that BLAS starts no threads
@@ -36,8 +36,15 @@ class MixingConfig:
     num_queries: Annotated[int, Field(ge=1, le=64)] = 1
     # Random crops of each clip, of which the first is taken that is no pause beside the others.
     num_crops: Annotated[int, Field(ge=1, le=64)] = 1
+    # Share of mixtures that are asked by a relational sentence (`data/cues.py`), if one holds.
+    cue_probability: Share = 0.0
 
     def __post_init__(self) -> None:
+        if self.cue_probability and (self.max_mix_num > 2 or self.num_queries > 1):
+            raise InputError(
+                f"cue_probability={self.cue_probability} compares two clips; "
+                "it needs max_mix_num=2 and num_queries=1"
+            )
         for low, high in (("min_gain_db", "max_gain_db"), ("min_match_ratio", "max_match_ratio")):
             least, most = getattr(self, low), getattr(self, high)
             if least > most:

@@ -65,7 +65,7 @@ def train_batches(
     processes.
 
     Args:
-        conditions: the (E,) embedding of every caption of the source.
+        conditions: the (E,) embedding of every caption of the source, and of relational sentences.
         batch_size: rows of a global batch; this host's are `process_index::process_count` of them.
         local_processes: number of hosts on this machine, which share its cores.
         place: applied to each batch ahead of time, in a thread; moves it to the devices.
@@ -98,7 +98,7 @@ def train_batches(
         """Copy out of shared memory, which must not outlive the workers; add the conditions."""
         batch = {key: np.array(rows) if num_workers else rows for key, rows in batch.items()}
         query = batch.pop("query")
-        captions = [sampler.captions.texts[number] for number in query.clip(0).ravel().tolist()]
+        captions = map(sampler.text, query.clip(0).ravel().tolist())
         rows = np.stack([conditions[x] for x in captions]).astype(np.float32)
         batch["condition"] = rows.reshape(*query.shape, -1)
         if query.ndim > 1:

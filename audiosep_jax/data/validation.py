@@ -29,11 +29,13 @@ def validation_set(
     """N fixed mixtures of two clips at exactly `gain_db` of SNR, on the keys of the batch schema.
 
     `wrong_condition` (N, E) is the embedding of a caption that describes neither clip (that of the
-    interferer where there is no third caption), `bad_clips` a list of the indices skipped.
+    interferer where there is no third caption), `bad_clips` a list of the indices skipped. With
+    `cue_probability` the conditions are relational sentences that hold for the target and for the
+    interferer, where there are any.
     """
     sampler = ClipSampler.of(source)
     num_samples = num_segment_samples(data, sampler.source.sample_rate_hz)
-    texts, rng = sampler.captions.texts, np.random.default_rng(np.random.SeedSequence(seed))
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
     rounds = -(-num_mixtures // sampler.num_recordings)
     order = np.concatenate([rng.permutation(sampler.num_recordings) for _ in range(rounds)])
     mixtures, targets, chosen, wrong, names = [], [], [], [], []
@@ -46,12 +48,18 @@ def validation_set(
         mixed = mixing_lib.mix_at_snr(target_S, interferer_S, gain_db, mixing.declipped_peak)
         mixtures.append(mixed[0])
         targets.append(mixed[1])
-        chosen.append(texts[sampler.caption_of(index, rng)])
+        query = sampler.caption_of(index, rng)
         try:
             third = sampler.draw(rng, keys | sampler.captions.excluded(other))
         except InputError:  # every clip shares a caption with one of the two
             third = other
-        wrong.append(texts[sampler.caption_of(third, rng)])
+        wrong_query = sampler.caption_of(third, rng)
+        if mixing.cue_probability:
+            rest_S = mixed[0] - mixed[1]
+            query = sampler.cue(mixed[1], rest_S, rng) or query
+            wrong_query = sampler.cue(rest_S, mixed[1], rng) or wrong_query
+        chosen.append(sampler.text(query))
+        wrong.append(sampler.text(wrong_query))
         names.append(sampler.source.name(index))
     return {
         "mixture": np.stack(mixtures),

@@ -96,6 +96,11 @@ class Config:
                 "data.source=speakers and text.encoder=voice need each other: the recordings of a "
                 "speaker are the queries"
             )
+        if self.mixing.cue_probability and self.text.encoder == "voice":
+            raise InputError(
+                "mixing.cue_probability asks by sentences, and text.encoder=voice embeds none; "
+                "choose another encoder, and data.source=folders for folders of speakers"
+            )
         if self.mixing.num_queries > 1 and self.text.use_text_ratio < 1:
             raise InputError(
                 f"mixing.num_queries={self.mixing.num_queries} needs text.use_text_ratio=1: "

@@ -21,6 +21,27 @@ def sine(freq_hz, num_samples=8000):
     return np.sin(2 * np.pi * freq_hz * np.arange(num_samples) / RATE_HZ).astype(np.float32)
 
 
+def test_a_clip_keeps_its_span_and_is_silent_outside():
+    audio_S = 1 + np.arange(1000, dtype=np.float32)
+    for place, begin in ((0.0, 0), (0.5, 350), (1.0, 700)):
+        expected_S = np.where(
+            (np.arange(1000) >= begin) & (np.arange(1000) < begin + 300), audio_S, 0
+        )
+        np.testing.assert_array_equal(augment.keep_span(audio_S, 0.3, place), expected_S)
+
+
+@pytest.mark.parametrize("span_probability", [0.0, 1.0])
+def test_spans_are_drawn_for_each_clip(span_probability):
+    config, rng = AugmentConfig(span_probability=span_probability), np.random.default_rng(0)
+    ones_S = np.ones(1000, np.float32)
+    clips = [augment.augment_clip(ones_S, NOTHING, config, RATE_HZ, rng) for _ in range(200)]
+    shares = np.mean(clips, axis=1)
+    low, high = (0.3, 1.0) if span_probability else (1.0, 1.0)
+    assert (shares.min(), shares.max()) == pytest.approx((low, high), abs=0.02)
+    begins = np.argmax(clips, axis=1)
+    assert begins.max() == pytest.approx(600 if span_probability else 0, abs=100)
+
+
 @pytest.mark.parametrize("num_samples", [8000, 7919])
 def test_band_limit_keeps_what_is_below_and_takes_what_is_above(num_samples):
     low_S, high_S = sine(1000, num_samples), sine(5000, num_samples)
