@@ -46,7 +46,7 @@ _SHARED_MEMORY = "/dev/shm"
 
 def train_batches(
     source: Source | ClipSampler,
-    conditions: Mapping[str, np.ndarray],
+    conditions: Mapping[str, np.ndarray] | None,
     mixing: MixingConfig,
     data: DataConfig,
     augment: AugmentConfig | None = None,
@@ -65,6 +65,8 @@ def train_batches(
     processes.
 
     Args:
+        if conditions is None:
+            return place(batch) if place else batch
         conditions: the (E,) embedding of every caption of the source, and of relational sentences.
         batch_size: rows of a global batch; this host's are `process_index::process_count` of them.
         local_processes: number of hosts on this machine, which share its cores.
@@ -98,6 +100,8 @@ def train_batches(
         """Copy out of shared memory, which must not outlive the workers; add the conditions."""
         batch = {key: np.array(rows) if num_workers else rows for key, rows in batch.items()}
         query = batch.pop("query")
+        if conditions is None:
+            return place(batch) if place else batch
         captions = map(sampler.text, query.clip(0).ravel().tolist())
         rows = np.stack([conditions[x] for x in captions]).astype(np.float32)
         batch["condition"] = rows.reshape(*query.shape, -1)

@@ -18,7 +18,7 @@ _MAX_SILENT = 64  # silent crops in a row before the set is given up
 
 def validation_set(
     source: Source | ClipSampler,
-    conditions: Mapping[str, np.ndarray],
+    conditions: Mapping[str, np.ndarray] | None,
     mixing: MixingConfig,
     data: DataConfig,
     *,
@@ -31,7 +31,7 @@ def validation_set(
     `wrong_condition` (N, E) is the embedding of a caption that describes neither clip (that of the
     interferer where there is no third caption), `bad_clips` a list of the indices skipped. With
     `cue_probability` the conditions are relational sentences that hold for the target and for the
-    interferer, where there are any.
+    interferer, where there are any. With `conditions=None` there are no conditions.
     """
     sampler = ClipSampler.of(source)
     num_samples = num_segment_samples(data, sampler.source.sample_rate_hz)
@@ -61,15 +61,17 @@ def validation_set(
         chosen.append(sampler.text(query))
         wrong.append(sampler.text(wrong_query))
         names.append(sampler.source.name(index))
-    return {
+    made = {
         "mixture": np.stack(mixtures),
         "target": np.stack(targets),
-        "condition": np.stack([conditions[caption] for caption in chosen]),
-        "wrong_condition": np.stack([conditions[caption] for caption in wrong]),
         "caption": chosen,
         "source_id": names,
         "bad_clips": sorted(set(bad)),
     }
+    if conditions is not None:
+        made["condition"] = np.stack([conditions[caption] for caption in chosen])
+        made["wrong_condition"] = np.stack([conditions[caption] for caption in wrong])
+    return made
 
 
 def _audible(

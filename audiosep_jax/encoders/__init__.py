@@ -24,11 +24,12 @@ class Kind:
     encoders: tuple[str, ...]  # values of `text.encoder` whose embedding space it shares
     read: Callable[..., list[Any]]  # queries in a sentence or a file; InputError
     make_encoder: Callable[["TextConfig"], "Encoder[Any]"]
+    label: str = ""  # name of a result, if not the sentence or the name of the file
 
     @property
     def is_file(self) -> bool:
         """Return True if the value names a file, not a sentence."""
-        return self.metavar != "SENTENCE"
+        return self.metavar not in ("SENTENCE", "N")
 
 
 def make_encoder(config: "TextConfig") -> "TextEncoder":
@@ -41,6 +42,8 @@ def make_encoder(config: "TextConfig") -> "TextEncoder":
         from audiosep_jax.encoders.static import StaticEncoder
 
         return StaticEncoder(config.model)
+    if config.encoder == "none":
+        raise InputError("the weights were trained without queries; ask for their parts by --blind")
     if config.encoder == "voice":
         from audiosep_jax.encoders.ge2e import EnrolmentEncoder
 
@@ -115,6 +118,12 @@ def _make_vector_encoder(config: "TextConfig") -> "Encoder[Any]":
     return vectors.VectorEncoder()
 
 
+def _read_count(text: str) -> list[Any]:
+    if not text.isdecimal() or not 0 < int(text) < 100:
+        raise InputError(f"{text!r} must be a number of sounds, such as 2")
+    return list(range(int(text)))
+
+
 # By the name of the option, and of the column in lists.
 KINDS = {
     "text": Kind(
@@ -151,5 +160,13 @@ KINDS = {
         encoders=("voice",),
         read=_read_sound,
         make_encoder=_make_voice_encoder,
+    ),
+    "blind": Kind(
+        metavar="N",
+        help="the first N parts that the weights were trained to find without a query",
+        encoders=(),  # needs none: the conditions are weights of the network
+        read=_read_count,
+        make_encoder=make_encoder,
+        label="part",
     ),
 }

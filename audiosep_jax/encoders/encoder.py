@@ -38,9 +38,12 @@ TextEncoder: TypeAlias = Encoder[str]
 
 @section
 class TextConfig:
-    """Settings under `text.`: the encoder that turns captions and queries into conditions."""
+    """Settings under `text.`: the encoder that turns captions and queries into conditions.
 
-    encoder: Literal["hashed", "static", "sentence", "clap", "clip", "voice"] = "hashed"
+    With the encoder `none` no caption is used: a network with `model.slots` finds its own parts.
+    """
+
+    encoder: Literal["hashed", "static", "sentence", "clap", "clip", "voice", "none"] = "hashed"
     # Hub id or folder; for clap also an AudioSep checkpoint that holds its CLAP, for voice the file
     # of weights.
     model: str = setting(default="", per_process=True)
@@ -50,10 +53,10 @@ class TextConfig:
     use_text_ratio: Share = 1.0
 
     def __post_init__(self) -> None:
-        if self.model and self.encoder == "hashed":
+        if self.model and self.encoder in ("hashed", "none"):
             raise InputError(
                 f"model={self.model!r} needs encoder=static, sentence, clap, clip or voice; "
-                "hashed has no files"
+                f"{self.encoder} has no files"
             )
         if self.use_text_ratio < 1 and self.encoder != "clap":
             raise InputError(

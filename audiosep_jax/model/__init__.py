@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from audiosep_jax.errors import InputError
-from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS, AudioSep
+from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS, SLOTS, AudioSep
 from audiosep_jax.model.network import ModelConfig, Network, Span
 from audiosep_jax.model.resunet import ResUNet, ResUNetConfig
 from audiosep_jax.model.resunet_graph import write_resunet
@@ -67,7 +67,12 @@ def make_model(config: ModelConfig, axis_name: str | None = None) -> AudioSep:
 
 def variable_shapes(config: ModelConfig) -> dict[str, Any]:
     """Variables of the separator that `config` describes, shapes and types only."""
-    return {name: shapes(config).get(name, {}) for name in ("params", "batch_stats")}
+    variables = {name: shapes(config).get(name, {}) for name in ("params", "batch_stats")}
+    if config.slots:
+        shape = (config.slots, config.condition_features)
+        slots = {SLOTS: jax.ShapeDtypeStruct(shape, jnp.float32)}
+        variables["params"] = variables["params"] | slots
+    return variables
 
 
 @functools.cache

@@ -4,6 +4,8 @@ The last bin of a mask can hold the target's activity: the logit, by frame, of t
 the target sounds. Its rotation is zero there, so that this bin of the estimate is silent.
 """
 
+from collections.abc import Mapping
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 from audiosep_jax.model.network import Network
 from audiosep_jax.model.stft import istft, stft
 
+SLOTS = "slots"  # name of the parameter
 NUM_MASK_CHANNELS = 3  # magnitude, and the real and imaginary part of the rotation
 POWER_FLOOR = 1e-10  # of the mixture's spectrum
 ROTATION_FLOOR = 1e-20  # squared length below which a rotation is no longer made a unit vector
@@ -19,13 +22,18 @@ ROTATION_FLOOR = 1e-20  # squared length below which a rotation is no longer mad
 class AudioSep(nn.Module):
     """Language-queried separator of one-channel recordings: STFT, network, mask, inverse STFT.
 
-    Its variables are those of the network, without a prefix.
+    Its variables are those of the network, without a prefix, and the parameter `SLOTS` where
+    `config.slots` is not 0. The module does not use it: `with_slots` makes conditions of it.
     """
 
     network: Network
 
     def setup(self) -> None:
         nn.share_scope(self, self.network)
+        config = self.network.config
+        if config.slots:
+            shape = config.slots, config.condition_features
+            self.param(SLOTS, nn.initializers.normal(), shape)
 
     def __call__(self, mixture_BS: jax.Array, condition_BE: jax.Array, *, train: bool) -> jax.Array:
         """Estimate the source `(B, S)` that `condition_BE`, unit vectors, describes.
@@ -43,6 +51,32 @@ class AudioSep(nn.Module):
         gated = not train and self.network.config.activity == "gate"
         masked_BTF = apply_mask(spectrum_BTF, mask_BTFC, gated=gated)
         return istft(masked_BTF, mixture_BS.shape[1], window, hop).reshape(shape)
+
+
+def unit_slots(params: Mapping[str, jax.Array]) -> jax.Array:
+    """Learnt conditions `(R, E)` of length 1."""
+    slots_RE = params[SLOTS]
+    return slots_RE / jnp.linalg.norm(slots_RE, axis=-1, keepdims=True)
+
+
+def with_slots(
+    params: Mapping[str, jax.Array], condition: jax.Array | None, num_rows: int
+) -> jax.Array | None:
+    """Append the learnt conditions, if there are any, to those of each row.
+
+    Args:
+        condition: `(B, E)`, `(B, K, E)`, or None where no query describes anything.
+
+    Returns:
+        `(B, K + R, E)`, or `condition` for parameters without slots.
+    """
+    if SLOTS not in params:
+        return condition
+    slots_BRE = jnp.repeat(unit_slots(params)[None], num_rows, axis=0)
+    if condition is None:
+        return slots_BRE
+    given_BKE = condition if condition.ndim == 3 else condition[:, None]
+    return jnp.concatenate([given_BKE, slots_BRE], axis=1)
 
 
 def magnitude(spectrum_BTF: jax.Array) -> jax.Array:

@@ -30,6 +30,8 @@ class ModelConfig:
     window_samples: Annotated[int, Field(ge=2, le=2**20, multiple_of=2)] = 2048
     hop_samples: Size = 320
     condition_features: Size = 512
+    # Learnt conditions, for sounds that no query describes: speakers, or the parts of a mixture.
+    slots: Annotated[int, Field(ge=0, le=64)] = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:

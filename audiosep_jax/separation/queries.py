@@ -34,7 +34,8 @@ class Part:
 
     @property
     def label(self) -> str:
-        return Path(self.value).stem if KINDS[self.kind].is_file else self.value
+        kind = KINDS[self.kind]
+        return kind.label or (Path(self.value).stem if kind.is_file else self.value)
 
     def __str__(self) -> str:
         return f"--{self.option} {self.value}"

@@ -21,6 +21,7 @@ from audiosep_jax.encoders import KINDS, make_query_encoder, pictures
 from audiosep_jax.encoders.encoder import Encoder, TextConfig
 from audiosep_jax.encoders.hashed import words_of
 from audiosep_jax.errors import InputError
+from audiosep_jax.model.audiosep import unit_slots
 from audiosep_jax.model.network import Engine, ModelConfig
 from audiosep_jax.separation import AboveNyquist, Clip, EngineName, Precision, Stereo
 from audiosep_jax.separation.engines import OpenVINO, check_bfloat16, choose
@@ -159,6 +160,8 @@ class Separator:
 
     def embed(self, kind: str, queries: Sequence[Any]) -> np.ndarray:
         """Return `(N, E)` embeddings of queries, as `encoders.KINDS[kind].read` returns them."""
+        if kind == "blind":
+            return self.slots(len(queries))
         return _checked_conditions(self.encoder(kind)(queries), self.model.condition_features)
 
     def encoder(self, kind: str) -> Encoder[Any]:
@@ -177,6 +180,15 @@ class Separator:
     def is_unknown(self, sentence: str) -> bool:
         """Return whether no word of a sentence was in training, so that its result means little."""
         return bool(self.words) and not {*words_of([sentence])} & {*self.words}
+
+    def slots(self, count: int) -> np.ndarray:
+        """Return the first `count` conditions `(N, E)` that were learnt without a query."""
+        known = self.model.slots
+        if not known:
+            raise InputError("the weights need queries: they were trained without model.slots")
+        if count > known:
+            raise InputError(f"the weights find {known} parts without a query, not {count}")
+        return np.asarray(unit_slots(self.variables["params"]))[:count]
 
     def embed_text(self, queries: Sequence[str]) -> np.ndarray:
         """Return `(N, E)` embeddings of sentences; InputError if one is empty or not a string."""

@@ -115,11 +115,14 @@ def _file_of(num_bytes: int) -> BinaryIO:
         return os.fdopen(os.memfd_create("conditions"), "w+b")
 
 
-def make_conditions(config: Config, captions: list[str]) -> tuple[ConditionTable, str]:
+def make_conditions(config: Config, captions: list[str]) -> tuple[ConditionTable | None, str]:
     """Return the `(E,)` of each caption, and the encoder's fingerprint (in process 0 only).
 
-    Process 0 computes the embeddings and sends them to the others.
+    Process 0 computes the embeddings and sends them to the others. Without an encoder there are
+    none.
     """
+    if config.text.encoder == "none":
+        return None, "none"
     fingerprint, table = "", ConditionTable(captions, config.model.condition_features)
     with processes.failing_together():
         if processes.is_main():

@@ -91,7 +91,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.optim.adapter_rank and not self.init_from:
             raise InputError("optim.adapter_rank needs init_from: the weights that are frozen")
-        if ("speakers" in (self.data.source, *self.data.sources)) != (self.text.encoder == "voice"):
+        speakers = "speakers" in (self.data.source, *self.data.sources)
+        if speakers != (self.text.encoder == "voice") and self.text.encoder != "none":
             raise InputError(
                 "data.source=speakers and text.encoder=voice need each other: the recordings of a "
                 "speaker are the queries"
@@ -124,7 +125,10 @@ def from_mapping(values: Any, where: str = "") -> Config:
         return parse(Config, values, where)  # which says what is wrong
     model = parse_config(values.get("model", {}), where)
     others = {name: value for name, value in values.items() if name != "model"}
-    return dataclasses.replace(parse(Config, others, where), model=model)
+    config = dataclasses.replace(parse(Config, others, where), model=model)
+    if config.text.encoder == "none" and not model.slots:
+        raise InputError("text.encoder=none needs model.slots=1 or more, which need no caption")
+    return config
 
 
 def from_file(path: str, overrides: Mapping[str, str]) -> Config:

@@ -2,12 +2,11 @@
 
 A new term is a field of `LossConfig`, its weight, and an entry of `TERMS` under the same name: a
 function of the model's outputs, the batch and the settings of the network. Terms compare one
-estimate with one target; `grouped` adds up the estimates of a mixture that has several queries.
+estimate with one target; `grouping` adds up the estimates of a mixture that has several.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +22,10 @@ from audiosep_jax.settings import PositiveOrZero, section
 _FAINT_MAGNITUDE = 1e-3  # floor of the log magnitudes
 _SILENT_SHARE = 1e-6  # of the mixture's power: a weaker target counts as silent
 _SILENT_POWER = 1e-10  # of a mixture, for one that is silent
-_INACTIVE = -30.0  # logit of the activity of a query that is not used
 AUDIBLE_DB = -40.0  # of the mixture's loudest frame; a target is active above
+
+
+Assign = Literal["any", "one_each"]
 
 
 @section
@@ -37,11 +38,12 @@ class LossConfig:
     multi_resolution_stft: PositiveOrZero = 0.0
     thresholded_snr: PositiveOrZero = 0.0
     activity: PositiveOrZero = 0.0  # needs a network with `model.activity`
+    # References that the estimates of slots may belong to: see `grouping.sums`.
+    assign: Assign = "any"
 
     def __post_init__(self) -> None:
-        weights = dataclasses.asdict(self)
-        if not any(weights.values()):
-            raise InputError(f"{next(iter(weights))}=0, as all weights are; one must be above 0")
+        if not any(_weights(self).values()):
+            raise InputError(f"{next(iter(TERMS))}=0, as all weights are; one must be above 0")
 
 
 class Outputs(NamedTuple):
@@ -56,22 +58,6 @@ class Outputs(NamedTuple):
 
 Batch = Mapping[str, Any]  # keys of `data.source`
 Term = Callable[[Outputs, Batch, Any], jax.Array]
-
-
-def grouped(outputs: Outputs, batch: Batch) -> Outputs:
-    """Add up the estimates of each mixture: `(B, K, S)` to `(B, S)`.
-
-    The `member` `(B, K)` of the batch is 1 for the estimates that belong to the target. A sum is
-    active where one of its estimates is: its mask holds the largest values of theirs. Outputs of
-    one query for each mixture, in batches without `member`, stay as they are.
-    """
-    if "member" not in batch:
-        return outputs
-    member_BK = batch["member"]
-    total_BS = jnp.einsum("bk,bks->bs", member_BK, outputs.estimate_BS)
-    mask_BKTFC = outputs.mask_BTFC.reshape(*member_BK.shape, *outputs.mask_BTFC.shape[1:])
-    is_used_BK = member_BK[..., None, None, None] > 0
-    return Outputs(total_BS, jnp.where(is_used_BK, mask_BKTFC, _INACTIVE).max(axis=1))
 
 
 def waveform_l1(estimate_BS: jax.Array, target_BS: jax.Array) -> jax.Array:
@@ -174,11 +160,15 @@ def loss_terms(
     config: LossConfig, model: ModelConfig, outputs: Outputs, batch: Batch
 ) -> dict[str, jax.Array]:
     """Unweighted scalar terms by name, without those of weight 0."""
-    weights = dataclasses.asdict(config)
+    weights = _weights(config)
     return {name: TERMS[name](outputs, batch, model) for name in weights if weights[name]}
 
 
 def total_loss(config: LossConfig, terms: dict[str, jax.Array]) -> jax.Array:
     """Weighted sum of the terms."""
-    weights = dataclasses.asdict(config)
+    weights = _weights(config)
     return jnp.asarray(sum(weights[name] * term for name, term in terms.items()))
+
+
+def _weights(config: LossConfig) -> dict[str, float]:
+    return {name: getattr(config, name) for name in TERMS}

@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from audiosep_jax.cli import say
 from audiosep_jax.errors import InputError
+from audiosep_jax.model.audiosep import SLOTS
 from audiosep_jax.training.checkpoints import Checkpoints
 from audiosep_jax.training.config import Config, differences, from_mapping
 from audiosep_jax.training.steps import TrainState, init_state, state_from_variables
@@ -90,7 +91,8 @@ def with_frozen_network(config: Config) -> Config:
 def load_initial_weights(config: Config) -> dict[str, Any]:
     """Read the weights that `config.init_from` names.
 
-    Weights without a head for the activity get a new one, if the config's network has one.
+    Weights without a head for the activity get a new one, if the config's network has one. Slots
+    are new where their number differs.
 
     Raises:
         InputError: the weights are of another network.
@@ -102,16 +104,22 @@ def load_initial_weights(config: Config) -> dict[str, Any]:
     changes = differences(dataclasses.replace(found.model, dtype=config.model.dtype), config.model)
     old, new = changes.get("activity", ("none", "none"))
     if new != "none":
-        del changes["activity"]
+        changes.pop("activity", None)
+    old_slots, new_slots = changes.pop("slots", (0, 0))
     if changes:
         model = {f"model.{name}": values for name, values in changes.items()}
         raise InputError(f"init_from={config.init_from}: {_described(model)}")
-    if old == new or old != "none":
+    new_head = old == "none" and new != "none"
+    if not new_head and old_slots == new_slots:
         return found.variables
-    say(f"init_from={config.init_from}: has no head for the activity; a new one is trained")
-    whole = flatten_dict(_random_state(config).params)
-    whole |= flatten_dict(found.variables["params"])
-    return {**found.variables, "params": unflatten_dict(whole)}
+    if new_head:
+        say(f"init_from={config.init_from}: has no head for the activity; a new one is trained")
+    given = dict(found.variables["params"])
+    if old_slots != new_slots:
+        given.pop(SLOTS, None)
+    fresh, given = (flatten_dict(x) for x in (_random_state(config).params, given))
+    params = {path: given.get(path, x) for path, x in fresh.items()}
+    return {**found.variables, "params": unflatten_dict(params)}
 
 
 def _described(changes: dict[str, tuple[Any, Any]]) -> str:

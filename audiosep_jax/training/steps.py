@@ -11,10 +11,11 @@ import optax
 
 from audiosep_jax.metrics import sdr_improvement, si_sdr, si_sdr_improvement
 from audiosep_jax.model import make_model
-from audiosep_jax.model.audiosep import AudioSep
+from audiosep_jax.model.audiosep import AudioSep, with_slots
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.adapters import adapted, new_adapters
-from audiosep_jax.training.losses import LossConfig, Outputs, grouped, loss_terms, total_loss
+from audiosep_jax.training.grouping import grouped
+from audiosep_jax.training.losses import LossConfig, Outputs, loss_terms, total_loss
 from audiosep_jax.training.optim import OptimConfig, learning_rate, make_optimizer
 
 AXIS = "data"
@@ -114,15 +115,15 @@ def separation_loss(
     """
     estimate_BS, updated = network.apply(
         {"params": params, "batch_stats": batch_stats},
-        *(batch["mixture"], batch["condition"]),
+        *(batch["mixture"], with_slots(params, batch.get("condition"), len(batch["mixture"]))),
         train=train,
         mutable=["batch_stats", "intermediates"],
     )
     outputs = Outputs(estimate_BS, *updated.get("intermediates", {}).get("mask", (None,)))
-    outputs = grouped(outputs, batch)
-    terms = loss_terms(loss, network.network.config, outputs, batch)
+    outputs, rows = grouped(loss, network.network.config, outputs, batch)
+    terms = loss_terms(loss, network.network.config, outputs, rows)
     value = total_loss(loss, terms)
-    sdri_B = sdr_improvement(batch["target"], outputs.estimate_BS, batch["mixture"])
+    sdri_B = sdr_improvement(rows["target"], outputs.estimate_BS, rows["mixture"])
     metrics = {"loss": value, **terms, "sdri": sdri_B.mean()}
     return value, (updated.get("batch_stats", {}), metrics)
 
@@ -206,12 +207,21 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def make_eval_step(model: ModelConfig) -> Callable[[Any, Batch], Metrics]:
-    """Make the body of an evaluation: from variables and a batch, scores and `estimate` by row."""
+    """Make the body of an evaluation: from variables and a batch, scores and `estimate` by row.
+
+    A batch without conditions is scored with that slot's estimate which is nearest to the target.
+    """
     network = make_model(model)
 
     def eval_step(variables: Any, batch: Batch) -> Metrics:
         mixture_BS, target_BS = batch["mixture"], batch["target"]
-        estimate_BS: Any = network.apply(variables, mixture_BS, batch["condition"], train=False)
+        condition = batch.get("condition")
+        if condition is None:
+            condition = with_slots(variables["params"], None, len(mixture_BS))
+        estimate_BS: Any = network.apply(variables, mixture_BS, condition, train=False)
+        if estimate_BS.ndim == 3:
+            nearest_B = jax.vmap(si_sdr, (None, 1), 1)(target_BS, estimate_BS).argmax(axis=1)
+            estimate_BS = jnp.take_along_axis(estimate_BS, nearest_B[:, None, None], 1)[:, 0]
         return {
             "sdri": sdr_improvement(target_BS, estimate_BS, mixture_BS),
             "si_sdr": si_sdr(target_BS, estimate_BS),

@@ -34,7 +34,7 @@ def validate(
     Args:
         eval_step: a parallel step that maps variables and a batch to `estimate` and scores.
         variables: variables of the model, as `place_state` returns them.
-        mixtures: "mixture" and "target" (N, S), and the conditions (N, E).
+        mixtures: "mixture" and "target" (N, S), and the conditions (N, E), if there are any.
         batch_size: rows at once, over all devices of all processes.
         condition: key of the conditions to separate with.
 
@@ -50,7 +50,7 @@ def validate(
         index = np.resize(np.arange(start, min(start + rows, total)), rows)
         index = index[jax.process_index() * own :][:own]
         keys = {"mixture": "mixture", "target": "target", "condition": condition}
-        batch = {name: mixtures[key][index] for name, key in keys.items()}
+        batch = {name: mixtures[key][index] for name, key in keys.items() if key in mixtures}
         for name, values in eval_step(variables, split_batch(batch, how)).items():
             if name != "estimate" or start < num_estimates:
                 results.setdefault(name, []).append(local_rows(values, how))
@@ -66,11 +66,12 @@ def validate_and_log(
     given = (eval_step, state.variables(), mixtures, config.valid.batch_size)
     score = functools.partial(validate, *given, how=config.parallel)
     scores, estimates_NS = score(num_estimates=config.valid.num_examples)
-    wrong, _ = score(condition="wrong_condition")
     values = {f"valid/{name}": float(x.mean()) for name, x in scores.items()}
-    values["valid/sdri_wrong_query"] = float(wrong["sdri"].mean())
-    # SDRi alone can be high for a model that ignores the query; this gap is then 0.
-    values["valid/query_gap"] = values["valid/sdri"] - values["valid/sdri_wrong_query"]
+    if "wrong_condition" in mixtures:
+        wrong, _ = score(condition="wrong_condition")
+        values["valid/sdri_wrong_query"] = float(wrong["sdri"].mean())
+        # SDRi alone can be high for a model that ignores the query; this gap is then 0.
+        values["valid/query_gap"] = values["valid/sdri"] - values["valid/sdri_wrong_query"]
     with failing_together():
         log.scalars(step, values)
         shown = (f"{name.removeprefix('valid/')} {value:.2f} dB" for name, value in values.items())
@@ -94,6 +95,8 @@ def write_example(
     mixture, caption = workdir / "example" / "mixture.wav", mixtures["caption"][row]
     voice = voice_path(caption)
     query = ("--voice", voice) if voice else ("--text", caption)
+    if config.text.encoder == "none":
+        query = ("--blind", str(config.model.slots))
     command = ["python", "separate.py", mixture, *query, "--checkpoint", workdir]
     print(f"    {shlex.join(map(str, command))}\n", flush=True)
 

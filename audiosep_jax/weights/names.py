@@ -14,6 +14,7 @@ import numpy as np
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.model import variable_shapes
+from audiosep_jax.model.audiosep import SLOTS
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import hann_window
@@ -35,6 +36,7 @@ _LEAVES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    SLOTS: SLOTS,
 }
 # The second norm of a decoder block is stored, but no forward pass uses it.
 _UNUSED_NORM = re.compile(r"base\.decoder_block\d+\.bn2\.")
@@ -195,11 +197,13 @@ def learnt_state_dict(variables: Variables, step: int) -> dict[str, np.ndarray]:
 def full_state_dict(variables: Variables, model: ModelConfig, step: int) -> dict[str, np.ndarray]:
     """Return what AudioSep's code loads with `strict=True`: `learnt_state_dict` and buffers.
 
-    The head for the activity is left out, since that code has none.
+    The head for the activity and the slots are left out, since that code has none.
     """
     buffers = {PREFIX + name: x for name, x in stft_buffers(model.window_samples).items()}
     learnt = learnt_state_dict(variables, step).items()
-    return buffers | {name: x for name, x in learnt if ".activity." not in name}
+    return buffers | {
+        name: x for name, x in learnt if ".activity." not in name and not name.endswith(SLOTS)
+    }
 
 
 def num_steps(state_dict: StateDict) -> int:

@@ -120,6 +120,13 @@ def test_a_kind_outside_the_encoders_space_is_refused():
         make_query_encoder("audio_query", HASHED)
 
 
+def test_a_number_of_parts_is_a_query_for_each():
+    assert KINDS["blind"].read("3") == [0, 1, 2]
+    for text in ("0", "two", "-1", "100"):
+        with pytest.raises(InputError, match="must be a number of sounds"):
+            KINDS["blind"].read(text)
+
+
 def test_the_table_imports_nothing_heavy():
     code = (
         "import sys; from audiosep_jax.encoders import KINDS\n"

@@ -1,5 +1,6 @@
 """The whole separator against the original's outputs, and its masks in closed form."""
 
+import dataclasses
 import functools
 
 import jax
@@ -16,8 +17,8 @@ from separator_examples import (
     tiny_variables,
 )
 
-from audiosep_jax.model import make_model
-from audiosep_jax.model.audiosep import apply_mask, magnitude
+from audiosep_jax.model import make_model, variable_shapes
+from audiosep_jax.model.audiosep import apply_mask, magnitude, unit_slots, with_slots
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import istft, stft
 
@@ -205,6 +206,21 @@ def test_bfloat16_convolutions_stay_near_float32():
     assert rough_BS.dtype == np.float32
     error = np.abs(rough_BS - exact_BS).max() / np.abs(exact_BS).max()
     assert 1e-5 < error < 0.02
+
+
+def test_slots_are_parameters_that_become_conditions():
+    model = dataclasses.replace(SMALLEST, slots=2)
+    batch, key = tiny_batch(0, 3), jax.random.key(0)
+    init = functools.partial(make_model(model).init, train=False)
+    variables = jax.jit(init)(key, batch["mixture"], batch["condition"])
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, variable_shapes(model))
+    slots_RE = unit_slots(variables["params"])
+    np.testing.assert_allclose(np.linalg.norm(slots_RE, axis=1), 1, atol=1e-6)
+    condition_BKE = with_slots(variables["params"], batch["condition"], 3)
+    np.testing.assert_array_equal(condition_BKE[:, 0], batch["condition"])
+    np.testing.assert_array_equal(condition_BKE[:, 1:], np.stack([slots_RE] * 3))
+    np.testing.assert_array_equal(with_slots(variables["params"], None, 3), condition_BKE[:, 1:])
+    assert with_slots({}, batch["condition"], 3) is batch["condition"]
 
 
 def test_several_conditions_of_a_mixture_are_separated_each():

@@ -1,24 +1,30 @@
-"""Sums of the estimates of several queries, and what can be learnt from them."""
+"""Sums of estimates: the references, the assignment of least loss, and what can be learnt of it."""
+
+import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from golden_towers import recipe
 from separator_examples import TINY
 
+from audiosep_jax.errors import InputError
 from audiosep_jax.model.audiosep import activity_of
-from audiosep_jax.training.losses import LossConfig, Outputs, grouped, loss_terms, total_loss
+from audiosep_jax.training.grouping import grouped, sums
+from audiosep_jax.training.losses import LossConfig, Outputs, loss_terms, total_loss
 
 FRAMES = 3
 
 
-def case(rows, num_queries, num_samples=60):
-    """Outputs and batch of random sounds and masks; in each row the last query is unused."""
-    estimate_BKS = recipe.waveform(1, rows * num_queries, num_samples)
-    estimate_BKS = estimate_BKS.reshape(rows, num_queries, -1)
+def case(rows, num_queries, num_slots, num_samples=60):
+    """Outputs and batch of random sounds and masks; in each row the last caption is unused."""
+    count = num_queries + num_slots
+    estimate_BKS = recipe.waveform(1, rows * count, num_samples).reshape(rows, count, -1)
     rng = np.random.Generator(np.random.PCG64(2))
-    mask_BTFC = rng.standard_normal((rows * num_queries, FRAMES, TINY.num_bins, 3), np.float32)
+    mask_BTFC = rng.standard_normal((rows * count, FRAMES, TINY.num_bins, 3), np.float32)
     member_BK = np.ones((rows, num_queries), np.float32)
     member_BK[:, 1:][:, -1:] = 0
     batch = {
@@ -29,18 +35,91 @@ def case(rows, num_queries, num_samples=60):
     return Outputs(jnp.asarray(estimate_BKS), jnp.asarray(mask_BTFC)), batch
 
 
+def with_slots(count):
+    return dataclasses.replace(TINY, slots=count)
+
+
+def test_allowed_sums():
+    np.testing.assert_array_equal(sums(0, 2, "one_each"), [np.eye(2), np.eye(2)[::-1]])
+    np.testing.assert_array_equal(sums(1, 1, "one_each"), [[[0], [1]]])
+    all_sums = sums(0, 3, "any")
+    assert all_sums.shape == (8, 2, 3)
+    assert (all_sums.sum(axis=1) == 1).all()  # each estimate belongs to one reference
+    assert len({x.tobytes() for x in all_sums}) == 8
+    with pytest.raises(InputError, match="there are 3 slots and 0 queries"):
+        sums(0, 3, "one_each")
+
+
 def test_estimates_of_captions_are_added_up_to_the_target():
-    outputs, batch = case(rows=2, num_queries=3)
-    sums = grouped(outputs, batch)
-    np.testing.assert_allclose(sums.estimate_BS, outputs.estimate_BS[:, :2].sum(1), atol=1e-6)
+    outputs, batch = case(rows=2, num_queries=3, num_slots=0)
+    pair, row = grouped(LossConfig(), TINY, outputs, batch)
+    np.testing.assert_allclose(pair.estimate_BS, outputs.estimate_BS[:, :2].sum(1), atol=1e-6)
+    np.testing.assert_array_equal(row["target"], batch["target"])
     masks = outputs.mask_BTFC.reshape(2, 3, FRAMES, TINY.num_bins, 3)
-    np.testing.assert_array_equal(activity_of(sums.mask_BTFC), activity_of(masks)[:, :2].max(1))
+    np.testing.assert_array_equal(activity_of(pair.mask_BTFC), activity_of(masks)[:, :2].max(1))
 
 
 def test_rows_of_one_estimate_stay_as_they_are():
-    outputs, batch = case(rows=2, num_queries=1)
-    del batch["member"]
-    assert grouped(outputs, batch) is outputs
+    outputs, batch = case(rows=2, num_queries=1, num_slots=0)
+    outputs = outputs._replace(estimate_BS=outputs.estimate_BS[:, 0])
+    same_outputs, same_batch = grouped(LossConfig(), TINY, outputs, batch)
+    assert same_outputs is outputs
+    assert same_batch is batch
+
+
+def loss_of_sums(outputs, batch, row, choice):
+    """Mean absolute error of a row whose slots go to the references of `choice`."""
+    named, estimates = int(batch["member"].shape[1]), np.asarray(outputs.estimate_BS[row])
+    target = batch["target"][row]
+    references = [target, batch["mixture"][row] - target]
+    parts = [np.zeros_like(target), np.zeros_like(target)]
+    parts[0] = parts[0] + batch["member"][row] @ estimates[:named]
+    for estimate, reference in zip(estimates[named:], choice, strict=True):
+        parts[reference] = parts[reference] + estimate
+    return np.mean([np.abs(p - r).mean() for p, r in zip(parts, references, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("assign", "num_queries", "num_slots", "choices"),
+    [
+        ("any", 2, 3, list(itertools.product(range(2), repeat=3))),
+        ("one_each", 0, 2, [(0, 1), (1, 0)]),
+    ],
+)
+def test_each_row_takes_the_assignment_of_least_loss(assign, num_queries, num_slots, choices):
+    outputs, batch = case(4, num_queries, num_slots)
+    config, model = LossConfig(assign=assign), with_slots(num_slots)
+
+    def loss(estimate_BKS):
+        rows = grouped(config, model, outputs._replace(estimate_BS=estimate_BKS), batch)
+        return total_loss(config, loss_terms(config, model, *rows))
+
+    costs = [[loss_of_sums(outputs, batch, row, c) for c in choices] for row in range(4)]
+    value, gradient = jax.jit(jax.value_and_grad(loss))(outputs.estimate_BS)
+    assert value == pytest.approx(np.min(costs, axis=1).mean(), rel=1e-5)
+    assert len(set(np.argmin(costs, axis=1))) > 1  # rows choose on their own
+    # The gradient is that of the chosen sums: half of the two references' mean, of B rows.
+    row, best = 0, choices[int(np.argmin(costs[0]))]
+    target = batch["target"][row]
+    references = [target, batch["mixture"][row] - target]
+    estimates = np.asarray(outputs.estimate_BS[row])
+    total = batch["member"][row] @ estimates[:num_queries] * (best[-1] == 0)
+    total = total + sum(
+        e for e, c in zip(estimates[num_queries:], best, strict=True) if c == best[-1]
+    )
+    sign = np.sign(total - references[best[-1]])
+    np.testing.assert_allclose(gradient[row, -1] * 2 * 4 * len(sign), sign, atol=1e-5)
+
+
+def test_order_of_slots_does_not_matter():
+    outputs, batch = case(3, 0, 2)
+    config, model = LossConfig(assign="one_each", thresholded_snr=0.1), with_slots(2)
+    swapped = outputs._replace(estimate_BS=outputs.estimate_BS[:, ::-1])
+    losses = [
+        total_loss(config, loss_terms(config, model, *grouped(config, model, x, batch)))
+        for x in (outputs, swapped)
+    ]
+    assert losses[0] == pytest.approx(float(losses[1]), rel=1e-6)
 
 
 def learnt(num_queries):
@@ -54,7 +133,7 @@ def learnt(num_queries):
 
     def loss(tones_KS):
         outputs = Outputs(tones_KS[pairs[:, :num_queries]], mask_BTFC)
-        return total_loss(config, loss_terms(config, TINY, grouped(outputs, batch), batch))
+        return total_loss(config, loss_terms(config, TINY, *grouped(config, TINY, outputs, batch)))
 
     def step(carry, _):
         updates, moments = optimizer.update(jax.grad(loss)(carry[0]), carry[1])

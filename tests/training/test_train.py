@@ -32,6 +32,8 @@ import train
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.errors import InputError
+from audiosep_jax.separation.command import main as separate
+from audiosep_jax.separation.separator import Separator
 from audiosep_jax.training import trained
 from audiosep_jax.training.checkpoints import FOLDER, Checkpoints, saved_steps
 from audiosep_jax.training.conditions import distinct_captions
@@ -811,6 +813,42 @@ def test_given_weights_without_a_head_get_a_new_one(tmp_path, monkeypatch, capsy
     jax.tree.map(np.testing.assert_array_equal, found, trained.read(tmp_path / "new").variables)
     with pytest.raises(InputError, match="activity is 'report' there and 'none' here"):
         load_initial_weights(config(init_from="~/new"))
+
+
+def test_given_weights_lose_their_slots_or_get_new_ones(tmp_path):
+    with_slots = tiny.get_config()
+    with_slots.model.slots, with_slots.text.encoder = 2, "none"
+    tiny_run.save_run(tmp_path / "blind", config=with_slots)
+    old = trained.read(tmp_path / "blind").variables
+    found = load_initial_weights(config(init_from=str(tmp_path / "blind")))
+    given = {name: x for name, x in old["params"].items() if name != "slots"}
+    jax.tree.map(np.testing.assert_array_equal, found["params"], given)
+    more = load_initial_weights(config(init_from=str(tmp_path / "blind"), model__slots=3))
+    assert more["params"].pop("slots").shape == (3, 512)
+    jax.tree.map(np.testing.assert_array_equal, more["params"], given)
+
+
+@pytest.mark.slow
+def test_slots_learn_without_captions_and_separate(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    blind = {"model__slots": 2, "text__encoder": "none", "loss__assign": "one_each"}
+    assert train.train(config(**blind), workdir)
+    assert "--blind 2" in capsys.readouterr().out
+    assert rows(workdir, "valid/sdri")
+    assert not rows(workdir, "valid/query_gap")
+    separator = Separator.load(workdir)
+    mixture_S, rate_hz = audio_files.read_mono(workdir / "example" / "mixture.wav")
+    by_slot = separator.separate_conditions(mixture_S, rate_hz, separator.slots(2))
+    command = [str(workdir / "example" / "mixture.wav"), "--blind", "2", "--residual"]
+    options = ["--checkpoint", str(workdir), "--output", str(tmp_path), "--overwrite"]
+    assert separate([*command, *options, "--engine", "jax"]) == 0
+    paths = [tmp_path / f"mixture - {name}.wav" for name in ("part 1", "part 2", "residual")]
+    parts = [audio_files.read_mono(path)[0] for path in paths]
+    np.testing.assert_allclose(parts[:2], by_slot, atol=1e-5)
+    np.testing.assert_allclose(np.sum(parts, axis=0), mixture_S, atol=1e-5)
+    for words, message in (("--blind 3", "find 2 parts"), ("--text dog", "not with none")):
+        assert separate([command[0], *words.split(), *options]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_groups_that_name_no_clip_are_reported(tmp_path, capsys):

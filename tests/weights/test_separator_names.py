@@ -220,6 +220,15 @@ def test_the_activity_is_stored_but_not_in_files_for_the_original_code():
     jax.tree.map(np.testing.assert_array_equal, restored, tiny_variables(model))
 
 
+def test_slots_are_stored_but_not_in_files_for_the_original_code():
+    model = dataclasses.replace(TINY, slots=2)
+    state = learnt_state_dict(tiny_variables(model), 5)
+    assert state.keys() - learnt_state_dict(tiny_variables(), 5).keys() == {f"{PREFIX}slots"}
+    assert f"{PREFIX}slots" not in full_state_dict(tiny_variables(model), model, 5)
+    restored = stored_variables(model, state)
+    jax.tree.map(np.testing.assert_array_equal, restored, tiny_variables(model))
+
+
 def test_batches_are_counted_where_there_are_any():
     state = learnt_state()
     counters = {n: int(x) for n, x in state.items() if n.endswith("num_batches_tracked")}

@@ -1,0 +1,104 @@
+"""Sums of estimates: which estimates of a mixture belong to which reference.
+
+A loss compares one estimate with one target. A mixture with several queries has several estimates,
+which are therefore added up first. The estimates of queries belong to the target. Those of slots,
+which nothing describes, are assigned for each mixture in the way that has the least loss.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from audiosep_jax.errors import InputError
+from audiosep_jax.model.network import ModelConfig
+from audiosep_jax.training.losses import (
+    Assign,
+    Batch,
+    LossConfig,
+    Outputs,
+    loss_terms,
+    total_loss,
+)
+
+_INACTIVE = -30.0  # logit of the activity of a sum of no estimates
+
+
+def sums(num_queries: int, num_slots: int, assign: Assign) -> np.ndarray:
+    """Return the P allowed assignments `(P, 2, R)` of R slots to two references, 0 or 1.
+
+    The references are the target and the rest of the mixture. `any` assigns each slot to either
+    (MixIT, 2020). With `one_each` both references have one estimate: two slots have one each (PIT,
+    2017), and a slot beside one query has the rest.
+
+    Raises:
+        InputError: `one_each` cannot assign this number of estimates.
+    """
+    choices = np.array(list(itertools.product(range(2), repeat=num_slots)))
+    if assign == "one_each":
+        if num_queries + num_slots != 2:
+            raise InputError(
+                f"loss.assign=one_each needs two slots, or one and one query; there are {num_slots}"
+                f" slots and {num_queries} queries"
+            )
+        choices = choices[choices.sum(axis=1) == 1]
+    return np.stack([choices == 0, choices == 1], axis=1).astype(np.float32)
+
+
+def grouped(
+    config: LossConfig, model: ModelConfig, outputs: Outputs, batch: Batch
+) -> tuple[Outputs, Batch]:
+    """Return rows of one estimate and one target each.
+
+    Args:
+        outputs: estimates `(B, S)`, which are returned as they are, or `(B, K + R, S)`, of which
+            those of the R slots are the last.
+        batch: its `member` `(B, K)` is 1 for the queries that belong to the target; if it is
+            missing, all do.
+
+    Returns:
+        B rows, or 2 B rows of networks with slots: the target and the rest of each mixture.
+    """
+    if outputs.estimate_BS.ndim == 2:
+        return outputs, batch
+    rows, num_slots = len(batch["target"]), model.slots
+    num_queries = outputs.estimate_BS.shape[1] - num_slots
+    member_BK = batch.get("member", jnp.ones((rows, num_queries)))
+    if not num_slots:
+        return summed(outputs, batch, member_BK[:, None])
+    allowed_P2R = sums(num_queries, num_slots, config.assign)
+    queries_B2K = jnp.stack([member_BK, jnp.zeros_like(member_BK)], axis=1)
+
+    def cost(slots_2R: jax.Array) -> jax.Array:
+        """Loss of each mixture, `(B,)`."""
+        sums_B2K = jnp.concatenate([queries_B2K, jnp.stack([slots_2R] * rows)], axis=-1)
+        pairs = summed(jax.lax.stop_gradient(outputs), batch, sums_B2K)
+        return jax.vmap(row_loss)(*pairs).reshape(rows, -1).mean(axis=1)
+
+    def row_loss(*row: Outputs | Batch) -> jax.Array:
+        outputs, batch = jax.tree.map(lambda x: x[None], row)
+        return total_loss(config, loss_terms(config, model, outputs, batch))
+
+    best_B = jnp.zeros(rows, jnp.int32)
+    if len(allowed_P2R) > 1:  # one after another: there can be hundreds
+        best_B = jnp.argmin(jax.lax.map(cost, jnp.asarray(allowed_P2R)), axis=0)
+    slots_B2R = jnp.asarray(allowed_P2R)[best_B]
+    return summed(outputs, batch, jnp.concatenate([queries_B2K, slots_B2R], axis=-1))
+
+
+def summed(outputs: Outputs, batch: Batch, sums_BMK: jax.Array) -> tuple[Outputs, Batch]:
+    """Return rows of each of the M references and the sum of its estimates.
+
+    A sum is active where one of its estimates is: its mask holds the largest values of theirs.
+    """
+    num_references, target_BS, mixture_BS = sums_BMK.shape[1], batch["target"], batch["mixture"]
+    references = jnp.stack([target_BS, mixture_BS - target_BS][:num_references], axis=1)
+    totals_BMS = jnp.einsum("bmk,bks->bms", sums_BMK, outputs.estimate_BS)
+    targets, totals = (x.reshape(-1, x.shape[-1]) for x in (references, totals_BMS))
+    mask_BKTFC = outputs.mask_BTFC.reshape(len(sums_BMK), 1, -1, *outputs.mask_BTFC.shape[1:])
+    own_BMK = (sums_BMK > 0)[..., None, None, None]
+    masks = jnp.where(own_BMK, mask_BKTFC, _INACTIVE).max(axis=2)
+    masks = masks.reshape(-1, *masks.shape[2:])
+    mixtures = jnp.repeat(mixture_BS, num_references, axis=0)
+    return Outputs(totals, masks), {"mixture": mixtures, "target": targets}
