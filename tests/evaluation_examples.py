@@ -4,10 +4,22 @@ import csv
 import math
 
 import numpy as np
+from tiny_models import write_voice
+from tiny_run import save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
 
 RATE_HZ = 8000
+MIXTURE_IDS = ("1-1-1_2-2-2", "1-1-2_3-3-3", "2-2-3_3-3-4")
+ENROLMENTS = (
+    "s1/1-1-2_3-3-3",
+    "s1/2-2-3_3-3-4",
+    "s1/1-1-1_2-2-2",
+    "s2/2-2-3_3-3-4",
+    "s2/1-1-1_2-2-2",
+    "other/x.wav",
+)
+LIBRIMIX = "Libri2Mix/wav8k/min/test"
 CLASSES = ("dog", "rain", "church bells")
 
 
@@ -55,3 +67,28 @@ def pairs_list(path, count, snrs=("-5", "", "7")):
         for n in range(count)
     ]
     return write_list(path, ("id", "query", "target", "noise", "snr"), rows)
+
+
+def write_librimix(folder):
+    """The layout of LibriMix, its list, that of the enrolments, and a network of voices."""
+    clips = iter(write_clips(folder / "clips", 7, num_samples=4000).values())
+    place, rows, lines = folder / LIBRIMIX, [], []
+    for k, name in enumerate(MIXTURE_IDS):
+        sources = next(clips), next(clips)
+        paths = [place / part / f"{name}.wav" for part in ("mix_clean", "s1", "s2")]
+        for path, audio_S in zip(paths, (sum(sources), *sources), strict=True):
+            audio_files.write(path, audio_S[None], RATE_HZ)
+        rows.append((name, *map(str, paths), 4000))
+        pairs = zip(name.split("_"), ENROLMENTS[2 * k : 2 * k + 2], strict=True)
+        lines += [f"{name} {utterance} {recording}\n" for utterance, recording in pairs]
+    audio_files.write(place / "other/x.wav", next(clips)[None], RATE_HZ)
+    header = ("mixture_ID", "mixture_path", "source_1_path", "source_2_path", "length")
+    write_list(folder / "mixture_test_mix_clean.csv", header, rows)
+    (folder / "map_mixture2enrollment").write_text("".join(lines))
+    config = tiny_config()
+    config.num_steps = 10
+    config.model.condition_features = 256
+    config.data.source = "speakers"
+    config.text.encoder, config.text.model = "voice", str(write_voice(folder / "voice.pt"))
+    save_run(folder / "runs/voice", config=config, text_fingerprint=None)
+    return folder

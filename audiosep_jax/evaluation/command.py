@@ -1,12 +1,14 @@
 """The command `audiosep evaluate`: score a separator, watch a run, render mixtures, draw pairs."""
 
 import argparse
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiosep_jax.cli import Parser, add_cluster, exit_code, local_path, number, say, shard
+from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import MAX_SNR_DB
 from audiosep_jax.evaluation.protocols import BASELINES, PROTOCOLS, Protocol
@@ -92,7 +94,15 @@ def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item]]":
     if arguments.metadata is None and not protocol.folder:
         raise InputError(f"--metadata is needed: the CSV file that lists {protocol.name}")
     files.check_writable(arguments.output / "x")
-    rows = lists.read_list(protocol, arguments.metadata, arguments.audio)
+    if arguments.query_kind:
+        if protocol.name != "mixtures":
+            raise InputError("--query_kind is for --protocol mixtures; others state their own")
+        about = f"{arguments.query_kind} of the list"
+        protocol = dataclasses.replace(protocol, kind=arguments.query_kind, query_kind=about)
+    if bool(protocol.sources) != bool(arguments.enrolments):
+        need = "needs" if protocol.sources else "has no use for"
+        raise InputError(f"--protocol {protocol.name} {need} --enrolments")
+    rows = lists.read_list(protocol, arguments.metadata, arguments.audio, arguments.enrolments)
     known = (*protocol.columns, *lists.OPTIONAL_COLUMNS, arguments.query_column, "")
     unused = [name for name in rows[0].cells if name not in known]
     if protocol.own and unused:
@@ -258,6 +268,10 @@ def _add_list(parser: Parser) -> None:
     lengths = number(float, 0.1, 86_400)
     add("--seconds", type=lengths, nargs="+", default=[5.0, 15.0, 60.0], help=seconds)
     add("--query_column", default="", metavar="NAME", help="column of the queries")
+    kind = "what the queries are, such as voice for recordings of speakers (default: sentences)"
+    add("--query_kind", choices=KINDS, default="", help=kind)
+    enrolments = "libri2mix, wsj0_2mix: list of the recording that asks for each speaker"
+    add("--enrolments", type=local_path, metavar="TXT", help=enrolments)
     add("--query", type=str.strip, default="", metavar="TEXT", help="one query for all mixtures")
     rate = "sample rate of scoring or rendering (default: the protocol's)"
     add("--sample_rate_hz", type=number(int, 100, 768_000), help=rate)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from audiosep_jax import files
+from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.protocols import Protocol
 from audiosep_jax.files import Row
@@ -28,7 +29,7 @@ class Item:
 
     row: int  # position in the list, from 0
     id: str
-    query: str
+    query: str  # a sentence, or the path of a file
     label: str  # class; the query if the list has none
     target: Path
     mixture: Path | None  # a file, or None if target and noises have to be mixed
@@ -44,15 +45,23 @@ class Item:
     wrong_query: str = ""  # describes neither target nor noise
     before: tuple["Item", ...] = ()  # whose mixtures are joined in front of it
     after: tuple["Item", ...] = ()
+    kind: str = "text"  # of the queries
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that must exist."""
-        return (self.target, *((self.mixture,) if self.mixture else self.noises))
+        asked = (Path(self.query),) if KINDS[self.kind].is_file else ()
+        return (self.target, *((self.mixture,) if self.mixture else self.noises), *asked)
 
 
-def read_list(protocol: Protocol, metadata: Path | None, audio: Path) -> list[Row]:
-    """Rows of a list, or of the files in `audio` if a protocol has a folder instead of a list."""
+def read_list(
+    protocol: Protocol, metadata: Path | None, audio: Path, enrolments: Path | None = None
+) -> list[Row]:
+    """Rows of a list, or of the files in `audio` if a protocol has a folder instead of a list.
+
+    Args:
+        enrolments: list of the recordings that ask for the speakers of each mixture.
+    """
     if metadata is None:
         paths = sorted((audio / protocol.folder).glob("*.wav"))
         if not paths:
@@ -62,12 +71,45 @@ def read_list(protocol: Protocol, metadata: Path | None, audio: Path) -> list[Ro
     rows = files.read_csv(metadata, () if protocol.by_position else columns, OPTIONAL_COLUMNS)
     if not rows:
         raise InputError(f"{metadata}: lists no mixture")
+    if protocol.sources:
+        return _rows_of_sources(protocol, rows, enrolments)
     if not protocol.by_position:
         return rows
     if len(rows[0].cells) != len(columns):
         order = ", ".join(columns)
         raise InputError(f"{metadata}: has {len(rows[0].cells)} columns, not, in order, {order}")
     return [Row(line, dict(zip(columns, cells.values(), strict=True))) for line, cells in rows]
+
+
+def _rows_of_sources(protocol: Protocol, rows: Sequence[Row], enrolments: Path | None) -> list[Row]:
+    """Rows of each source of each mixture, with the columns `source`, `target` and `enrolment`.
+
+    A line of `enrolments` holds a mixture's ID, an utterance's ID, and the name of a recording,
+    such as `s1/ID` for the first source of a mixture. The lines of a mixture are in the order of
+    its sources.
+    """
+    named = {
+        f"s{k}/{row.cells['mixture_ID']}": row.cells[column]
+        for row in rows
+        for k, column in enumerate(protocol.sources, start=1)
+    }
+    asked: dict[str, list[str]] = {}
+    lines = files.read_text(enrolments).splitlines() if enrolments else ()
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if len(words) != 3:
+            what = f"has {len(words)} words, not a mixture, an utterance and a recording"
+            raise InputError(f"{enrolments}: line {number} {what}")
+        asked.setdefault(words[0], []).append(named.get(words[2], words[2]))
+    made = []
+    for row in rows:
+        recordings = asked.get(row.cells["mixture_ID"], [])
+        if len(recordings) != len(protocol.sources):
+            raise _mistake(row, f"{len(recordings)} enrolments, not one for each source")
+        for k, (column, path) in enumerate(zip(protocol.sources, recordings, strict=True), start=1):
+            about = {"source": str(k), "target": row.cells[column], "enrolment": path}
+            made.append(Row(row.number, row.cells | about))
+    return made
 
 
 def items_of(
@@ -108,19 +150,23 @@ def items_of(
         sentence = query or cells[column]
         if not sentence.strip():
             raise _mistake(row, "no query")
+        queries = [sentence, cells.get(protocol.noise_query, ""), cells.get(WRONG_QUERY, "")]
+        if KINDS[protocol.kind].is_file:
+            queries = [text and str(audio / text) for text in queries]
         name = (path_of(protocol.id, cells) if protocol.id else cells.get("id", "")) or str(number)
         rendered = [path_of(template, cells) for template in protocol.rendered or ()]
-        rendered = rendered or [f"segment-{name}.wav", f"mixture-{name}.wav"]
         if protocol.own:
             pair, mixture = _own_files(row)
         else:
             pair, mixture = [path_of(template, cells) for template in protocol.pair], ""
         target, mixture = rendered if is_rendered else (pair[0], mixture)
+        if not rendered or protocol.sources:  # whose mixtures each have several targets
+            rendered = [f"segment-{name}.wav", f"mixture-{name}.wav"]
         listed_snr = _number(row, protocol.snr or "snr", -MAX_SNR_DB, MAX_SNR_DB)
         return Item(
             row=number,
             id=name,
-            query=sentence,
+            query=queries[0],
             label=cells.get(protocol.label) or sentence,
             target=audio / target,
             mixture=audio / mixture if mixture else None,
@@ -130,10 +176,11 @@ def items_of(
             noise_start_seconds=_number(row, "noise_start", 0) or 0.0,
             seconds=_number(row, "seconds", 0.001),
             clips=tuple(cells[protocol.clips].split("+++") if protocol.clips else pair),
-            noise_query=cells.get(protocol.noise_query, ""),
-            wrong_query=cells.get(WRONG_QUERY, "") if protocol.own else "",
+            noise_query=queries[1],
+            wrong_query=queries[2] if protocol.own else "",
             line=row.number,
             rendered=(rendered[0], rendered[1]),
+            kind=protocol.kind,
         )
 
     return list(itertools.starmap(item, enumerate(rows)))

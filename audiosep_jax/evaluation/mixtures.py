@@ -256,7 +256,7 @@ def _mixed(
     parts = [np.resize(noise_S, len(target_S)) for noise_S in noises]
     if item.snr_db is None:  # added unscaled, even above full scale
         return np.asarray(target_S + sum(parts)), target_S
-    for path, audio_S in zip(item.files, (target_S, *parts), strict=True):
+    for path, audio_S in zip((item.target, *item.noises), (target_S, *parts), strict=True):
         if energy(audio_S) == 0:
             raise SilentError(f"{path}: is silent, so it cannot be mixed at an SNR")
     if len(parts) > 1:

@@ -40,6 +40,7 @@ class Protocol:
     title: str
     count: int | None  # mixtures in the whole benchmark
     query_kind: str = "text label"
+    kind: str = "text"  # of the queries, a key of `encoders.KINDS`; files are below the targets'
     columns: tuple[str, ...] = ("idx", "caption", "src_wav", "noise_wav")  # required in the list
     id: str = "{idx}"  # template of a mixture's name; empty for the column `id`
     query: str = "caption"  # column of the query
@@ -55,6 +56,7 @@ class Protocol:
     speech: bool = False  # score PESQ, STOI and segmental SNR
     noise_query: str = ""  # column of the query that describes the noise
     clips: str = ""  # column with the names of target and noise, joined by "+++"
+    sources: tuple[str, ...] = ()  # columns of targets, if a line lists all of a mixture
     by_position: bool = False  # columns are found by their order, not by their names
     own: bool = False  # a user's list, with the columns of docs/evaluation.md
     absence: bool = False  # present against absent sounds, instead of SDR
@@ -151,6 +153,26 @@ _ALL = (
         default_query="human speech",
         headline=("pesq", "stoi", "segmental_snr", "si_sdr"),
         speech=True,
+    ),
+    *(
+        Protocol(
+            name,
+            title,
+            6000,  # 3,000 mixtures of two speakers
+            query_kind="another recording of the speaker",
+            kind="voice",
+            columns=("mixture_ID", "mixture_path", "source_1_path", "source_2_path"),
+            sources=("source_1_path", "source_2_path"),
+            id="{mixture_ID}_s{source}",
+            query="enrolment",
+            label="source",
+            rendered=("{target}", "{mixture_path}"),
+            pair=(),
+            clips="mixture_ID",
+            sample_rate_hz=8000,
+            headline=("si_sdri", "sdri"),
+        )
+        for name, title in (("libri2mix", "Libri2Mix"), ("wsj0_2mix", "WSJ0-2mix"))
     ),
     Protocol(
         "mixtures",

@@ -23,6 +23,7 @@ from audiosep_jax import workers
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
 from audiosep_jax.cli import use_compilation_cache
+from audiosep_jax.encoders import KINDS
 from audiosep_jax.evaluation import baselines, mixtures
 from audiosep_jax.evaluation.baselines import Body
 from audiosep_jax.evaluation.lists import Item
@@ -90,11 +91,13 @@ def make_estimator(
     queries: Sequence[str],
     scoring_hz: int,
     estimates: Path | None = None,
+    kind: str = "text",
 ) -> Estimator:
     """Estimator of a baseline of `protocols.BASELINES`, or of the separator if it is "".
 
     Baselines without a network need no separator; masks then use the published STFT. With a folder
-    of `estimates`, which another system wrote, nothing is separated.
+    of `estimates`, which another system wrote, nothing is separated. The queries are of a kind of
+    `encoders.KINDS`.
     """
     if estimates:
         return Estimator(_read, {}, scoring_hz, scoring_hz, {}, estimates=estimates)
@@ -102,7 +105,11 @@ def make_estimator(
     model = separator.model if separator else _published_model(scoring_hz)
     body = baselines.body_of(baseline, model)
     if separator and baseline in baselines.WITH_NETWORK:
-        conditions = dict(zip(distinct, separator.embed_text(distinct), strict=True))
+        if KINDS[kind].is_file:  # one after another, since sounds may take much memory
+            rows_NE = np.concatenate([separator.embed(kind, KINDS[kind].read(x)) for x in distinct])
+        else:
+            rows_NE = separator.embed_text(distinct)
+        conditions = dict(zip(distinct, rows_NE, strict=True))
         engine, rates = separator.runner, (model.sample_rate_hz, scoring_hz)
         # A network that streams can keep the padding of short clips at zero in every layer.
         network = model if engine or can_stream(model) else None

@@ -38,7 +38,8 @@ def evaluate(
     run = _run(arguments, protocol, items, rate_hz, separator, command)
     queries = [text for item in items for text in (item.query, item.wrong_query) if text]
     estimates = arguments.estimates
-    estimator = runner.make_estimator(separator, run.baseline, queries, rate_hz, estimates)
+    kind = items[0].kind
+    estimator = runner.make_estimator(separator, run.baseline, queries, rate_hz, estimates, kind)
     log = RowLog(arguments.output, run.about(items), arguments.shard)
     _score_rows(arguments, run, items, separator, estimator, log)
     found = log.read()

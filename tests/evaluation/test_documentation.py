@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from evaluation_examples import write_clips, write_list
+from evaluation_examples import write_clips, write_librimix, write_list
 from tiny_run import save_run, tiny_config
 
 from audiosep_jax.__main__ import main
@@ -50,6 +50,7 @@ def place(tmp_path_factory):
     config.num_steps = 10  # the step that is saved: the run has ended
     for name in ("clap", "clip", "esc50"):
         save_run(folder / "runs" / name, config=config)
+    write_librimix(folder)
     pairs = write_esc50(folder / "ESC-50")
     write_esc50(folder / "esc10")
     (folder / "esc50_eval.csv").write_bytes(pairs.read_bytes())
@@ -82,12 +83,12 @@ def test_every_command_runs(place, monkeypatch):
         ]
         assert main(["evaluate", *words]) == 0
     found = commands()
-    assert len(found) >= 11
+    assert len(found) >= 12
     for program, *words in found:
         if "--estimates" in words:
             shutil.copytree("mine", "estimates")
         assert (program, main(words)) == ("audiosep", 0), words
-    for output in ("esc50", "clap", "clip", "mine", "fold4", "pairs", "sounds"):
+    for output in ("esc50", "clap", "clip", "mine", "fold4", "pairs", "sounds", "libri2mix"):
         content = json.loads(Path("results", output, "results.json").read_text())
         assert content["scores"]["sdri"]["mean"] is not None
         assert "query_gap" in content["scores"]
