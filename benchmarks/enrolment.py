@@ -1,7 +1,7 @@
 """Score a separator of speakers, and its voice encoder, on voices that training never heard.
 
-    python benchmarks/voices.py --voices voices/valid --checkpoint runs/voice
-    python benchmarks/voices.py --voices voices/train --write_mean mean_voice.npy
+    python benchmarks/enrolment.py --voices voices/valid --checkpoint runs/voice
+    python benchmarks/enrolment.py --voices voices/train --write_mean mean_voice.npy
 
 The second command writes the vector that `VoiceEncoder` subtracts, `encoders/mean_voice.npy`.
 """

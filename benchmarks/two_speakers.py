@@ -1,0 +1,133 @@
+"""Score the separation of two speakers without a query, and count swaps in a conversation.
+
+    python benchmarks/two_speakers.py --voices voices/valid --checkpoint runs/blind
+    python benchmarks/two_speakers.py --voices voices/valid --checkpoint runs/blind --minutes 10
+
+The first command separates mixtures of all pairs of speakers at 0 dB, as `enrolment.py` makes them,
+and assigns the two parts in the better order. The second one makes a conversation of two speakers
+who take turns and overlap, runs `separate.py --blind 2 --residual` on it, and counts the turns in
+which a speaker is louder in the other file than in his turn before.
+"""
+
+import argparse
+import itertools
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from enrolment import NUM_RECORDINGS, SECONDS, recordings
+
+from audiosep_jax.audio import files as audio_files
+from audiosep_jax.data.mixing import mix_at_snr
+from audiosep_jax.evaluation.results import bootstrap, interval_of
+from audiosep_jax.metrics import fitted, si_sdr_improvement
+from audiosep_jax.separation.separator import Separator
+
+TURN_SECONDS = (2.0, 6.0)
+OVERLAP = 0.25  # of a turn, in which the speaker before still talks
+PEAK = 0.3
+
+
+def sound(path: Path, rate_hz: int) -> np.ndarray:
+    """Samples of a recording at another rate."""
+    audio_S, own_hz = audio_files.read_mono(path)
+    return audio_files.resample(audio_S[None], own_hz, rate_hz)[0]
+
+
+def pair_scores(separator: Separator, found: dict[str, list[Path]]) -> np.ndarray:
+    """SI-SDRi in dB `(N, 2)` of both speakers of each mixture, in the better order."""
+    rate_hz = separator.model.sample_rate_hz
+    sounds = {name: [sound(path, rate_hz) for path in paths] for name, paths in found.items()}
+    rows = []
+    for (one, other), k in itertools.product(
+        itertools.combinations(found, 2), range(NUM_RECORDINGS)
+    ):
+        pair = [fitted(sounds[x][k], round(SECONDS * rate_hz)) for x in (one, other)]
+        mixture_S, first_S = mix_at_snr(*pair, 0, 0.9)
+        speakers_2S = np.stack([first_S, mixture_S - first_S])
+        parts_2S = separator.separate_conditions(mixture_S, rate_hz, separator.slots(2))
+        mixture_2S = np.stack([mixture_S] * 2)
+        orders = [
+            np.asarray(si_sdr_improvement(speakers_2S, parts_2S[order], mixture_2S))
+            for order in ([0, 1], [1, 0])
+        ]
+        rows.append(max(orders, key=np.mean))
+    return np.array(rows)
+
+
+def conversation(found: dict[str, list[Path]], minutes: float, rate_hz: int) -> np.ndarray:
+    """Two speakers `(2, S)` who take turns for so long, each over the end of the turn before."""
+    rng, num_samples = np.random.default_rng(0), round(minutes * 60 * rate_hz)
+    names = list(found)[:2]
+    speech = [np.concatenate([sound(path, rate_hz) for path in found[x]]) for x in names]
+    speech = [PEAK * x / np.abs(x).max() for x in speech]
+    speakers_2S, start, who = np.zeros((2, num_samples), np.float32), 0, 0
+    while start < num_samples:
+        length = min(round(rng.uniform(*TURN_SECONDS) * rate_hz), num_samples - start)
+        begin = int(rng.integers(len(speech[who]) - length))
+        speakers_2S[who, start : start + length] = speech[who][begin : begin + length]
+        start, who = start + max(1, round(length * (1 - OVERLAP))), 1 - who
+    return speakers_2S
+
+
+def swaps(speakers_2S: np.ndarray, parts_2S: np.ndarray, rate_hz: int) -> tuple[int, int]:
+    """(swaps, seconds that count): one speaker alone talks there, and one file holds him."""
+    seconds = speakers_2S.shape[1] // rate_hz
+
+    def energy(audio_2S: np.ndarray) -> np.ndarray:
+        blocks = audio_2S[:, : seconds * rate_hz].reshape(2, seconds, rate_hz)
+        return np.square(blocks).mean(-1)
+
+    speaker_2T, part_2T = energy(speakers_2S), energy(parts_2S)
+    alone_T = speaker_2T.min(0) < 1e-3 * speaker_2T.max(0)
+    same_T = speaker_2T.argmax(0) == part_2T.argmax(0)
+    changes = same_T[alone_T]
+    return int(np.sum(changes[1:] != changes[:-1])), int(alone_T.sum())
+
+
+def score_conversation(checkpoint: str, found: dict[str, list[Path]], minutes: float) -> None:
+    """Separate a conversation by the command, and print what came of it."""
+    rate_hz = Separator.load(checkpoint, engine="jax").model.sample_rate_hz
+    speakers_2S = conversation(found, minutes, rate_hz)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "talk.wav"
+        audio_files.write(path, speakers_2S.sum(0)[None], rate_hz, subtype="FLOAT")
+        command = [sys.executable, "separate.py", str(path), "--blind", "2", "--residual"]
+        subprocess.run([*command, "--checkpoint", checkpoint, "--output", folder], check=True)
+        names = ("part 1", "part 2", "residual")
+        parts = [audio_files.read_mono(Path(folder) / f"talk - {x}.wav")[0] for x in names]
+    error = np.abs(np.sum(parts, axis=0) - speakers_2S.sum(0)).max()
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    count, seconds = swaps(speakers_2S, np.stack(parts[:2]), rate_hz)
+    print(f"{minutes:g} minutes: peak memory {peak:.2f} GB, parts add up to {error:.1e}")
+    print(f"{count} swaps in {seconds} s in which one speaker talks alone")
+
+
+def main() -> None:
+    """Print the scores."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--voices", type=Path, required=True, help="a folder for each speaker")
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--minutes", type=float, help="of a conversation, instead of the pairs")
+    arguments = parser.parse_args()
+    found = recordings(arguments.voices, NUM_RECORDINGS)
+    if arguments.minutes:
+        score_conversation(arguments.checkpoint, found, arguments.minutes)
+        return
+    score_N2 = pair_scores(Separator.load(arguments.checkpoint, engine="jax"), found)
+    groups = ["-".join(x) for x in itertools.combinations(found, 2) for _ in range(NUM_RECORDINGS)]
+    weights_DN = bootstrap(groups, [np.arange(len(groups))])
+    score_N = score_N2.mean(1)
+    low, high = interval_of(weights_DN @ score_N / weights_DN.sum(1))
+    print(
+        f"SI-SDRi {score_N.mean():.2f} dB ({low:.2f} to {high:.2f}), median "
+        f"{np.median(score_N2):.2f}, {np.mean(score_N2 < 0):.1%} of speakers below 0 dB, "
+        f"{len(score_N)} mixtures"
+    )
+
+
+if __name__ == "__main__":
+    main()
