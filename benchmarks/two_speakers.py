@@ -45,8 +45,8 @@ def pair_scores(separator: Separator, found: dict[str, list[Path]]) -> np.ndarra
     for (one, other), k in itertools.product(
         itertools.combinations(found, 2), range(NUM_RECORDINGS)
     ):
-        pair = [fitted(sounds[x][k], round(SECONDS * rate_hz)) for x in (one, other)]
-        mixture_S, first_S = mix_at_snr(*pair, 0, 0.9)
+        first, second = (fitted(sounds[x][k], round(SECONDS * rate_hz)) for x in (one, other))
+        mixture_S, first_S = mix_at_snr(first, second, 0, 0.9)
         speakers_2S = np.stack([first_S, mixture_S - first_S])
         parts_2S = separator.separate_conditions(mixture_S, rate_hz, separator.slots(2))
         mixture_2S = np.stack([mixture_S] * 2)
