@@ -99,8 +99,9 @@ def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item]]":
             raise InputError("--query_kind is for --protocol mixtures; others state their own")
         about = f"{arguments.query_kind} of the list"
         protocol = dataclasses.replace(protocol, kind=arguments.query_kind, query_kind=about)
-    if bool(protocol.sources) != bool(arguments.enrolments):
-        need = "needs" if protocol.sources else "has no use for"
+    needs_enrolments = bool(protocol.sources) and protocol.kind == "voice"
+    if needs_enrolments != bool(arguments.enrolments):
+        need = "needs" if needs_enrolments else "has no use for"
         raise InputError(f"--protocol {protocol.name} {need} --enrolments")
     rows = lists.read_list(protocol, arguments.metadata, arguments.audio, arguments.enrolments)
     known = (*protocol.columns, *lists.OPTIONAL_COLUMNS, arguments.query_column, "")
@@ -268,8 +269,9 @@ def _add_list(parser: Parser) -> None:
     lengths = number(float, 0.1, 86_400)
     add("--seconds", type=lengths, nargs="+", default=[5.0, 15.0, 60.0], help=seconds)
     add("--query_column", default="", metavar="NAME", help="column of the queries")
-    kind = "what the queries are, such as voice for recordings of speakers (default: sentences)"
-    add("--query_kind", choices=KINDS, default="", help=kind)
+    what = "what the queries are, such as voice for recordings of speakers (default: sentences)"
+    kinds = [name for name, kind in KINDS.items() if kind.is_file]
+    add("--query_kind", choices=kinds, default="", help=what)
     enrolments = "libri2mix, wsj0_2mix: list of the recording that asks for each speaker"
     add("--enrolments", type=local_path, metavar="TXT", help=enrolments)
     add("--query", type=str.strip, default="", metavar="TEXT", help="one query for all mixtures")

@@ -104,10 +104,13 @@ def _rows_of_sources(protocol: Protocol, rows: Sequence[Row], enrolments: Path |
     made = []
     for row in rows:
         recordings = asked.get(row.cells["mixture_ID"], [])
+        if protocol.kind == "blind":
+            recordings = ["part 1"] * len(protocol.sources)
         if len(recordings) != len(protocol.sources):
             raise _mistake(row, f"{len(recordings)} enrolments, not one for each source")
         for k, (column, path) in enumerate(zip(protocol.sources, recordings, strict=True), start=1):
             about = {"source": str(k), "target": row.cells[column], "enrolment": path}
+            about |= {WRONG_QUERY: "part 2"} if protocol.kind == "blind" else {}
             made.append(Row(row.number, row.cells | about))
     return made
 
@@ -177,7 +180,7 @@ def items_of(
             seconds=_number(row, "seconds", 0.001),
             clips=tuple(cells[protocol.clips].split("+++") if protocol.clips else pair),
             noise_query=queries[1],
-            wrong_query=queries[2] if protocol.own else "",
+            wrong_query=queries[2] if protocol.own or protocol.sources else "",
             line=row.number,
             rendered=(rendered[0], rendered[1]),
             kind=protocol.kind,

@@ -69,6 +69,35 @@ def _audiosep(sdri: float, si_sdr: float) -> dict[str, Scores]:
     return {"AudioSep": {"sdri": sdri, "si_sdr": si_sdr}}
 
 
+def _speakers(name: str, title: str) -> tuple[Protocol, Protocol]:
+    """Mixtures of two speakers, who are asked for by recordings, or found without a query."""
+    asked = Protocol(
+        name,
+        title,
+        6000,  # both speakers of 3,000 mixtures
+        query_kind="another recording of the speaker",
+        kind="voice",
+        columns=("mixture_ID", "mixture_path", "source_1_path", "source_2_path"),
+        sources=("source_1_path", "source_2_path"),
+        id="{mixture_ID}_s{source}",
+        query="enrolment",
+        label="source",
+        rendered=("{target}", "{mixture_path}"),
+        pair=(),
+        clips="mixture_ID",
+        sample_rate_hz=8000,
+        headline=("si_sdri", "sdri"),
+    )
+    blind = dataclasses.replace(
+        asked,
+        name=f"{name}_blind",
+        title=f"{title}, blind",
+        query_kind="none, the best assignment",
+        kind="blind",
+    )
+    return asked, blind
+
+
 _ALL = (
     Protocol(
         "audioset",
@@ -154,26 +183,8 @@ _ALL = (
         headline=("pesq", "stoi", "segmental_snr", "si_sdr"),
         speech=True,
     ),
-    *(
-        Protocol(
-            name,
-            title,
-            6000,  # 3,000 mixtures of two speakers
-            query_kind="another recording of the speaker",
-            kind="voice",
-            columns=("mixture_ID", "mixture_path", "source_1_path", "source_2_path"),
-            sources=("source_1_path", "source_2_path"),
-            id="{mixture_ID}_s{source}",
-            query="enrolment",
-            label="source",
-            rendered=("{target}", "{mixture_path}"),
-            pair=(),
-            clips="mixture_ID",
-            sample_rate_hz=8000,
-            headline=("si_sdri", "sdri"),
-        )
-        for name, title in (("libri2mix", "Libri2Mix"), ("wsj0_2mix", "WSJ0-2mix"))
-    ),
+    *_speakers("libri2mix", "Libri2Mix"),
+    *_speakers("wsj0_2mix", "WSJ0-2mix")[:1],
     Protocol(
         "mixtures",
         "own mixtures",

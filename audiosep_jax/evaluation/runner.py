@@ -31,7 +31,7 @@ from audiosep_jax.evaluation.mixtures import Mixture, SilentError
 from audiosep_jax.evaluation.protocols import Protocol
 from audiosep_jax.evaluation.results import Row, RowLog
 from audiosep_jax.evaluation.scores import Scored, ScoreFunction, sdr_scores
-from audiosep_jax.metrics import fitted, sdr_improvement
+from audiosep_jax.metrics import fitted, sdr_improvement, si_sdr
 from audiosep_jax.model.network import Engine, ModelConfig
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.model.stft import num_frames
@@ -105,7 +105,9 @@ def make_estimator(
     model = separator.model if separator else _published_model(scoring_hz)
     body = baselines.body_of(baseline, model)
     if separator and baseline in baselines.WITH_NETWORK:
-        if KINDS[kind].is_file:  # one after another, since sounds may take much memory
+        if kind == "blind":
+            rows_NE = separator.slots(len(distinct))
+        elif KINDS[kind].is_file:  # one after another, since sounds may take much memory
             rows_NE = np.concatenate([separator.embed(kind, KINDS[kind].read(x)) for x in distinct])
         else:
             rows_NE = separator.embed_text(distinct)
@@ -397,6 +399,8 @@ def make_row(
         return row | silent | {"reason": result.reason}
     target_S, mixture_S = result.mixture.target_S, result.mixture.mixture_S
     row |= {"num_samples": len(target_S), "fingerprint": result.mixture.fingerprint}
+    if item.kind == "blind" and result.wrong_S is not None:
+        result = _assigned(result, result.wrong_S)
     scored = Scored(target_S, result.estimate_S, mixture_S, sample_rate_hz, item.query)
     for score in scores:
         row |= score(scored)
@@ -404,6 +408,16 @@ def make_row(
         wrong = float(sdr_improvement(target_S, result.wrong_S, mixture_S))
         row |= {"sdri_wrong_query": wrong, "query_gap": row["sdri"] - wrong}
     return row
+
+
+def _assigned(result: Estimate, other_S: np.ndarray) -> Estimate:
+    """Exchange the two estimates if they fit the target and the rest better that way (PIT)."""
+    target_S, mixture_S = result.mixture.target_S, result.mixture.mixture_S
+    references_2S = np.stack([target_S, mixture_S - target_S])
+    estimates_2S = np.stack([result.estimate_S, other_S])
+    if si_sdr(references_2S, estimates_2S).sum() >= si_sdr(references_2S, estimates_2S[::-1]).sum():
+        return result
+    return result._replace(estimate_S=other_S, wrong_S=result.estimate_S)
 
 
 # ---------------------------------------------------------------------- padded clips

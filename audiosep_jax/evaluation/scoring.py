@@ -156,6 +156,8 @@ def with_queries(items: list[Item], arguments: argparse.Namespace) -> list[Item]
         pairs = zip(items, random_queries(items), strict=True)
         return [dataclasses.replace(x, query=query, wrong_query="") for x, query in pairs]
     estimates = arguments.estimates
+    if items[0].kind == "blind" and not estimates:
+        return items  # whose second query is for the other part
     none = estimates and not (estimates / WRONG_QUERY).is_dir()
     if none or arguments.baseline or arguments.no_wrong_query:
         return [dataclasses.replace(item, wrong_query="") for item in items]

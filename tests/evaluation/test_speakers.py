@@ -1,5 +1,6 @@
 """Mixtures of speakers, of which each is asked for by another recording of him."""
 
+import csv
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from evaluation_examples import (
     write_librimix,
     write_list,
 )
+from tiny_run import save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders.ge2e import VoiceEncoder
@@ -28,9 +30,10 @@ def place(tmp_path_factory):
     return write_librimix(tmp_path_factory.mktemp("librimix"))
 
 
-def items(place, enrolments="map_mixture2enrollment"):
-    protocol, audio = PROTOCOLS["libri2mix"], place / LIBRIMIX
-    rows = read_list(protocol, place / "mixture_test_mix_clean.csv", audio, place / enrolments)
+def items(place, enrolments="map_mixture2enrollment", protocol="libri2mix"):
+    protocol, audio = PROTOCOLS[protocol], place / LIBRIMIX
+    listed = place / enrolments if protocol.kind == "voice" else None
+    rows = read_list(protocol, place / "mixture_test_mix_clean.csv", audio, listed)
     return items_of(protocol, rows, audio, audio)
 
 
@@ -65,8 +68,8 @@ def test_unusable_enrolments_are_named(place, text, message):
         items(place, "bad")
 
 
-def evaluate(place, output, *words):
-    paths = {"--audio": place / LIBRIMIX, "--output": output, "--checkpoint": place / "runs/voice"}
+def evaluate(place, output, *words, run="voice"):
+    paths = {"--audio": place / LIBRIMIX, "--output": output, "--checkpoint": place / "runs" / run}
     options = [str(x) for pair in paths.items() for x in pair]
     return main([*words, *options, "--no_figures", "--num_threads", "2"])
 
@@ -113,3 +116,33 @@ def test_scores_are_those_of_voice_queries(place, tmp_path, capsys, monkeypatch)
 
     assert evaluate(place, tmp_path / "no", "--protocol", "libri2mix", *list_words) == 2
     assert "--protocol libri2mix needs --enrolments" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_blind_scores_are_those_of_the_best_assignment(place, tmp_path):
+    config = tiny_config()
+    config.model.slots, config.text.encoder = 2, "none"
+    save_run(place / "runs/blind", config=config, text_fingerprint="")
+    list_words = ("--metadata", str(place / "mixture_test_mix_clean.csv"))
+    words = ("--protocol", "libri2mix_blind", *list_words)
+    assert evaluate(place, tmp_path / "out", *words, run="blind") == 0
+    separator, found = (
+        Separator.load(place / "runs/blind"),
+        items(place, protocol="libri2mix_blind"),
+    )
+    expected = []
+    for first, second in zip(found[::2], found[1::2], strict=True):
+        assert first.mixture == second.mixture
+        mixture_S, *targets = (
+            audio_files.read_mono(x)[0] for x in (first.mixture, first.target, second.target)
+        )
+        parts_2S = separator.separate_conditions(mixture_S, RATE_HZ, separator.slots(2))
+        gains_22 = [
+            [slow_si_sdr(x, part_S) - slow_si_sdr(x, mixture_S) for part_S in parts_2S]
+            for x in targets
+        ]
+        (a, b), (c, d) = gains_22
+        expected += [(a, d), (b, c)][b + c > a + d]
+    with (tmp_path / "out/results.csv").open(newline="") as file:
+        gains = [float(row["si_sdri"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(gains, expected, atol=0.01)
