@@ -7,12 +7,15 @@
     for package in *.deb; do dpkg-deb -x $package root; done && cd ..
     python examples/voices.py --data debs/root/usr/share --output voices
 
-It writes `voices/train/<speaker>/*.flac`, and other speakers to `voices/valid`. ffmpeg is needed.
+It writes `voices/train/<speaker>/*.flac`, and other speakers to `voices/valid`. With `--speeds 0.84
+1.19` each speaker of the training is written again at these speeds, as a speaker of his own: pitch
+and timbre change with the speed. ffmpeg is needed.
 """
 
 import argparse
 import concurrent.futures
 import functools
+import itertools
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -21,6 +24,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from small_corpus import RATE_HZ, levelled, read, trim
+
+from audiosep_jax.audio import files as audio_files
 
 PIECE_SECONDS = 5.0  # prompts are joined to recordings of at least this, enough to know a voice
 MOST_SECONDS = 480.0  # of a speaker
@@ -78,8 +83,17 @@ def pieces(prompts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             joined = []
 
 
-def write_speaker(output: Path, name: str, paths: list[Path]) -> str:
-    """Write the recordings of a speaker; return what was written."""
+def write_copies(folder: Path, speeds: Iterable[float]) -> None:
+    """Write the recordings of a speaker again at each speed, to folders beside his."""
+    for speed, path in itertools.product(speeds, sorted(folder.glob("*.flac"))):
+        audio_S = audio_files.resample(read(path)[None], round(RATE_HZ * speed), RATE_HZ)[0]
+        copy = folder.with_name(f"{folder.name}_{speed:g}") / path.name
+        copy.parent.mkdir(exist_ok=True)
+        soundfile.write(copy, audio_S, RATE_HZ)
+
+
+def write_speaker(output: Path, speeds: Iterable[float], name: str, paths: list[Path]) -> str:
+    """Write the recordings of a speaker, and copies for training; return what was written."""
     folder = output / ("valid" if name in HELD_OUT else "train") / name
     folder.mkdir(parents=True)
     seconds = 0.0
@@ -90,6 +104,8 @@ def write_speaker(output: Path, name: str, paths: list[Path]) -> str:
             break
     if len(list(folder.iterdir())) < 2:  # each is an enrolment for the others
         shutil.rmtree(folder)
+    if name not in HELD_OUT:
+        write_copies(folder, speeds)
     return f"{name}: {seconds:.0f} s"
 
 
@@ -98,9 +114,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder usr/share of the packages")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--speeds", type=float, nargs="+", default=[])
     arguments = parser.parse_args()
     shutil.rmtree(arguments.output, ignore_errors=True)
-    write = functools.partial(write_speaker, arguments.output)
+    write = functools.partial(write_speaker, arguments.output, arguments.speeds)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for done in pool.map(write, *zip(*speakers(arguments.data).items(), strict=True)):
             print(done, flush=True)

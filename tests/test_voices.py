@@ -41,14 +41,16 @@ def test_prompts_are_joined_by_speaker(voices, tmp_path):
         "klettres_nn": 4,
     }
     for name, paths in found.items():
-        voices.write_speaker(output, name, paths)
+        voices.write_speaker(output, (1.25,), name, paths)
     written = sorted(output.rglob("*.flac"))
     # Three prompts make a recording, and a speaker with only one is left out.
     names = ["train/klettres_de/000.flac", "train/klettres_de/001.flac"]
+    names += ["train/klettres_de_1.25/000.flac", "train/klettres_de_1.25/001.flac"]
     names += ["valid/stamps_ro/000.flac", "valid/stamps_ro/001.flac"]
     assert [str(path.relative_to(output)) for path in written] == names
     for path in written:
         audio_S, rate_hz = soundfile.read(path)
         assert rate_hz == RATE_HZ
-        assert 6 < len(audio_S) / RATE_HZ < 7.1  # silences are cut to 0.15 s
+        speed = 1.25 if "1.25" in path.parent.name else 1
+        assert 6 < len(audio_S) / RATE_HZ * speed < 7.1  # silences are cut to 0.15 s
         assert np.sqrt(np.mean(audio_S**2)) == pytest.approx(10 ** (-22 / 20), rel=0.1)
