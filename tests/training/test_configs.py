@@ -47,7 +47,7 @@ def shrink(values: ConfigDict, folder: Path) -> None:
     values.model.time_pools = values.model.frequency_pools = (2,)
     if values.text.encoder == "voice":
         values.text.model = str(write_voice(folder / "voice.pt"))
-    if values.data.source == "speakers":
+    if values.data.source == "speakers" or values.mixing.cue_probability:
         values.data.root = values.data.valid_root = str(folder / "voices")
         for k, speaker in enumerate("aabbcc"):
             path = folder / "voices" / speaker / f"{k}.wav"
