@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from audiosep_jax import files
-from audiosep_jax.errors import InputError
+from audiosep_jax import files, remote
+from audiosep_jax.errors import InputError, named
 
 _MAX_PROGRAM_BYTES = 2 << 30  # of all compiled programs; the least recently used are removed
 
@@ -61,6 +61,18 @@ def local_path(text: str) -> Path:
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text} is not a local path; mount or copy it first")
     return Path(text)
+
+
+def place(text: str) -> Path:
+    """Parse a local path or a URL, whose files are listed; see `remote`."""
+    path = remote.path_of(text)
+    if path is None:
+        return local_path(text)
+    try:
+        remote.show(path)
+    except InputError as error:  # argparse would not show its message
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path
 
 
 def number(kind: type[int] | type[float], low: float, high: float = math.inf) -> Any:
@@ -136,7 +148,7 @@ def naming(option: str, value: str = "") -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        message = str(error)
+        message, value = str(error), named(value)
         if value and message.startswith(value):
             raise InputError(f"{option} {message}") from error
         raise InputError(f"{' '.join([option, value]).strip()}: {message}") from error
@@ -144,7 +156,7 @@ def naming(option: str, value: str = "") -> Iterator[None]:
 
 def say(*words: str) -> None:
     """Print one line on stderr, with `?` for characters that would control a terminal."""
-    line = " ".join(" ".join(words).split())
+    line = " ".join(named(" ".join(words)).split())
     encoding = sys.stderr.encoding or "utf-8"
     line = line.encode(encoding, "backslashreplace").decode(encoding)
     line = "".join(x if x.isprintable() else "?" for x in line)

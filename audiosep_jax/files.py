@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, TextIO
 
 import platformdirs
 
+from audiosep_jax import remote
 from audiosep_jax.errors import InputError
 
 CACHE_VARIABLE = "AUDIOSEP_JAX_CACHE"
@@ -39,12 +41,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     The block writes a file or makes a folder there. When it raises, or is interrupted, `path` is
     left as it was and the temporary file is removed. Missing parent folders are created, and
     removed again if nothing is written. The temporary name keeps the suffix of `path`, since some
-    writers choose their format by it.
+    writers choose their format by it. A file of remote storage is uploaded when it is whole.
 
     Raises:
         InputError: the file cannot be written, for example because the disk is full.
     """
     path = Path(path)
+    if remote.url_of(path):
+        try:
+            with remote.uploading(path) as partial:
+                yield partial
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        return
     partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
     new_folders = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
@@ -96,6 +105,11 @@ def make_folder(path: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise InputError if no file or folder could be created at `path`; create nothing."""
+    if remote.url_of(path):  # only an upload tells
+        probe = path.with_name(f".{uuid.uuid4().hex}.partial")
+        remote.upload(Path(os.devnull), probe)
+        remote.remove(probe)
+        return
     absolute = path.absolute()
     for place in (absolute, *absolute.parents):
         try:
@@ -112,6 +126,8 @@ def check_writable(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file or a folder, if it exists."""
+    if remote.url_of(path):
+        remote.remove(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -150,15 +166,22 @@ def not_the_file(path: str | os.PathLike[str]) -> str | None:
 
 def read_text(path: str | os.PathLike[str]) -> str:
     """Text of a UTF-8 file, without a byte order mark; InputError if it is none."""
-    with _reading(path):
-        return Path(path).read_text(encoding="utf-8-sig")
+    with _reading(path) as local:
+        return local.read_text(encoding="utf-8-sig")
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Content of a file."""
+    with remote.fetched(path) as local:
+        return local.read_bytes()
 
 
 @contextlib.contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Raise InputError, with the path, for the errors of reading a file."""
+def _reading(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield where to read a file; raise InputError, with the path, for the errors of reading."""
     try:
-        yield
+        with remote.fetched(path) as local:
+            yield local
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
@@ -202,7 +225,7 @@ def csv_lines(
     blank, or what a first line `sep=;` of a spreadsheet says.
     """
     number = 0
-    with _reading(path), open(path, newline="", encoding=encoding) as file:
+    with _reading(path) as local, open(local, newline="", encoding=encoding) as file:
         try:
             head = [file.readline()]
             while head[-1] and not head[-1].strip(_DELIMITERS + " \r\n"):
@@ -272,7 +295,8 @@ class FinishedLog:
     """Log of finished work: one JSON object a line, which outlives a kill.
 
     Processes that share the work append to a file each and read all of them. A line that a kill cut
-    off is ignored when the log is read, and removed when the log is opened to append.
+    off is ignored when the log is read, and removed when the log is opened to append. In remote
+    storage the file is uploaded again and again, which takes at most a twentieth of the time.
 
     Args:
         folder: holds the log's files.
@@ -286,6 +310,7 @@ class FinishedLog:
         self._folder, self._name = folder, name
         self.path = folder / f"{name}{suffix}.jsonl"
         self._file: TextIO | None = None
+        self._next_upload = 0.0
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Records of all processes, in the order of the files' names."""
@@ -294,19 +319,29 @@ class FinishedLog:
 
     def paths(self) -> list[Path]:
         """Files of all processes."""
+        if remote.url_of(self._folder) and self._file is None:  # others may have begun meanwhile
+            remote.show(self._folder, max_depth=1)
         return sorted(self._folder.glob(f"{self._name}*.jsonl"))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append a record; it is on disk when this returns."""
+        """Append a record; it is on the local disk when this returns."""
         try:
             if self._file is None:
                 make_folder(self._folder)
+                if remote.url_of(self.path) and self.path.exists():
+                    with remote.fetched(self.path) as local:
+                        shutil.copyfile(local, self.path)
                 _drop_torn_line(self.path)
                 self._file = self.path.open("a", encoding="utf-8")
             self._file.write(json.dumps(record) + "\n")
             self._file.flush()
         except OSError as error:
             raise cannot_write(self.path, error) from error
+        start = time.monotonic()
+        if remote.url_of(self.path) and start > self._next_upload:
+            remote.upload(self.path, self.path)
+            now = time.monotonic()
+            self._next_upload = now + 20 * (now - start)
 
     def close(self) -> None:
         """Close the file; `add` opens it again."""
@@ -314,6 +349,8 @@ class FinishedLog:
             with contextlib.suppress(OSError):  # of a line that `add` has reported
                 self._file.close()
             self._file = None
+            if remote.url_of(self.path):
+                remote.upload(self.path, self.path)
 
     def __enter__(self) -> "FinishedLog":
         return self
@@ -324,8 +361,8 @@ class FinishedLog:
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """JSON objects of the whole lines of a file; lines that are cut off or damaged are left out."""
-    with _reading(path):
-        lines = path.read_bytes().splitlines(keepends=True)
+    with _reading(path) as local:
+        lines = local.read_bytes().splitlines(keepends=True)
     for line in lines:
         with contextlib.suppress(ValueError):
             record = json.loads(line) if line.endswith(b"\n") else None

@@ -1,5 +1,6 @@
 """Read and write audio files, whole or block by block."""
 
+import contextlib
 import io
 import math
 import os
@@ -10,7 +11,7 @@ from typing import Self
 import numpy as np
 import soundfile
 
-from audiosep_jax import files
+from audiosep_jax import files, remote
 from audiosep_jax.audio.decoding import REPAIR, UNKNOWN_FRAMES, AudioError, open_decoder, reason
 from audiosep_jax.audio.resampling import Resampler, resample
 from audiosep_jax.audio.writing import INTEGER_BITS, OGG_CHANNELS, UNBOUNDED, AudioWriter, write
@@ -74,7 +75,15 @@ class AudioReader:
 
     def __init__(self, path: str | os.PathLike[str], max_seconds: float = 1e9) -> None:
         self.path, self._max_seconds = Path(path), max_seconds
-        self._file, is_decoded = open_decoder(self.path, max_seconds)
+        self._fetched = contextlib.ExitStack()
+        try:
+            self._local = self._fetched.enter_context(remote.fetched(path))
+            self._file, is_decoded = open_decoder(self._local, max_seconds)
+        except BaseException as error:
+            self._fetched.close()
+            if type(error) is InputError:  # of the URL: this recording alone cannot be used
+                raise AudioError(error) from error
+            raise
         self.sample_rate_hz, self.num_channels = self._file.samplerate, self._file.channels
         self.format, self.subtype = self._file.format, self._file.subtype
         if is_decoded:  # ffmpeg writes the extensible variant, which has another name
@@ -93,7 +102,7 @@ class AudioReader:
             if self.num_samples > max_seconds * self.sample_rate_hz:
                 raise AudioError(f"{path}: lasts more than the {max_seconds:g} s that are accepted")
         except BaseException:
-            self._file.close()
+            self.__exit__()
             raise
 
     def read(self, num_samples: int) -> np.ndarray:
@@ -140,6 +149,7 @@ class AudioReader:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._fetched.close()
 
     def _count(self) -> int:
         """Return the number of samples: as the format states it, or else by decoding them."""
@@ -156,11 +166,11 @@ class AudioReader:
             self._file.close()
         except (soundfile.SoundFileError, OSError) as error:
             raise self._unreadable(error) from error
-        self._file, _ = open_decoder(self.path)
+        self._file, _ = open_decoder(self._local)
         return count
 
     def _unreadable(self, error: Exception) -> AudioError:
-        found = files.not_the_file(self.path)
+        found = files.not_the_file(self._local)
         why = f"cannot be read as audio ({found})" if found else f"is damaged ({reason(error)})"
         return AudioError(f"{self.path}: {why}; {REPAIR}")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax.cli import Parser, add_cluster, exit_code, local_path, number, say, shard
+from audiosep_jax.cli import Parser, add_cluster, exit_code, local_path, number, place, say, shard
 from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import MAX_SNR_DB
@@ -236,7 +236,7 @@ VERBS = {"score": _score, "watch": _watch, "render": _render, "pairs": _pairs}
 
 
 def _folder(text: str) -> Path:
-    path = local_path(text)
+    path = place(text)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{path}: no such folder")
     return path
@@ -257,10 +257,10 @@ def _add_list(parser: Parser) -> None:
     add = parser.add_argument
     folder: dict[str, Any] = {"type": _folder, "metavar": "DIR"}
     add("--protocol", choices=PROTOCOLS, required=True, help="benchmark; `mixtures` for own lists")
-    add("--metadata", type=local_path, metavar="CSV", help="list of the mixtures")
+    add("--metadata", type=place, metavar="CSV", help="list of the mixtures")
     add("--audio", required=True, **folder, help="rendered mixtures, or the clips of the list")
     add("--audio2", **folder, help="the noises, if they are in another folder")
-    add("--output", type=local_path, required=True, metavar="DIR", help="folder to write to")
+    add("--output", type=place, required=True, metavar="DIR", help="folder to write to")
     layout = "content of --audio (default: rendered mixtures if any exist, otherwise pairs)"
     add("--layout", choices=("auto", "rendered", "pairs"), default="auto", help=layout)
     snr = "SNR of pairs without one in the list (default: 0; for own lists the noise is unscaled)"

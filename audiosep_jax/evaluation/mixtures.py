@@ -128,7 +128,8 @@ def estimates_fingerprint(items: Sequence[Item], folder: Path) -> str:
     """Hash of the files of all estimates that exist."""
     digest = hashlib.blake2b(digest_size=8)
     for path in (path for item in items for path in estimate_paths(item, folder)):
-        digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b""))
+        content = files.read_bytes(path) if path.is_file() else b""
+        digest.update(path.name.encode() + content)
     return digest.hexdigest()
 
 
@@ -137,7 +138,7 @@ def fingerprint_of(item: Item) -> str:
     digest = hashlib.blake2b(repr((item.snr_db, item.seconds)).encode(), digest_size=8)
     digest.update(repr((item.target_start_seconds, item.noise_start_seconds)).encode())
     for path in item.files:
-        digest.update(path.read_bytes())
+        digest.update(files.read_bytes(path))
     for other in (*item.before, *item.after):
         digest.update(fingerprint_of(other).encode())
     return digest.hexdigest()

@@ -16,7 +16,7 @@ import numpy as np
 
 import audiosep_jax
 from audiosep_jax import files
-from audiosep_jax.errors import InputError
+from audiosep_jax.errors import InputError, named
 from audiosep_jax.evaluation.lists import Item, list_fingerprint
 from audiosep_jax.evaluation.protocols import Aggregation, Protocol
 
@@ -155,7 +155,7 @@ def results_of(
         "baseline": run.baseline or None,
         "checkpoint": run.checkpoint,
         "data": {
-            "metadata": str(run.metadata) if run.metadata else None,
+            "metadata": named(str(run.metadata)) if run.metadata else None,
             "fingerprint": digest.hexdigest()[:16],
         },
         "sample_rate_hz": run.sample_rate_hz,

@@ -9,7 +9,7 @@ from typing import Any
 
 from audiosep_jax import files
 from audiosep_jax.cli import use_compilation_cache
-from audiosep_jax.errors import InputError
+from audiosep_jax.errors import InputError, named
 from audiosep_jax.evaluation import absence, figures, mixtures, report, results, runner
 from audiosep_jax.evaluation.baselines import random_queries
 from audiosep_jax.evaluation.lists import WRONG_QUERY, Item
@@ -45,7 +45,7 @@ def evaluate(
     found = log.read()
     if len(found) < len(items):
         done = f"{len(found):,} of {len(items):,} mixtures are done, by all shards"
-        print(f"{arguments.output}: {done}")
+        print(named(f"{arguments.output}: {done}"))
     else:
         _write_results(arguments, run, items, [found[item.row] for item in items], estimator)
 
@@ -70,7 +70,7 @@ def _run(
         }
     elif arguments.estimates:
         about = {
-            "source": str(arguments.estimates),
+            "source": named(str(arguments.estimates)),
             "step": None,
             "fingerprint": mixtures.estimates_fingerprint(items, arguments.estimates),
             "sample_rate_hz": rate_hz,
@@ -192,4 +192,5 @@ def _print(content: Mapping[str, Any], output: Path) -> None:
     for name, score in content["scores"].items():
         interval = f"  ({report.between(score)})" if report.between(score) else ""
         print(f"  {name:<16} {score['mean']:7.2f}{interval}")
-    print(*(output / name for name in ("results.json", "results.csv", "results.md")), sep="\n")
+    names = ("results.json", "results.csv", "results.md")
+    print(*(named(str(output / name)) for name in names), sep="\n")

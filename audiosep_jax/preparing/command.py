@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiosep_jax import files, workers
-from audiosep_jax.cli import Parser, add_cluster, exit_code, local_path, number, shard
-from audiosep_jax.errors import InputError
+from audiosep_jax import files, remote, workers
+from audiosep_jax.cli import Parser, add_cluster, exit_code, number, place, shard
+from audiosep_jax.errors import InputError, named
 from audiosep_jax.preparing.datasets import DATASETS
 from audiosep_jax.preparing.exclusion import REASON, excluding
 
@@ -30,6 +30,7 @@ again resumes a run that was stopped.
 SOURCE is one of
   {(chr(10) + "  ").join(f"{name:17} {row.help}" for name, row in DATASETS.items())}
 docs/data.md says what to download for each and where to put it."""
+_ACCOUNTS = "*.array_record*.json"  # of finished shards
 _SEARCHED = 100  # recordings whose files are searched for before the work begins
 
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     def run() -> None:
         options = _parser().parse_args(argv)
         _check(options)
-        print(*prepare(options), sep="\n")
+        print(*map(named, prepare(options)), sep="\n")
 
     return exit_code(run, "; the same command resumes")
 
@@ -55,7 +56,7 @@ def prepare(options: argparse.Namespace) -> list[str]:
     with _held(folder, options.shard):
         items = DATASETS[options.source].read(**_given(options))
         plan = make_plan(excluding(items, options.exclude), folder, settings)
-        if _is_finished(output, plan.fingerprint):
+        if _is_finished(output, folder, plan.fingerprint):
             files.remove(folder)
             return [f"{output} is finished already"]
         if not plan.shards:
@@ -127,6 +128,8 @@ def _held(folder: Path, shard: tuple[int, int]) -> Iterator[None]:
     import filelock
 
     files.make_folder(folder)
+    if remote.url_of(folder):
+        remote.show(folder)
     lock = filelock.FileLock(folder / f".lock-{shard[0]}-of-{shard[1]}", timeout=0)
     try:
         lock.acquire()
@@ -141,12 +144,12 @@ def _held(folder: Path, shard: tuple[int, int]) -> Iterator[None]:
     finally:
         lock.release()
         with contextlib.suppress(OSError):
-            locks, finished = folder.glob(".lock*"), folder.glob("*.array_record*.json")
-            if len(list(locks)) < 2 and not any(finished):
+            locks, finished = folder.glob(".lock*"), folder.glob(_ACCOUNTS)
+            if not remote.url_of(folder) and len(list(locks)) < 2 and not any(finished):
                 files.remove(folder)
 
 
-def _is_finished(output: Path, fingerprint: str) -> bool:
+def _is_finished(output: Path, folder: Path, fingerprint: str) -> bool:
     """Return True if the data set exists; raise InputError if something else does."""
     from audiosep_jax.data.prepared import INFO_FILE, METADATA_FILE
 
@@ -156,6 +159,8 @@ def _is_finished(output: Path, fingerprint: str) -> bool:
         metadata = files.read_json_object(output / METADATA_FILE)
         if (output / INFO_FILE).is_file() and metadata.get("plan") == fingerprint:
             return True
+    if remote.url_of(output) and not (output / INFO_FILE).exists() and any(folder.glob(_ACCOUNTS)):
+        return False  # killed while it was copied
     raise InputError(
         f"{output}: exists, and was not made from these recordings with these settings; "
         "choose another --output or remove it"
@@ -185,14 +190,14 @@ def _parser() -> Parser:
     parser = Parser("audiosep prepare", description, EXAMPLE)
     add = parser.add_argument
     add("source", metavar="SOURCE", choices=list(DATASETS), help="kind of data set, see below")
-    add("--output", type=local_path, required=True, metavar="DIR", help="data set to write")
-    add("--root", type=Path, metavar="PATH", help="the downloaded folder or file")
-    add("--valid_root", type=Path, metavar="PATH", help="held-out clips of manifest and folders")
+    add("--output", type=place, required=True, metavar="DIR", help="data set to write")
+    add("--root", type=place, metavar="PATH", help="the downloaded folder or file")
+    add("--valid_root", type=place, metavar="PATH", help="held-out clips of manifest and folders")
     add("--valid_folds", type=_folds, metavar="N,N", help="of esc50 (default: 5)")
     clips = "of synthetic (default: 20000)"
     add("--num_clips", type=number(int, 1), metavar="N", help=clips)
     exclude = "CSV, text or JSON files that name recordings to leave out of training"
-    add("--exclude", type=Path, nargs="+", default=(), metavar="LIST", help=exclude)
+    add("--exclude", type=place, nargs="+", default=(), metavar="LIST", help=exclude)
     rate, rate_hz = "of records (default: 32000)", number(int, 1000, 192_000)
     add("--sample_rate", type=rate_hz, default=32000, metavar="HZ", help=rate)
     shorter, seconds = "skip shorter recordings (default: 1)", number(float, 0, 3600)
@@ -220,14 +225,16 @@ def _check(options: argparse.Namespace) -> None:
     if "root" in takes and options.root is None:
         raise InputError(f"--root is missing: the folder or file of {source}")
     roots = [("--root", options.root), ("--valid_root", options.valid_root)]
-    roots = [(option, place) for option, place in roots if place is not None]
-    for option, place in [*roots, *(("--exclude", path) for path in options.exclude)]:
-        if not place.exists():
-            raise InputError(f"{option}: {place}: no such file or folder")
+    roots = [(option, path) for option, path in roots if path is not None]
+    for option, path in [*roots, *(("--exclude", name) for name in options.exclude)]:
+        if not path.exists():
+            raise InputError(f"{option}: {path}: no such file or folder")
+        if option != "--exclude" and remote.url_of(path) and path.is_file():
+            remote.show(path.parent)  # the recordings of a manifest
     output = options.output.resolve()
     utf_8 = str(output).encode(errors="replace").decode() == str(output)  # TFDS needs it
     if options.output.name in ("", "..") or os.path.isfile(output) or not utf_8:
         raise InputError(f"--output: {options.output} cannot be a folder")
-    for option, place in roots:
-        if source == "folders" and place.resolve() in output.parents:
+    for option, path in roots:
+        if source == "folders" and path.resolve() in output.parents:
             raise InputError(f"--output: {output} is in {option}: it would become a class of it")

@@ -16,10 +16,10 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from audiosep_jax import files
+from audiosep_jax import files, remote
 from audiosep_jax.data.prepared import shard_name
 from audiosep_jax.errors import InputError
-from audiosep_jax.preparing.recordings import Recording, Skipped, as_text
+from audiosep_jax.preparing.recordings import Recording, Skipped, as_text, find
 
 PLAN_FILE = "plan.json"
 VERSION = "1.0.0"
@@ -100,6 +100,9 @@ def make_plan(items: Iterable[Recording | Skipped], folder: Path, settings: Sett
         for split, listed in sorted(lists.items())
         for shard in _cut(listed, settings.name, split, shard_seconds)
     ]
+    if remote.url_of(folder):
+        for listed in lists.values():
+            remote.upload(listed.path, listed.path)
     return Plan(folder, fingerprint, tuple(shards), tuple(skipped))
 
 
@@ -118,6 +121,9 @@ class _List:
             return False
         self._seen.add(key)
         self.offsets.append(self._file.tell())
+        if any(map(remote.url_of, recording.places)):
+            # A worker elsewhere cannot see which of the places exists.
+            recording = recording._replace(places=[str(find(recording) or recording.places[0])])
         self.seconds.append(recording.seconds[1] if recording.seconds else _UNKNOWN_SECONDS)
         self._file.write(json.dumps(recording).encode() + b"\n")
         return True
@@ -146,7 +152,7 @@ def _cut(listed: _List, name: str, split: str, shard_seconds: float) -> list[Sha
 
 def recordings_of(shard: Shard) -> Iterator[Recording]:
     """Recordings of a shard, in order."""
-    with shard.listed.open("rb") as file:
+    with remote.opened(shard.listed) as file:
         file.seek(shard.offset)
         for _ in range(shard.num_recordings):
             yield Recording(*json.loads(file.readline()))

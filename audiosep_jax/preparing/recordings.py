@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from audiosep_jax import remote
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import RECORDING_SUFFIXES, AudioError
 from audiosep_jax.data.sources import RECORD_SECONDS
+from audiosep_jax.errors import named
 
 # Annotations are rounded, and tools that cut videos stop at the border of a frame.
 LENGTH_TOLERANCE_SECONDS, LENGTH_TOLERANCE_SHARE = 0.5, 0.02
@@ -52,7 +54,7 @@ def find(recording: Recording) -> Path | None:
         for place in recording.places:
             whole = place.lower().endswith(RECORDING_SUFFIXES)
             for suffix in ("",) if whole else suffixes:
-                if os.path.isfile(place + suffix):
+                if remote.is_file(place + suffix):
                     return Path(place + suffix)
     return None
 
@@ -110,7 +112,7 @@ def _blocks(recording: Recording, sample_rate_hz: int) -> Iterator[np.ndarray]:
     try:
         yield from audio_files.mono_blocks(path, sample_rate_hz)
     except AudioError as error:  # without the path, so that reports are equal everywhere
-        raise AudioError(str(error).removeprefix(f"{path}: ")) from error
+        raise AudioError(str(error).removeprefix(named(f"{path}: "))) from error
 
 
 def _check(recording: Recording, num_samples: int, sample_rate_hz: int, min_seconds: float) -> None:

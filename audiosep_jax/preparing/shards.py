@@ -17,9 +17,9 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 
-from audiosep_jax import files, workers
+from audiosep_jax import files, remote, workers
 from audiosep_jax.audio.files import AudioError
-from audiosep_jax.data.prepared import lines_name
+from audiosep_jax.data.prepared import INFO_FILE, lines_name
 from audiosep_jax.errors import InputError
 from audiosep_jax.preparing import recordings as recordings_lib
 from audiosep_jax.preparing.plan import VERSION, Plan, Settings, Shard, recordings_of
@@ -56,7 +56,7 @@ def write_shard(folder: Path, shard: Shard, settings: Settings) -> None:
             writer = array_record_module.ArrayRecordWriter(os.fspath(partial), WRITER_OPTIONS)
             for recording in recordings_of(shard):
                 pieces = recordings_lib.records(
-                    recording, settings.sample_rate_hz, settings.min_seconds, folder
+                    recording, settings.sample_rate_hz, settings.min_seconds, partial.parent
                 )
                 try:
                     for start_seconds, pcm_S in pieces:
@@ -69,6 +69,7 @@ def write_shard(folder: Path, shard: Shard, settings: Settings) -> None:
             found = array_record_module.ArrayRecordReader(os.fspath(partial)).num_records()
             if found != len(lines):
                 raise RuntimeError(f"{found} of {len(lines)} records were written")
+            num_bytes = partial.stat().st_size
             with partial.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except RuntimeError as error:  # ArrayRecord's own errors
@@ -79,7 +80,7 @@ def write_shard(folder: Path, shard: Shard, settings: Settings) -> None:
         num_recordings=shard.num_recordings - len(skipped),
         num_records=len(lines),
         num_samples=num_samples,
-        num_bytes=(folder / shard.name).stat().st_size,
+        num_bytes=num_bytes,
         sha256=sha256,
         skipped=skipped,
         lines="".join(lines),
@@ -166,6 +167,9 @@ def write_shards(
 def finish(plan: Plan, settings: Settings, output: Path) -> dict[str, Any]:
     """Turn the folder of finished shards into the data set `output`, and return its report."""
     splits: dict[str, list[Written]] = {}
+    is_remote = bool(remote.url_of(output))
+    if is_remote:  # workers elsewhere have written to it
+        remote.show(plan.folder)
     for shard in plan.shards:
         written = read_account(plan.folder, shard)
         if written is None:
@@ -188,7 +192,15 @@ def finish(plan: Plan, settings: Settings, output: Path) -> dict[str, Any]:
     files.write_json(plan.folder / REPORT_FILE, report)
     kept = {shard.name for shard in plan.shards if shard.split in filled}
     kept |= {lines_name(settings.name, split) for split in filled}
-    kept |= {REPORT_FILE, "dataset_info.json", "features.json", "metadata.json"}
+    metadata = ("metadata.json", "features.json", INFO_FILE)  # the last marks a whole data set
+    kept |= {REPORT_FILE, *metadata}
+    if is_remote:  # objects cannot be renamed
+        for name in sorted(kept.difference(metadata)):
+            remote.copy(plan.folder / name, output / name)
+        for name in metadata:
+            remote.upload(plan.folder / name, output / name)
+        files.remove(plan.folder)
+        return report
     for path in plan.folder.iterdir():
         if path.name not in kept:
             files.remove(path)

@@ -18,11 +18,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from audiosep_jax import plots, workers
+from audiosep_jax import plots, remote, workers
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
 from audiosep_jax.cli import use_compilation_cache
-from audiosep_jax.errors import InputError
+from audiosep_jax.errors import InputError, named
 from audiosep_jax.separation import editors
 from audiosep_jax.separation.files import SeparatedFile
 from audiosep_jax.separation.jobs import (
@@ -30,7 +30,6 @@ from audiosep_jax.separation.jobs import (
     Job,
     cut,
     output_names,
-    state_of,
 )
 from audiosep_jax.separation.separator import Separator
 
@@ -103,7 +102,7 @@ def protect(
             if os.path.realpath(path) in inputs:
                 task.refused[path] = "is an input; choose another output"
             # A folder is refused by the writer.
-            elif not (overwrite or path.is_dir() or owner == os.path.realpath(task.job.recording)):
+            elif not (overwrite or path.is_dir() or owner == _real(task.job.recording)):
                 task.refused[path] = "exists already; --overwrite replaces it"
 
 
@@ -208,22 +207,26 @@ def _record(task: Task, done: SeparatedFile, output: Path) -> Record:
     ]
     return {
         "input": task.job.name,
-        "recording": os.path.realpath(task.job.recording),
+        "recording": _real(task.job.recording),
         "seconds": round(done.num_samples / done.sample_rate_hz, 6),
         "sample_rate_hz": done.sample_rate_hz,
         "channels": done.num_channels,
         "format": f"{done.format} {done.subtype}",
         "gain": done.factor,
         "results": results,
-        "files": {str(path.relative_to(output)): state_of(path) for path in written},
+        "files": {str(path.relative_to(output)): remote.state(path) for path in written},
     }
+
+
+def _real(recording: Path) -> str:
+    return remote.url_of(recording) or os.path.realpath(recording)
 
 
 def public_record(record: Record, output: Path) -> Record:
     """The record as --json writes it: with full paths, and without what only --resume needs."""
     kept = {name: value for name, value in record.items() if name not in ("key", "recording")}
-    results = [x | {"output": os.fspath(output / x["output"])} for x in record["results"]]
-    paths = [os.fspath(output / name) for name in record["files"]]
+    results = [x | {"output": named(os.fspath(output / x["output"]))} for x in record["results"]]
+    paths = [named(os.fspath(output / name)) for name in record["files"]]
     return kept | {"results": results, "files": paths}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from audiosep_jax import files
 from audiosep_jax.cli import discard, exit_code, say
-from audiosep_jax.errors import InputError
+from audiosep_jax.errors import InputError, named
 from audiosep_jax.separation.jobs import Job, finished_records, is_list, own_files, plan
 from audiosep_jax.separation.options import (
     FILES,
@@ -182,7 +182,8 @@ def _report(record: "Record", output: Path, prefix: str) -> None:
 
     try:
         for name in record["files"]:
-            sys.stdout.buffer.write(os.fsencode(output / name) + b"\n")  # it need not be UTF-8
+            path = os.fsencode(named(str(output / name)))  # it need not be UTF-8
+            sys.stdout.buffer.write(path + b"\n")
         sys.stdout.flush()
     except OSError as error:  # the work continues, also if nobody reads the paths any more
         discard(sys.stdout)

@@ -1,12 +1,13 @@
 """Files for editors and players: labels of when each query is active, and all parts in one file."""
 
+import contextlib
 import html
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from audiosep_jax import files
+from audiosep_jax import files, remote
 from audiosep_jax.errors import InputError
 
 LABELS = ("txt", "vtt", "csv")  # Audacity's label track, WebVTT, and a table
@@ -47,11 +48,11 @@ def write_stems(path: Path, parts: Sequence[Path], titles: Sequence[str]) -> Non
         InputError: ffmpeg is missing, or Matroska cannot hold the format of the parts.
     """
     command = [check_ffmpeg(), "-nostdin", "-v", "error", "-y"]
-    for part in parts:
-        command += ["-i", f"file:{part.absolute()}"]
     for track, title in enumerate(titles):
         command += ["-map", f"{track}:a", f"-metadata:s:a:{track}", f"title={title}"]
-    with files.replacing(path) as partial:
+    with files.replacing(path) as partial, contextlib.ExitStack() as stack:
+        local = [stack.enter_context(remote.fetched(part)) for part in parts]
+        command[5:5] = [x for part in local for x in ("-i", f"file:{part.absolute()}")]
         command += ["-c", "copy", "-f", "matroska", f"file:{partial.absolute()}"]
         ran = subprocess.run(command, capture_output=True, check=False)
         if ran.returncode:

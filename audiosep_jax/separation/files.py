@@ -11,6 +11,7 @@ from typing import IO, get_args
 
 import numpy as np
 
+from audiosep_jax import remote
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader, AudioWriter
 from audiosep_jax.errors import InputError
@@ -168,9 +169,10 @@ class _Scratch:
     def __init__(self, path: Path, num_channels: int, stack: contextlib.ExitStack) -> None:
         self.peak = 0.0
         self._path, self._channels = path, num_channels
+        folder = None if remote.url_of(path) else path.absolute().parent
         # Unbuffered: a full disk is reported by `write`, and closing has nothing left to write.
         self._file: IO[bytes] = stack.enter_context(
-            tempfile.TemporaryFile(dir=path.absolute().parent, buffering=0)  # noqa: SIM115
+            tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
         )
 
     def write(self, audio_CS: np.ndarray) -> None:

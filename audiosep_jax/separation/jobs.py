@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from audiosep_jax import files
+from audiosep_jax import files, remote
 from audiosep_jax.cli import say
 from audiosep_jax.encoders import KINDS
-from audiosep_jax.errors import InputError
+from audiosep_jax.errors import InputError, named
 from audiosep_jax.separation.queries import Part, Query
 
 COLUMNS = ("file", "query", "image", "output")
@@ -61,7 +61,7 @@ def plan(sources: Sequence[Path], output: Path, queries: Sequence[Query]) -> lis
         below = _recordings(source, output) if os.path.isdir(source) else None
         for path in below or [Path(source.name)]:
             recording = source / path if below else source
-            name = str(path) if below and len(sources) == 1 else str(recording)
+            name = str(path) if below and len(sources) == 1 else named(str(recording))
             found.setdefault(os.path.abspath(recording), (recording, name, PurePosixPath(path)))
     places = _places([place for _, _, place in found.values()])
     return [
@@ -129,6 +129,7 @@ def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
         raise InputError(f"{source}: has no column query; add it, or give --text for every file")
     if not has_query and "output" in rows[0][1] and len(queries) > 1:
         raise InputError(f"{source}: a column output names one result; give one --text")
+    recordings: dict[str, Path] = {}
     grouped: dict[str, list[tuple[Query, PurePosixPath | None]]] = {}
     for where, row in rows:
         if not row["file"] or "\0" in row["file"]:
@@ -138,12 +139,15 @@ def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
         name = row["file"]
         if not os.path.lexists(source.parent / name):  # it may have been written on Windows
             name = name.replace("\\", "/")
+        recordings[name] = remote.path_of(name) or source.parent / name
+        if remote.url_of(recordings[name]):
+            remote.show(recordings[name])
         known = grouped.setdefault(name, [])
         known += [(query, output) for query in found if (query, output) not in known]
     places = _places([_mirrored(name) for name in grouped])
     return [
         Job(
-            source.parent / name,
+            recordings[name],
             name,
             place.parent,
             place.name,
@@ -181,7 +185,7 @@ def _rows(source: Path) -> list[tuple[str, dict[str, str]]]:
 def _mirrored(name: str) -> PurePosixPath:
     """Path of a listed file below the output folder: as below the list, or else its name alone."""
     path = PurePosixPath(name)
-    outside = path.is_absolute() or ".." in path.parts or not path.name
+    outside = path.is_absolute() or ".." in path.parts or not path.name or "://" in name
     return PurePosixPath(path.name.strip(".") or "_") if outside else path
 
 
@@ -261,12 +265,6 @@ def own_files(log: files.FinishedLog) -> dict[str, str]:
 
 def _is_whole(record: Mapping[str, Any], output: Path) -> bool:
     try:
-        return all(state_of(output / name) == state for name, state in record["files"].items())
+        return all(remote.state(output / name) == state for name, state in record["files"].items())
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def state_of(path: Path) -> list[int]:
-    """Size in bytes and time of the last change in ns, which differ once a file is rewritten."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]

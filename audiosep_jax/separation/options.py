@@ -13,8 +13,8 @@ from audiosep_jax import files
 from audiosep_jax.cli import (
     Parser,
     add_cluster,
-    local_path,
     naming,
+    place,
     say,
     shard,
     use_compilation_cache,
@@ -210,11 +210,11 @@ def make_parser() -> Parser:
     parser = Parser("audiosep separate", description, EXAMPLE)
     parser.add_argument(
         "input",
-        type=local_path,
+        type=place,
         nargs="+",
         metavar="INPUT",
         help="recordings in any format that libsndfile reads (or ffmpeg, if it is installed), "
-        "folders of them, or a .csv file that lists files and queries",
+        "folders of them, or a .csv file that lists files and queries; or URLs, such as s3://bucket/x",
     )
     _add_queries(parser.add_argument_group("queries, each of which may be repeated"))
     parser.set_defaults(queries=[], unwanted=[])
@@ -264,11 +264,11 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--output",
-        type=local_path,
+        type=place,
         default=Path("separated"),
         metavar="PATH",
         help="folder for the results, created if missing; for one recording and one query also "
-        "the name of the file, such as dog.wav (default: %(default)s)",
+        "the name of the file, such as dog.wav; or a URL (default: %(default)s)",
     )
     add("--overwrite", action="store_true", help="replace files that exist (default: refuse)")
     add("--output_format", choices=FORMATS, help="file format (default: that of the input)")
@@ -297,4 +297,4 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
         "also write how much of each query was found, and when; with --shard 0/8, found.json "
         "becomes found.0-of-8.json"
     )
-    add("--json", type=Path, metavar="FILE", help=found)
+    add("--json", type=place, metavar="FILE", help=found)

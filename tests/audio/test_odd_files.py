@@ -220,7 +220,7 @@ def refused(capfd, tmp_path, code, words):
         ("x" * 5000, "cannot be opened"),
         ("in.wav/below.wav", ""),
         ("/dev/null", "is a folder, pipe or device"),
-        ("https://example.com/a.wav", "is not a local path"),
+        ("none://x/a.wav", "cannot be used (Protocol not known"),
         ("", "a path is empty"),
     ],
 )

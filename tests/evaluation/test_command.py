@@ -495,7 +495,7 @@ PAIRS = ["--audio", ".", "--output", "x"]
         (["watch", "nowhere", *WHOLE], "nowhere: no such folder"),
         (["watch", ".", *WHOLE, "--poll_seconds", "0"], "--poll_seconds: 0 is not in"),
         (["render", *WHOLE, "--allow_missing"], "unrecognized arguments: --allow_missing"),
-        (["--output", "gs://bucket/x"], "--output: gs://bucket/x is not a local path; mount or"),
+        (["--output", "none://x"], "--output: none://x: cannot be used (Protocol not known"),
         (["--shard", "2/2"], "--shard: 2/2 must be i/n"),
         (["compare", "a", "b"], "unknown verb 'compare'; known: score, watch, render, pairs"),
     ],

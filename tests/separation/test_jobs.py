@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from audiosep_jax.audio.decoding import open_decoder
 from audiosep_jax.errors import InputError
 from audiosep_jax.files import FinishedLog
+from audiosep_jax.remote import state
 from audiosep_jax.separation.jobs import (
     checked_name,
     distinct,
     finished_records,
     output_names,
     plan,
-    state_of,
 )
 from audiosep_jax.separation.queries import Part
 
@@ -196,14 +196,14 @@ def test_queries_come_from_one_place(tmp_path):
 
 def test_a_log_is_believed_as_far_as_results_are_there_and_whole(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"1234")
-    record = {"key": "k", "files": {"a.wav": state_of(tmp_path / "a.wav")}}
+    record = {"key": "k", "files": {"a.wav": state(tmp_path / "a.wav")}}
     with FinishedLog(tmp_path, "separated", (0, 2)) as first:
         first.add(record)
     with FinishedLog(tmp_path, "separated", (1, 2)) as second:
         second.add({"key": "gone", "files": {"b.wav": [4, 0]}})
     log = FinishedLog(tmp_path, "separated")
     assert finished_records(log, tmp_path) == {"k": record}
-    _, written_ns = state_of(tmp_path / "a.wav")
+    _, written_ns = state(tmp_path / "a.wav")
     for content, time_ns in ((b"123", written_ns), (b"4321", written_ns + 1)):
         (tmp_path / "a.wav").write_bytes(content)
         os.utime(tmp_path / "a.wav", ns=(time_ns, time_ns))
