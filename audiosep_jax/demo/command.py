@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.util
 import ipaddress
 import math
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _serve(arguments: argparse.Namespace) -> None:
     # ------------------------------------------------------------------ checks, cheapest first
-    for option in ("max_seconds", "max_megabytes", "concurrency"):
+    for option in ("max_seconds", "max_megabytes", "max_total_megabytes", "concurrency"):
         value = vars(arguments)[option]
         if not (math.isfinite(value) and value > 0):
             raise InputError(f"--{option} {value}: must be more than 0")
@@ -51,7 +52,8 @@ def _serve(arguments: argparse.Namespace) -> None:
         from audiosep_jax.demo.page import Limits
         from audiosep_jax.demo.server import Server
 
-        limits = Limits(arguments.max_seconds, arguments.max_megabytes, arguments.concurrency)
+        names = (field.name for field in dataclasses.fields(Limits))
+        limits = Limits(**{name: vars(arguments)[name] for name in names})
         with contextlib.closing(Server(separator, folder, host, port, limits, passwords)):
             print(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", flush=True)
             threading.Event().wait()
@@ -107,6 +109,8 @@ def _parser() -> Parser:
     add("--max_seconds", type=float, default=300.0, metavar="S", help=longest)
     largest = "largest upload that is accepted, in megabytes (default: %(default)g)"
     add("--max_megabytes", type=float, default=100.0, metavar="MB", help=largest)
+    total = "all files that the page holds at a time, in megabytes (default: %(default)g)"
+    add("--max_total_megabytes", type=float, default=10_000.0, metavar="MB", help=total)
     at_once = "requests that run at once; others wait in a queue (default: %(default)s)"
     add("--concurrency", type=int, default=1, metavar="N", help=at_once)
     return parser

@@ -36,6 +36,7 @@ class Limits:
     max_seconds: float = 300.0
     max_megabytes: float = 100.0
     concurrency: int = 1
+    max_total_megabytes: float = 10_000.0
 
 
 def build(separator: Separator, uploads: Uploads, answers: Answers, limits: Limits) -> gr.Blocks:

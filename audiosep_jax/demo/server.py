@@ -36,7 +36,8 @@ class Server:
         # Components read it when they are made. Answers are below the upload folder because
         # Gradio serves files from there.
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
-        self.uploads, self.answers = Uploads(folder), Answers(folder / "answers")
+        self.uploads = Uploads(folder, limits.max_total_megabytes * _MEGABYTE)
+        self.answers = Answers(folder / "answers")
         self.blocks = page.build(separator, self.uploads, self.answers, limits)
         self.blocks.launch(
             server_name=f"[{host}]" if ":" in host else host,

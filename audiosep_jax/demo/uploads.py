@@ -1,10 +1,13 @@
 """Access to files: visitors of the page may name the files that they uploaded, and no others."""
 
+import contextlib
 import json
+import math
 import os
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,15 @@ COOKIE = "audiosep_visitor"
 _ROUTES = tuple(API + x for x in ("queue/join", "call/", "run/", "api/", "cancel", "reset"))
 _ROUTES += ("/login",)
 _MAX_BODY_BYTES = 1 << 20
+_MAX_LOGINS, _LOGIN_SECONDS = 10, 600.0  # of an address that may fail in so long a time
 
 
 class Uploads:
     """Files below a folder and the visitors that may name them. Safe for threads."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_bytes: float = math.inf) -> None:
         self._folder, self._lock = folder.resolve(), threading.Lock()
+        self._max_bytes = max_bytes
         self._visitors: dict[str, set[str]] = {}  # by path
 
     def add(self, visitor: str, paths: Iterable[str]) -> None:
@@ -39,6 +44,14 @@ class Uploads:
             self._visitors = {x: y for x, y in self._visitors.items() if os.path.lexists(x)}
             for path in paths:
                 self._visitors.setdefault(path, set()).add(visitor)
+
+    def check_space(self, num_bytes: int) -> None:
+        """Raise InputError if the files of all visitors would become too large."""
+        for path in self._folder.rglob("*"):
+            with contextlib.suppress(OSError):  # removed meanwhile
+                num_bytes += path.stat().st_size if path.is_file() else 0
+        if num_bytes > self._max_bytes:
+            raise InputError("The page holds as many files as it may; try again in an hour")
 
     def check(self, visitor: str, path: str) -> None:
         """Raise InputError unless the visitor may name this file.
@@ -58,6 +71,31 @@ class Uploads:
             )
 
 
+class _Logins:
+    """Logins by address, of which a few in ten minutes may fail."""
+
+    def __init__(self) -> None:
+        self._times: dict[str, list[float]] = {}
+
+    def count(self, address: str, send: Send) -> Send:
+        """Count a login, and forget those of the address if it succeeds; InputError if too many."""
+        after = time.monotonic() - _LOGIN_SECONDS
+        self._times = {
+            x: [t for t in y if t > after] for x, y in self._times.items() if y[-1] > after
+        }
+        times = self._times.setdefault(address, [])
+        if len(times) >= _MAX_LOGINS:
+            raise InputError("Too many logins failed; try again in ten minutes")
+        times.append(time.monotonic())
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 400:
+                self._times.pop(address, None)
+            await send(message)
+
+        return noting
+
+
 class UploadsOnly:
     """ASGI middleware that refuses requests which name files of other visitors or of the server.
 
@@ -67,7 +105,7 @@ class UploadsOnly:
     """
 
     def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
-        self._app, self._uploads = app, uploads
+        self._app, self._uploads, self._logins = app, uploads, _Logins()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,7 +122,10 @@ class UploadsOnly:
         try:
             if scope["method"] == "POST" and headers.get("sec-fetch-site") == "cross-site":
                 raise InputError("Requests from other web sites are refused")
+            if path.startswith("/login") and scope["method"] == "POST":
+                send = self._logins.count((scope["client"] or ("",))[0], send)
             if path == API + "upload":
+                self._uploads.check_space(int(headers.get("content-length") or 0))
                 receive, send = _ending_with_client(receive), self._noting_uploads(send, visitor)
             elif path.startswith(API + "file"):
                 self._uploads.check(visitor, path.removeprefix(API + "file="))

@@ -336,10 +336,11 @@ def server(separator, tmp_path_factory):
     server.close()
 
 
-def serve(separator, folder, passwords=()):
+def serve(separator, folder, passwords=(), max_total_megabytes=100):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = Server(separator, folder, "127.0.0.1", port, page.Limits(2, 0.2, 2), passwords)
+    limits = page.Limits(2, 0.2, 2, max_total_megabytes)
+    server = Server(separator, folder, "127.0.0.1", port, limits, passwords)
     server.url, server.folder = f"http://127.0.0.1:{port}", folder
     return server
 
@@ -720,6 +721,34 @@ def test_a_page_with_passwords_asks_for_them(separator, tmp_path):
                     stack.enter_context(pytest.raises(urllib.error.HTTPError, match=str(status)))
                 assert json.loads(visitor.get("login", form)) == {"success": True}
         assert visitor.separate(visitor.upload("in.wav", content()), "rain")[0] == "complete"
+        for attempt in range(12):  # the login above has cleared the one that failed
+            form = urllib.parse.urlencode({"username": "ann", "password": attempt}).encode()
+            status, answer = posted(server, "/login", form)
+            assert status == (400 if attempt < 10 else 403)
+        assert answer == {"detail": "Too many logins failed; try again in ten minutes"}
+    finally:
+        server.close()
+
+
+def posted(server, route, body):
+    """Status and answer of a form that a new visitor sends."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    connection.request("POST", route, body, kind)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def test_uploads_stop_when_all_files_together_are_too_large(separator, tmp_path):
+    server = serve(separator, tmp_path, max_total_megabytes=0.03)
+    try:
+        visitor = Visitor(server.url, heartbeat=False)
+        path = visitor.upload("in.wav", bytes(20_000))
+        status, answer = posted(server, "/gradio_api/upload", bytes(20_000))
+        assert status == 403
+        assert answer["detail"].startswith("The page holds as many files as it may")
+        os.remove(path)
+        assert visitor.upload("in.wav", bytes(20_001))
     finally:
         server.close()
 
@@ -732,6 +761,7 @@ def test_a_page_with_passwords_asks_for_them(separator, tmp_path):
     [
         (["--max_seconds", "0"], "--max_seconds 0.0: must be more than 0"),
         (["--max_megabytes", "nan"], "--max_megabytes nan: must be more than 0"),
+        (["--max_total_megabytes", "0"], "--max_total_megabytes 0.0: must be more than 0"),
         (["--concurrency", "-1"], "--concurrency -1: must be more than 0"),
         (["--port", "70000"], "--port 70000: cannot be served on"),
         (["--host", "no.such.host.invalid", "--no_auth"], "--host no.such.host.invalid"),
