@@ -97,10 +97,10 @@ class Config:
                 "data.source=speakers and text.encoder=voice need each other: the recordings of a "
                 "speaker are the queries"
             )
-        if self.mixing.cue_probability and self.text.encoder == "voice":
+        if self.mixing.cue_probability and self.text.encoder in ("voice", "none"):
             raise InputError(
-                "mixing.cue_probability asks by sentences, and text.encoder=voice embeds none; "
-                "choose another encoder, and data.source=folders for folders of speakers"
+                f"mixing.cue_probability asks by sentences, which text.encoder={self.text.encoder} "
+                "does not embed; choose another, and data.source=folders for folders of speakers"
             )
         if self.mixing.num_queries > 1 and self.text.use_text_ratio < 1:
             raise InputError(

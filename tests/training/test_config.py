@@ -97,12 +97,16 @@ def test_whole_numbers_are_taken_for_floats():
         ({"model__hop_samples": 2000}, r"^model\.hop_samples=2000 must be at most half of window"),
         ({"model__dtype": "float16"}, r"^model\.dtype='float16' must be 'float32' or 'bfloat16'$"),
         ({"mixing__snr_db": (3, 1)}, r"^mixing\.snr_db=\[3, 1\] must be two rising numbers in -1"),
-        ({"text__encoder": "bert"}, r"^text\.encoder='bert' must be 'hashed', .* or 'voice'$"),
+        ({"text__encoder": "bert"}, r"^text\.encoder='bert' must be 'hashed', .* or 'none'$"),
         ({"text__encoder": "voice"}, r"^data\.source=speakers and text\.encoder=voice need each"),
         ({"data__source": "speakers"}, r"^data\.source=speakers and text\.encoder=voice need each"),
         (
             {"mixing__num_queries": 2, "text__use_text_ratio": 0.5, "text__encoder": "clap"},
             r"^mixing\.num_queries=2 needs text\.use_text_ratio=1: a target of several",
+        ),
+        (
+            {"mixing__cue_probability": 1, "data__source": "speakers", "text__encoder": "voice"},
+            r"^mixing\.cue_probability asks by sentences, which text\.encoder=voice does not embed",
         ),
         ({"profile": -1}, r"^profile=-1 must be greater than or equal to 0$"),
         ({"optim": 3}, r"^optim=3 must be a section with fields$"),
