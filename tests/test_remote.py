@@ -83,16 +83,14 @@ def left_over(here):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spread", [True])
-def test_separate_between_urls(here, storage, address, capfd, spread):
+def test_separate_between_urls(here, storage, address, capfd):
     save_run(here / "run")
     recordings(here / "in")
     storage.put(str(here / "in"), "bucket/in", recursive=True)
     storage.pipe_file("bucket/in/bad.wav", b"")
     how = ["--text", "rain", "--checkpoint", "run", "--residual", "--labels", "txt"]
     assert separate.main(["in", *how, "--output", "out"]) == 0
-    cluster = ["--cluster", address] * spread
-    remotely = ["s3://bucket/in", *how, "--output", "s3://bucket/out", *cluster]
+    remotely = ["s3://bucket/in", *how, "--output", "s3://bucket/out", "--cluster", address]
     capfd.readouterr()
     assert separate.main([*remotely, "--json", "s3://bucket/found.json"]) == 1
     out, err = capfd.readouterr()
@@ -128,17 +126,16 @@ def test_separate_a_list_of_urls(here, storage, capfd):
     assert {*found} == {"in/0/x - rain.wav", "x - dog.wav", "separated.jsonl"}
 
 
-@pytest.mark.parametrize("spread", [False, True])
-def test_prepare_between_urls(here, storage, address, spread, capfd):
-    for number in range(30):
+@pytest.mark.slow
+def test_prepare_between_urls(here, storage, address, capfd):
+    for number in range(17):
         path = here / "clips" / ("dog", "rain")[number % 2] / f"{number}.wav"
         prepared_examples.save(path, seconds=12.5, seed=number)
     (here / "clips" / "dog" / "bad.wav").write_bytes(b"no sound")
     storage.put(str(here / "clips"), "bucket/clips", recursive=True)
     how = ["folders", "--sample_rate", "8000", "--root"]
     assert prepare.main([*how, "clips", "--output", "local", "--workers", "1"]) == 0
-    remotely = [*how, "s3://bucket/clips", "--output", "s3://bucket/data"]
-    remotely += ["--cluster", address] if spread else ["--workers", "1"]
+    remotely = [*how, "s3://bucket/clips", "--output", "s3://bucket/data", "--cluster", address]
     # A run that is killed leaves shards; only those that are missing are made.
     assert prepare.main([*remotely, "--shard", "0/2"]) == 0
     before = storage.find("bucket/data.parts")
@@ -153,8 +150,8 @@ def test_prepare_between_urls(here, storage, address, spread, capfd):
     assert not left_over(here)
 
 
-@pytest.mark.parametrize("spread", [False, True])
-def test_evaluate_between_urls(here, storage, address, spread):
+@pytest.mark.slow
+def test_evaluate_between_urls(here, storage, address):
     save_run(here / "run")
     write_clips(here / "clips", 6, num_samples=1600)
     pairs_list(here / "clips" / "list.csv", 5)
@@ -162,8 +159,8 @@ def test_evaluate_between_urls(here, storage, address, spread):
     how = ["--protocol", "mixtures", "--checkpoint", "run", "--no_figures", "--metadata"]
     assert evaluate.main([*how, "clips/list.csv", "--audio", "clips", "--output", "out"]) == 0
     remotely = [*how, "s3://bucket/clips/list.csv", "--audio", "s3://bucket/clips"]
-    remotely += ["--output", "s3://bucket/out", *["--cluster", address] * spread]
-    assert evaluate.main(remotely) == 0
+    remotely += ["--output", "s3://bucket/out"]
+    assert evaluate.main([*remotely, "--cluster", address]) == 0
     expected, found = local_contents(here / "out"), contents(storage, "bucket/out/")
     assert found["results.csv"] == expected["results.csv"]
     scores = [json.loads(x["results.json"])["scores"] for x in (expected, found)]
