@@ -26,7 +26,8 @@ EXAMPLES = {
       --metadata esc50_eval.csv --audio evaluation/data/esc50 --output results/esc50
 writes results.json, results.csv, results.md and figures. --audio holds the rendered mixtures
 (segment-<idx>.wav, mixture-<idx>.wav), or the clips of the list, which are then mixed.
-The same command continues an evaluation that was interrupted.
+The same command continues an evaluation that was interrupted. Paths of list, sounds and results may
+be URLs, such as s3://bucket/esc50.
 
 protocols:
 {{protocols}}

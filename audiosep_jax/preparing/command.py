@@ -25,7 +25,7 @@ writes a data set to train with:
   audiosep prepare audioset --root /download --output /data/audioset --shard 0/4
 does a quarter of the work. With --shard 1/4, 2/4 and 3/4, other machines that see the same output
 folder do the rest; the same command without --shard then completes the data set. The same command
-again resumes a run that was stopped.
+again resumes a run that was stopped. Paths may be URLs, such as s3://bucket/audioset.
 
 SOURCE is one of
   {(chr(10) + "  ").join(f"{name:17} {row.help}" for name, row in DATASETS.items())}
