@@ -42,7 +42,7 @@ def block_modules(
         if block.kind == "decoder":
             time_stride, frequency_stride = block.stride
             small = (frames // time_stride, bins // frequency_stride, block.in_channels)
-            shapes = [(batch_size, *small), (batch_size, frames, bins, block.out_channels)]
+            shapes = [(batch_size, *small), (batch_size, frames, bins, block.skip_channels)]
             kind = DecoderBlock
         inputs = [jax.random.normal(jax.random.key(0), shape, config.dtype) for shape in shapes]
         yield block.name, kind(block, dtype, None), inputs

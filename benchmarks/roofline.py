@@ -152,7 +152,7 @@ def _rows(config: ResUNetConfig, num_samples: int) -> Iterator[_Row]:
     yield _Row("pre_conv", (_convolution(pixels, 1, config.stem_channels),), normalised=pixels)
     for block, frames, bins in shapes:
         yield _block_row(block, frames * bins)
-    mask = _convolution(pixels, config.encoder_channels[0], NUM_MASK_CHANNELS)
+    mask = _convolution(pixels, shapes[-1][0].out_channels, NUM_MASK_CHANNELS)
     yield _Row("after_conv", (mask,))
 
 
@@ -170,7 +170,7 @@ def _block_row(block: Block, pixels: int) -> _Row:
         normalised = ins * pixels // stride
         upsampling = stride * ins * outs
         again.append(_Product(normalised, outs * pixels, upsampling, ins * outs * pixels))
-        ins = 2 * outs
+        ins = outs + block.skip_channels
         joined, gradient_passes = 2 * ins * pixels, ins * pixels  # with the skip connection
     again.append(_convolution(pixels, ins, outs, 9))
     products = [*again, _convolution(pixels, outs, outs, 9)]

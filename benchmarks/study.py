@@ -11,6 +11,7 @@ resampling mixtures; differences are to the first row, mixture by mixture, over 
 
 import argparse
 import csv
+import dataclasses
 import subprocess
 import sys
 import time
@@ -19,28 +20,45 @@ from pathlib import Path
 import numpy as np
 
 from audiosep_jax.evaluation.results import bootstrap, interval_of
+from audiosep_jax.model import kind_of
 
 NUM_MIXTURES = 120
-# The small model at a scale that one CPU core trains in five minutes: the network of the demo.
+# The small model at a scale that one CPU core trains in five minutes: ten classes of sounds, two in
+# a mixture, and a network of half a million parameters at 8 kHz.
 SCALE = """
-batch_size=8 num_steps=700 log_every_steps=50 data.segment_seconds=1.5
+data.roots={corpus}/train_sounds.json data.valid_root={corpus}/valid.json
+data.weights= data.alike= data.min_seconds=0.5 data.segment_seconds=1.5
+batch_size=8 num_steps=1000 log_every_steps=50
+mixing.max_mix_num=2 augment.absent_probability=0 loss.activity=0 model.activity=none
 model.sample_rate_hz=8000 model.window_samples=512 model.hop_samples=256 model.stem_channels=8
-model.encoder_channels=8,32,64,96 model.time_pools=2,2,2,2 model.frequency_pools=4,4,2,2
-optim.warmup_steps=70 optim.decay_steps=700 optim.ema_decay=0.99
-valid.num_mixtures=8 valid.batch_size=8 valid.every_steps=700 valid.num_examples=0
-checkpoint.every_steps=350 checkpoint.keep_every_steps=0"""
+model.encoder_channels=8,24,48,64 model.time_pools=2,2,2,2 model.frequency_pools=4,4,2,2
+optim.warmup_steps=70 optim.decay_steps=1000 optim.ema_decay=0.99
+valid.num_mixtures=8 valid.batch_size=8 valid.every_steps=1000 valid.num_examples=0
+checkpoint.every_steps=500 checkpoint.keep_every_steps=0"""
 STUDIES = {
     "choices": {
-        "all": "",
-        "crops may be pauses": "mixing.num_crops=1",
-        "two sounds in a mixture": "mixing.max_mix_num=2",
-        "alike classes are mixed": "data.alike=()",
-        "no absent queries": "augment.absent_probability=0",
-        "no multi-resolution STFT": "loss.multi_resolution_stft=0",
+        "plain": "",
         "L1 of the waveform alone": "loss.multi_resolution_stft=0 loss.thresholded_snr=0 "
         "loss.waveform_l1=100",
+        "no multi-resolution STFT": "loss.multi_resolution_stft=0",
+        "up to three sounds": "mixing.max_mix_num=3",
+        "absent queries": "augment.absent_probability=0.1 loss.activity=1 model.activity=gate",
         "no speed and no equaliser": "augment.speed_probability=0 augment.equalise_probability=0",
+        "crops may be pauses": "mixing.num_crops=1",
         "no moving average": "optim.ema_decay=0",
+    },
+    # Networks of 133 to 140 MFLOP for a second of audio (`network_costs.py` counts them).
+    "networks": {
+        "ResUNet": "",
+        "ResUNet, dual-path bottleneck": "model.network=dual_path "
+        "model.encoder_channels=8,24,48,48",
+        "ResUNet, light decoder": "model.encoder_channels=8,32,72,112 "
+        "model.decoder_channels=8,16,24,32",
+        "band-split transformer": "model.network=bands model.features=40 model.num_blocks=5 "
+        "model.heads=2 model.band_bins=16",
+        "band-split transformer, causal": "model.network=bands model.features=32 "
+        "model.num_blocks=4 model.heads=2 model.past_frames=20 model.future_frames=0 "
+        "model.window_samples=128 model.hop_samples=64",
     },
 }
 
@@ -49,9 +67,8 @@ def run_row(arguments: argparse.Namespace, overrides: list[str], place: Path, se
     """Train and score one row with one seed, unless its results are there."""
     if (place / "results" / "results.csv").is_file():
         return
-    roots = ",".join(str(path) for path in roots_of(arguments.corpus))
-    data = [f"data.roots={roots}", f"data.valid_root={arguments.corpus / 'valid.json'}"]
-    fields = [f"--config.{x}" for x in (*SCALE.split(), *data, f"seed={seed}", *overrides)]
+    values = fields_of(arguments.corpus, [*overrides, f"seed={seed}"])
+    fields = [f"--config.{name}={value}" for name, value in values.items()]
     train = ["train.py", "--config", "configs/small.py", "--workdir", str(place / "run")]
     place.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -66,10 +83,13 @@ def run_row(arguments: argparse.Namespace, overrides: list[str], place: Path, se
     subprocess.run([sys.executable, *score], check=True)
 
 
-def roots_of(corpus: Path) -> list[Path]:
-    """Manifests in the order in which `configs/small.py` gives their shares."""
-    kinds = ("sounds", "speech", "voices", "instruments", "loops")
-    return [corpus / f"train_{kind}.json" for kind in kinds]
+def fields_of(corpus: Path, overrides: list[str]) -> dict[str, str]:
+    """Return the overrides of the config for a row; of the network those fields that it has."""
+    words = (*SCALE.format(corpus=corpus).split(), *overrides)
+    values = dict(word.split("=", 1) for word in words)  # the last value of a field counts
+    network = kind_of(values.get("model.network", "resunet"))
+    known = {f"model.{field.name}" for field in dataclasses.fields(network.config)}
+    return {x: y for x, y in values.items() if x in known or not x.startswith("model.")}
 
 
 def scores_of(places: list[Path], column: str) -> np.ndarray:

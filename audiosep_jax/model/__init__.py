@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.audiosep import NUM_MASK_CHANNELS, SLOTS, AudioSep
+from audiosep_jax.model.bands import Bands, BandsConfig
+from audiosep_jax.model.dual_path import DualPathConfig, DualPathResUNet
 from audiosep_jax.model.network import ModelConfig, Network, Span
 from audiosep_jax.model.resunet import ResUNet, ResUNetConfig
 from audiosep_jax.model.resunet_graph import write_resunet
@@ -34,7 +36,11 @@ class Kind(NamedTuple):
 SIZING_FRAMES = 4096  # long against what a network pads or keeps of the past
 
 # By the name that `config.model.network` has.
-NETWORKS: dict[str, Kind] = {"resunet": Kind(ResUNetConfig, ResUNet, write_resunet)}
+NETWORKS: dict[str, Kind] = {
+    "resunet": Kind(ResUNetConfig, ResUNet, write_resunet),
+    "dual_path": Kind(DualPathConfig, DualPathResUNet),
+    "bands": Kind(BandsConfig, Bands),
+}
 
 
 def kind_of(name: str) -> Kind:

@@ -72,6 +72,20 @@ class Span(NamedTuple):
         return (frame_T >= 0) & (frame_T < self.total)
 
 
+def after_past(module: nn.Module, name: str, num_kept: int, x_BT: jax.Array) -> jax.Array:
+    """Put the frames that are kept of the past in front of `(B, T, ...)`; keep the last frames.
+
+    They are kept in the module's variable `name` of the collection "stream".
+    """
+    if num_kept == 0:
+        return x_BT
+    batch, frames, *shape = x_BT.shape
+    past = module.variable("stream", name, jnp.zeros, (batch, num_kept, *shape), x_BT.dtype)
+    both_BT = jnp.concatenate([past.value, x_BT], axis=1)
+    past.value = both_BT[:, frames:]
+    return both_BT
+
+
 class Network(nn.Module):
     """Base class of networks that turn a magnitude spectrogram and a condition into a mask.
 

@@ -20,6 +20,7 @@ import dataclasses
 import itertools
 import math
 import operator
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -38,12 +39,15 @@ from audiosep_jax.model.layers import (
     Upsample,
     average_pool,
 )
-from audiosep_jax.model.network import Activity, ModelConfig, Network, Size, Span
+from audiosep_jax.model.network import Activity, ModelConfig, Network, Size, Span, after_past
 from audiosep_jax.settings import section, setting
 
 LEAK = 0.01
 BLOCK_HALO = 2  # frames on either side that the two 3x3 convolutions of a block depend on
 
+# Maps the innermost level `(B, T, F, C)` and its span to as many frames, in a stream of
+# `config.bottleneck_delay` frames earlier, if `streaming` is true.
+Bottleneck = Callable[..., jax.Array]
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]  # one for each level, outermost first
 
 
@@ -55,13 +59,15 @@ class ResUNetConfig(ModelConfig):
     numbers in less memory, with a fifth more work. `fold` keeps so many neighbouring bins of the
     outermost level in its channels, and fewer of the next ones: 4 suits TPUs (see `folding`).
     `activity` adds a head that tells when the target sounds, and says what it is used for.
+    `decoder_channels` are those of the encoder if they are empty; fewer make a light decoder.
     """
 
-    network: Literal["resunet"] = "resunet"
+    network: str = "resunet"
     stem_channels: Size = 32
     encoder_channels: Sizes = (32, 64, 128, 256, 384, 384)
     time_pools: Sizes = (2, 2, 2, 2, 2, 1)
     frequency_pools: Sizes = (2, 2, 2, 2, 2, 2)
+    decoder_channels: tuple[Size, ...] = ()
     remat: bool = setting(default=False, resumable=True)
     fold: Size = setting(default=1, resumable=True)
     activity: Activity = "none"
@@ -71,6 +77,11 @@ class ResUNetConfig(ModelConfig):
             raise InputError(
                 f"encoder_channels={self.encoder_channels}, time_pools={self.time_pools} and "
                 f"frequency_pools={self.frequency_pools} must have the same length"
+            )
+        if len(self.decoder_channels) not in (0, len(self.encoder_channels)):
+            raise InputError(
+                f"decoder_channels={self.decoder_channels} must be empty, or as many as "
+                f"encoder_channels={self.encoder_channels}"
             )
         if self.window_samples % (2 * self.frequency_stride):
             raise InputError(
@@ -97,6 +108,11 @@ class ResUNetConfig(ModelConfig):
         return math.prod(self.time_pools)
 
     @property
+    def bottleneck_delay(self) -> int:
+        """Frames of the innermost level that `ResUNet.bottleneck` looks ahead."""
+        return 0
+
+    @property
     def frequency_stride(self) -> int:
         """Bins that one bin of the innermost level covers."""
         return math.prod(self.frequency_pools)
@@ -107,6 +123,7 @@ class Block:
     """Sizes of a block, and its place in time.
 
     stride: (time, frequency) factor of its pooling or upsampling.
+    skip_channels: of a decoder's skip connection.
     fold: bins in the channels of its convolutions.
     level: STFT frames that one of its frames covers; a decoder's are those after upsampling.
 
@@ -124,6 +141,7 @@ class Block:
     in_channels: int
     out_channels: int
     stride: tuple[int, int]
+    skip_channels: int = 0
     level: int = 1
     fold: int = 1
     delay: int = 0
@@ -141,7 +159,8 @@ class Block:
         """Channels of each FiLM shift of the block, by its published name."""
         conv, widths, own = "conv_block1", (self.in_channels, self.out_channels), {}
         if self.kind == "decoder":
-            conv, widths = "conv_block2", (2 * self.out_channels, self.out_channels)
+            joined = self.out_channels + self.skip_channels
+            conv, widths = "conv_block2", (joined, self.out_channels)
             # The published decoder also owns a beta2 that nothing reads.
             own = {"beta1": self.in_channels, "beta2": self.in_channels}
         inner = {f"{conv}->beta{i}": channels for i, channels in enumerate(widths, start=1)}
@@ -154,6 +173,12 @@ class Block:
         first = span.first // self.level - self.delay - self.before
         return Span(first, span.total // self.level).inside(count)
 
+    def result_span(self, span: Span | None, count: int) -> Span:
+        """Position of the `count` frames of its result, without pooling."""
+        if span is None:
+            return Span(0, count)
+        return Span(span.first // self.level - self.delay - self.lag, span.total // self.level)
+
 
 def block_table(config: ResUNetConfig) -> list[Block]:
     """List the blocks in the order of the forward pass: 13 for the published sizes."""
@@ -162,16 +187,21 @@ def block_table(config: ResUNetConfig) -> list[Block]:
     strides = list(zip(config.time_pools, config.frequency_pools, strict=True))
     levels = [math.prod(config.time_pools[:i]) for i in range(depth + 1)]
     folds = config.folds()
+    places: list[dict[str, Any]] = [
+        {"level": levels[i], "fold": folds[i]} for i in range(depth + 1)
+    ]
     encoder = [
-        Block(f"encoder_block{i + 1}", "encoder", ins[i], outs[i], strides[i], levels[i], folds[i])
+        Block(f"encoder_block{i + 1}", "encoder", ins[i], outs[i], strides[i], **places[i])
         for i in range(depth)
     ]
     name = f"conv_block{depth + 1}a"
-    middle = Block(name, "middle", outs[-1], outs[-1], (1, 1), levels[-1], folds[-1])
-    ins = (*outs[1:], outs[-1])
+    middle = Block(name, "middle", outs[-1], outs[-1], (1, 1), **places[-1])
+    skips, outs = outs, config.decoder_channels or outs
+    ins = (*outs[1:], skips[-1])
     decoder = [
         Block(
-            f"decoder_block{depth - i}", "decoder", ins[i], outs[i], strides[i], levels[i], folds[i]
+            *(f"decoder_block{depth - i}", "decoder", ins[i], outs[i], strides[i], skips[i]),
+            **places[i],
         )
         for i in reversed(range(depth))
     ]
@@ -202,6 +232,8 @@ def stream_table(config: ResUNetConfig) -> tuple[list[Block], int]:
             )
         )
         delay += lag
+        if block.kind == "middle":
+            delay += config.bottleneck_delay
         if block.kind == "encoder":
             skip_delays.append(delay)
             delay //= pool
@@ -275,17 +307,6 @@ def _only_inside(x_BTFC: jax.Array, inside_T: jax.Array | None) -> jax.Array:
     return x_BTFC if inside_T is None else jnp.where(inside_T[:, None, None], x_BTFC, 0)
 
 
-def _after_past(module: nn.Module, name: str, num_kept: int, x_BTFC: jax.Array) -> jax.Array:
-    """Put the frames that are kept of the past in front of the input; keep its last frames."""
-    if num_kept == 0:  # outside of a stream
-        return x_BTFC
-    batch, frames, *shape = x_BTFC.shape
-    past = module.variable("stream", name, jnp.zeros, (batch, num_kept, *shape), x_BTFC.dtype)
-    both_BTFC = jnp.concatenate([past.value, x_BTFC], axis=1)
-    past.value = both_BTFC[:, frames:]
-    return both_BTFC
-
-
 class EncoderBlock(nn.Module):
     """Residual block; the skip connection is its output, pooled for the next level."""
 
@@ -304,7 +325,7 @@ class EncoderBlock(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Compute (pooled, skip), of as many frames as the input covers."""
         block, count = self.block, x_BTFC.shape[1]
-        x_BTFC = _after_past(self, "past", block.before, x_BTFC)
+        x_BTFC = after_past(self, "past", block.before, x_BTFC)
         x_BTFC = jnp.pad(x_BTFC, ((0, 0), (0, block.behind), (0, 0), (0, 0)))
         beta = f"{block.name}->conv_block1->beta"
         skip_BTFC = ResidualBlock(
@@ -344,8 +365,8 @@ class DecoderBlock(nn.Module):
         """Compute as many frames as the skip connection has."""
         block, count = self.block, skip_BTFC.shape[1]
         name, features = block.name, block.out_channels
-        x_BTFC = _after_past(self, "past", block.before // block.stride[0], x_BTFC)
-        skip_BTFC = _after_past(self, "past skip", block.skip, skip_BTFC)[:, : block.before + count]
+        x_BTFC = after_past(self, "past", block.before // block.stride[0], x_BTFC)
+        skip_BTFC = after_past(self, "past skip", block.skip, skip_BTFC)[:, : block.before + count]
         bn1 = BatchNorm(self.axis_name, LEAK, block.inner_fold, name="bn1")
         upsample = Upsample(features, block.stride, self.dtype, block.fold, name="conv1")
         conv = ResidualBlock(features, self.dtype, self.axis_name, block.fold, name="conv_block2")
@@ -396,15 +417,18 @@ class UNet(nn.Module):
         *,
         train: bool,
         span: Span | None = None,
+        bottleneck: Bottleneck | None = None,
     ) -> jax.Array:
         """Compute `(B, T, F, C)`.
 
-        The network never sees the last bin. There the mask is zero, or holds the activity.
+        `bottleneck` follows the innermost block. The network never sees the last bin. There the
+        mask is zero, or holds the activity.
         """
         config, frames = self.config, mag_BTF.shape[1]
         dtype = jnp.bfloat16 if config.dtype == "bfloat16" else None
         blocks, delay = block_table(config), 0
-        if span is not None and self.is_mutable_collection("stream"):
+        streaming = span is not None and self.is_mutable_collection("stream")
+        if streaming:
             blocks, delay = stream_table(config)
         x_BTF = BatchNorm(self.axis_name, name="bn0")(mag_BTF, train=train)
         if span is not None:
@@ -437,7 +461,10 @@ class UNet(nn.Module):
                 activity_BT = jnp.repeat(activity_BT, block.level, axis=1)
                 # The mask comes later: the activity waits for it here.
                 waiting = delay - block.level * (block.delay + block.lag)
-                activity_BT = _after_past(self, "past activity", waiting, activity_BT)
+                activity_BT = after_past(self, "past activity", waiting, activity_BT)
+            if block.kind == "middle" and bottleneck:
+                seen = block.result_span(span, x_BTFC.shape[1])
+                x_BTFC = bottleneck(x_BTFC, span=seen, streaming=streaming)
         channels = self.mask_channels
         mask = Pointwise(channels, dtype, mag_BTF.dtype, config.fold, name="after_conv")
         mask_BTFC = mask(x_BTFC).reshape(*x_BTFC.shape[:2], -1, channels)
@@ -455,6 +482,10 @@ class ResUNet(Network):
     def delay_frames(self) -> int:
         return stream_table(self.config)[1]
 
+    def bottleneck(self, condition_BE: jax.Array) -> Bottleneck | None:
+        """Return what follows the innermost block: nothing, unless a derived network has it."""
+        return None
+
     @nn.compact
     def __call__(
         self,
@@ -466,4 +497,5 @@ class ResUNet(Network):
     ) -> jax.Array:
         shifts = FiLM(self.config, name="film")(condition_BE)
         base = UNet(self.config, self.mask_channels, self.axis_name, name="base")
-        return base(mag_BTF, shifts, train=train, span=span)
+        bottleneck = self.bottleneck(condition_BE)
+        return base(mag_BTF, shifts, train=train, span=span, bottleneck=bottleneck)

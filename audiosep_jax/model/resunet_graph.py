@@ -130,7 +130,7 @@ class _ResUNetGraph(Graph):
     def _decoder(self, block: Block, x: str, skip: str, bins: int) -> str:
         before, stride, fine_bins = block.before, block.stride, bins * block.stride[1]
         x = self._after_past(f"{block.name}/past", before // stride[0], x, block.in_channels, bins)
-        name, channels = f"{block.name}/past skip", block.out_channels
+        name, channels = f"{block.name}/past skip", block.skip_channels
         skip = self._after_past(name, block.skip, skip, channels, fine_bins)
         skip = self._frames(skip, 0, before - block.skip)
         y = self._activated(block, "bn1", "beta1", x)

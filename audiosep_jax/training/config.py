@@ -149,6 +149,10 @@ def from_file(path: str, overrides: Mapping[str, str]) -> Config:
         raise InputError(
             f"--config={path}: is no Python file whose get_config() returns a config ({reason})"
         ) from error
+    if network := overrides.get("model.network"):  # keeps the fields that both networks have
+        model = dataclasses.asdict(kind_of(network).config())
+        old = values.get("model", {}).items()
+        values["model"] = model | {name: value for name, value in old if name in model}
     for name, text in overrides.items():
         override(values, name, text)
     return from_mapping(values)

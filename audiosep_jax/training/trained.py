@@ -244,9 +244,10 @@ def write_folder(
 
 def write_file(path: Path, trained: Trained) -> None:
     """Write what AudioSep's code loads with `strict=True`, in the format of the suffix."""
-    if not isinstance(trained.model, ResUNetConfig):
+    model = trained.model
+    if not isinstance(model, ResUNetConfig) or model.network != "resunet" or model.decoder_channels:
         raise InputError(f"{path}: only a ResUNet exists in AudioSep's code; give a folder")
-    tensors = full_state_dict(trained.variables, trained.model, trained.step)
+    tensors = full_state_dict(trained.variables, model, trained.step)
     if path.suffix == ".safetensors":
         write_safetensors(path, tensors)
     else:

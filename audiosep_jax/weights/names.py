@@ -52,19 +52,19 @@ Layout = Callable[[Path, np.ndarray], np.ndarray]
 
 def stored_state_dict(model: ModelConfig, variables: Variables, step: int) -> dict[str, np.ndarray]:
     """Return everything that a network has learnt, in float32, under its stored names."""
-    if isinstance(model, ResUNetConfig):
+    if model.network == "resunet":
         return learnt_state_dict(variables, step)
     return export_variables(variables)
 
 
 def stored_prefixes(model: ModelConfig) -> tuple[str, ...]:
     """Return the beginnings of the names of `stored_state_dict`."""
-    return PREFIXES if isinstance(model, ResUNetConfig) else tuple(variable_shapes(model))
+    return PREFIXES if model.network == "resunet" else tuple(variable_shapes(model))
 
 
 def stored_variables(model: ModelConfig, state_dict: StateDict) -> dict[str, Any]:
     """Make the variables of a network from its state dict; InputError if it is another's."""
-    convert = import_separator if isinstance(model, ResUNetConfig) else import_variables
+    convert = import_separator if model.network == "resunet" else import_variables
     return convert(float32_state_dict(state_dict), variable_shapes(model))
 
 
