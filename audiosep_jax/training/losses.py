@@ -171,4 +171,4 @@ def total_loss(config: LossConfig, terms: dict[str, jax.Array]) -> jax.Array:
 
 
 def _weights(config: LossConfig) -> dict[str, float]:
-    return {name: getattr(config, name) for name in TERMS}
+    return {name: getattr(config, name, 0.0) for name in TERMS}
