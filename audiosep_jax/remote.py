@@ -24,7 +24,7 @@ from audiosep_jax.errors import STAND_IN, InputError
 
 _PREFIX = "audiosep_jax_"
 _URL = re.compile(r"([a-z][a-z0-9+.:-]*:///?)(.*)", re.DOTALL)
-# Fields of fsspec's descriptions that change with the content, the best first.
+# Fields of fsspec's file information that change with the content, in order of preference.
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "modify", "LastModified", "created")
 
 
@@ -48,7 +48,7 @@ def url_of(path: str | os.PathLike[str]) -> str:
 
 
 def show(path: Path, max_depth: int | None = None) -> None:
-    """Make the empty files for what is at a URL: a file, or all files below a folder."""
+    """Create an empty file for the file at a URL, or for every file below the folder there."""
     with _file_system(path) as (system, name):
         system.invalidate_cache()
         found = {}
@@ -116,7 +116,7 @@ def uploading(path: Path) -> Iterator[Path]:
 
 
 def upload(local: Path, path: Path) -> None:
-    """Upload a file whole: where storage has folders, under a temporary name first."""
+    """Upload a whole file; storage with folders gets it under a temporary name first."""
     with _file_system(path) as (system, name):
         if not name.startswith("/"):  # object storage, in which a whole file appears at once
             system.put_file(str(local), name)
@@ -185,7 +185,7 @@ def _show_file(path: Path, about: dict[str, Any]) -> None:
 
 
 def _state(about: dict[str, Any]) -> list[int]:
-    """Size, and a time that stands for the version."""
+    """Return the size, and a time that is derived from the version."""
     version = next((str(about[key]) for key in _VERSIONS if about.get(key)), "")
     digest = hashlib.blake2b(version.encode(), digest_size=7).digest()
     return [about.get("size") or 0, int.from_bytes(digest)]

@@ -11,11 +11,11 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+from study import interval
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.data.mixing import mix_at_snr
 from audiosep_jax.encoders import ge2e
-from audiosep_jax.evaluation.results import bootstrap
 from audiosep_jax.metrics import fitted, si_sdr_improvement
 from audiosep_jax.separation.separator import Separator
 
@@ -45,6 +45,12 @@ def recordings(folder: Path, count: int) -> dict[str, list[Path]]:
     }
 
 
+def sound(path: Path, rate_hz: int) -> np.ndarray:
+    """Read a recording, and resample it."""
+    audio_S, own_hz = audio_files.read_mono(path)
+    return audio_files.resample(audio_S[None], own_hz, rate_hz)[0]
+
+
 def mean_voice(voices: Path, model: str) -> np.ndarray:
     """Mean of the speakers' mean vectors, before it is subtracted from any."""
     ge2e.MEAN_E = np.zeros(ge2e.DIMENSIONS, np.float32)
@@ -60,17 +66,17 @@ def scores(separator: Separator, found: dict[str, list[Path]]) -> dict[str, np.n
     Everybody is asked for by another recording than that of the mixture.
     """
     rate_hz = separator.model.sample_rate_hz
-    sounds = {name: list(map(audio_files.read_mono, paths)) for name, paths in found.items()}
-    vectors = {name: separator.embed("voice", rows) for name, rows in sounds.items()}
+    vectors = {
+        name: separator.embed("voice", list(map(audio_files.read_mono, paths)))
+        for name, paths in found.items()
+    }
     rows: dict[str, list[float]] = {"target": [], "interferer": [], "third": []}
     for (name, other), k in itertools.product(
         itertools.permutations(found, 2), range(NUM_RECORDINGS)
     ):
         third = next(x for x in itertools.cycle(found) if x not in (name, other))
-        pair = (sounds[x][k] for x in (name, other))
         target_S, interferer_S = (
-            fitted(audio_files.resample(x[None], hz, rate_hz)[0], round(SECONDS * rate_hz))
-            for x, hz in pair
+            fitted(sound(found[x][k], rate_hz), round(SECONDS * rate_hz)) for x in (name, other)
         )
         mixture_S, target_S = mix_at_snr(target_S, interferer_S, 0, 0.9)
         condition_NE = np.stack([vectors[x][k - 1] for x in (name, other, third)])
@@ -84,7 +90,9 @@ def scores(separator: Separator, found: dict[str, list[Path]]) -> dict[str, np.n
 def main() -> None:
     """Print the scores."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--voices", type=Path, required=True, help="a folder for each speaker")
+    parser.add_argument(
+        "--voices", type=Path, required=True, help="folder of a folder for each speaker"
+    )
     parser.add_argument("--checkpoint", default="")
     parser.add_argument("--text_model", default="", help="weights of the voice encoder")
     parser.add_argument("--write_mean", type=Path)
@@ -102,12 +110,10 @@ def main() -> None:
     names = list(itertools.permutations(found, 2))
     # Mixtures of the same two speakers are not independent.
     groups = ["-".join(sorted(pair)) for pair in names for _ in range(NUM_RECORDINGS)]
-    weights_DN = bootstrap(groups, [np.arange(len(groups))])
     for kind, score_N in scores(separator, found).items():
-        low, high = np.quantile(weights_DN @ score_N / weights_DN.sum(1), [0.025, 0.975])
         print(
-            f"{kind}: SI-SDRi {score_N.mean():.2f} dB ({low:.2f} to {high:.2f}), median "
-            f"{np.median(score_N):.2f}, {np.mean(score_N < 0):.1%} below 0 dB, n={len(score_N)}"
+            f"{kind}: SI-SDRi {interval(score_N, groups)} dB, median {np.median(score_N):.2f}, "
+            f"{np.mean(score_N < 0):.1%} below 0 dB, n={len(score_N)}"
         )
 
 

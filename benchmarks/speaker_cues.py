@@ -10,13 +10,12 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-from enrolment import NUM_RECORDINGS, recordings
-from two_speakers import sound
+from enrolment import NUM_RECORDINGS, recordings, sound
+from study import interval
 
 from audiosep_jax.data import cues
 from audiosep_jax.data.augment import keep_span
 from audiosep_jax.data.mixing import mix_at_snr
-from audiosep_jax.evaluation.results import bootstrap
 from audiosep_jax.metrics import fitted, si_sdr, si_sdr_improvement
 from audiosep_jax.separation.separator import Separator
 
@@ -68,7 +67,9 @@ def results(separator: Separator, found: dict[str, list[Path]]) -> dict[str, lis
 def main() -> None:
     """Print the scores."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--voices", type=Path, required=True, help="a folder for each speaker")
+    parser.add_argument(
+        "--voices", type=Path, required=True, help="folder of a folder for each speaker"
+    )
     parser.add_argument("--checkpoint", required=True)
     arguments = parser.parse_args()
     separator = Separator.load(arguments.checkpoint, engine="jax")
@@ -77,14 +78,11 @@ def main() -> None:
     for sentence, found in rows.items():
         pairs, right_N, gain_db_N = zip(*found, strict=True)
         # Mixtures of the same two speakers are not independent.
-        weights_DN = bootstrap(pairs, [np.arange(len(pairs))])
-        shares, gains = (
-            (np.mean(x), *np.quantile(weights_DN @ x / weights_DN.sum(1), [0.025, 0.975]))
-            for x in map(np.array, (right_N, gain_db_N))
+        right, gain = (
+            interval(np.array(right_N), pairs, ".0%"),
+            interval(np.array(gain_db_N), pairs),
         )
-        right = "{:.0%} ({:.0%} to {:.0%})".format(*shares)
-        gain = "{:.2f} dB ({:.2f} to {:.2f})".format(*gains)
-        print(f"{sentence}: {right} right, SI-SDRi {gain}, n={len(found)}")
+        print(f"{sentence}: {right} right, SI-SDRi {gain} dB, n={len(found)}")
 
 
 if __name__ == "__main__":

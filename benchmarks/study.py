@@ -15,6 +15,7 @@ import dataclasses
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,10 @@ model.encoder_channels=8,24,48,64 model.time_pools=2,2,2,2 model.frequency_pools
 optim.warmup_steps=70 optim.decay_steps=1000 optim.ema_decay=0.99
 valid.num_mixtures=8 valid.batch_size=8 valid.every_steps=1000 valid.num_examples=0
 checkpoint.every_steps=500 checkpoint.keep_every_steps=0"""
+PLAIN = {"plain ResUNet": ""}  # the first row of both studies, which is trained once
 STUDIES = {
-    "choices": {
-        "plain": "",
+    "choices": PLAIN
+    | {
         "L1 of the waveform alone": "loss.multi_resolution_stft=0 loss.thresholded_snr=0 "
         "loss.waveform_l1=100",
         "no multi-resolution STFT": "loss.multi_resolution_stft=0",
@@ -48,8 +50,8 @@ STUDIES = {
         "no moving average": "optim.ema_decay=0",
     },
     # Networks of 133 to 140 MFLOP for a second of audio (`network_costs.py` counts them).
-    "networks": {
-        "ResUNet": "",
+    "networks": PLAIN
+    | {
         "ResUNet, dual-path bottleneck": "model.network=dual_path "
         "model.encoder_channels=8,24,48,48",
         "ResUNet, light decoder": "model.encoder_channels=8,32,72,112 "
@@ -103,11 +105,11 @@ def rows_of(place: Path) -> list[dict[str, str]]:
         return sorted(csv.DictReader(file), key=lambda row: int(row["row"]))
 
 
-def interval(scores_N: np.ndarray, clips: list[str]) -> str:
-    """Write the mean and its interval; mixtures of one target are drawn together."""
+def interval(scores_N: np.ndarray, clips: Sequence[str], form: str = ".2f") -> str:
+    """Format the mean and its 95 % interval; mixtures of the same clips are drawn together."""
     weights_DN = bootstrap(clips, [np.arange(len(clips))])
     low, high = interval_of(weights_DN @ scores_N / weights_DN.sum(axis=1))
-    return f"{scores_N.mean():.2f} ({low:.2f} to {high:.2f})"
+    return f"{scores_N.mean():{form}} ({low:{form}} to {high:{form}})"
 
 
 def print_table(done: dict[str, list[Path]]) -> None:
@@ -138,7 +140,7 @@ def main() -> None:
         if arguments.rows and name not in arguments.rows:
             continue
         for seed in arguments.seeds:
-            place = arguments.output / arguments.study / f"{name.replace(' ', '_')}-{seed}"
+            place = arguments.output / f"{name.replace(' ', '_')}-{seed}"
             run_row(arguments, overrides.split(), place, seed)
             done.setdefault(name, []).append(place)
         print_table(done)

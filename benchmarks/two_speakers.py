@@ -18,23 +18,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from enrolment import NUM_RECORDINGS, SECONDS, recordings
+from enrolment import NUM_RECORDINGS, SECONDS, recordings, sound
+from study import interval
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.data.mixing import mix_at_snr
-from audiosep_jax.evaluation.results import bootstrap, interval_of
 from audiosep_jax.metrics import fitted, si_sdr_improvement
 from audiosep_jax.separation.separator import Separator
 
 TURN_SECONDS = (2.0, 6.0)
-OVERLAP = 0.25  # of a turn, in which the speaker before still talks
+OVERLAP = 0.25  # share of a turn that the next one overlaps
 PEAK = 0.3
-
-
-def sound(path: Path, rate_hz: int) -> np.ndarray:
-    """Samples of a recording at another rate."""
-    audio_S, own_hz = audio_files.read_mono(path)
-    return audio_files.resample(audio_S[None], own_hz, rate_hz)[0]
 
 
 def pair_scores(separator: Separator, found: dict[str, list[Path]]) -> np.ndarray:
@@ -59,7 +53,7 @@ def pair_scores(separator: Separator, found: dict[str, list[Path]]) -> np.ndarra
 
 
 def conversation(found: dict[str, list[Path]], minutes: float, rate_hz: int) -> np.ndarray:
-    """Two speakers `(2, S)` who take turns for so long, each over the end of the turn before."""
+    """Make two speakers `(2, S)` who take turns; each begins before the other has ended."""
     rng, num_samples = np.random.default_rng(0), round(minutes * 60 * rate_hz)
     names = list(found)[:2]
     speech = [np.concatenate([sound(path, rate_hz) for path in found[x]]) for x in names]
@@ -74,7 +68,7 @@ def conversation(found: dict[str, list[Path]], minutes: float, rate_hz: int) -> 
 
 
 def swaps(speakers_2S: np.ndarray, parts_2S: np.ndarray, rate_hz: int) -> tuple[int, int]:
-    """(swaps, seconds that count): one speaker alone talks there, and one file holds him."""
+    """Count swaps, and the seconds in which exactly one speaker talks, which alone are compared."""
     seconds = speakers_2S.shape[1] // rate_hz
 
     def energy(audio_2S: np.ndarray) -> np.ndarray:
@@ -89,7 +83,7 @@ def swaps(speakers_2S: np.ndarray, parts_2S: np.ndarray, rate_hz: int) -> tuple[
 
 
 def score_conversation(checkpoint: str, found: dict[str, list[Path]], minutes: float) -> None:
-    """Separate a conversation by the command, and print what came of it."""
+    """Separate a conversation with the command; print its memory, error and swaps."""
     rate_hz = Separator.load(checkpoint, engine="jax").model.sample_rate_hz
     speakers_2S = conversation(found, minutes, rate_hz)
     with tempfile.TemporaryDirectory() as folder:
@@ -109,9 +103,13 @@ def score_conversation(checkpoint: str, found: dict[str, list[Path]], minutes: f
 def main() -> None:
     """Print the scores."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--voices", type=Path, required=True, help="a folder for each speaker")
+    parser.add_argument(
+        "--voices", type=Path, required=True, help="folder of a folder for each speaker"
+    )
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--minutes", type=float, help="of a conversation, instead of the pairs")
+    parser.add_argument(
+        "--minutes", type=float, help="length of a conversation to score instead of the pairs"
+    )
     arguments = parser.parse_args()
     found = recordings(arguments.voices, NUM_RECORDINGS)
     if arguments.minutes:
@@ -119,13 +117,9 @@ def main() -> None:
         return
     score_N2 = pair_scores(Separator.load(arguments.checkpoint, engine="jax"), found)
     groups = ["-".join(x) for x in itertools.combinations(found, 2) for _ in range(NUM_RECORDINGS)]
-    weights_DN = bootstrap(groups, [np.arange(len(groups))])
-    score_N = score_N2.mean(1)
-    low, high = interval_of(weights_DN @ score_N / weights_DN.sum(1))
     print(
-        f"SI-SDRi {score_N.mean():.2f} dB ({low:.2f} to {high:.2f}), median "
-        f"{np.median(score_N2):.2f}, {np.mean(score_N2 < 0):.1%} of speakers below 0 dB, "
-        f"{len(score_N)} mixtures"
+        f"SI-SDRi {interval(score_N2.mean(1), groups)} dB, median {np.median(score_N2):.2f}, "
+        f"{np.mean(score_N2 < 0):.1%} of speakers below 0 dB, {len(groups)} mixtures"
     )
 
 

@@ -135,7 +135,10 @@ def test_config_holds_the_sections_of_the_network_it_names():
         from_mapping({"model": {"network": "toy", "encoder_channels": [1]}})
     with pytest.raises(InputError, match=r"model.channels=0 must"):
         from_mapping({"model": {"network": "toy", "channels": 0}})
-    with pytest.raises(InputError, match=r"model.network='transformer' must be one of: resunet, "):
+    with pytest.raises(
+        InputError,
+        match=r"model.network='transformer' must be one of: resunet, dual_path, bands, t",
+    ):
         from_mapping({"model": {"network": "transformer"}})
 
 

@@ -77,7 +77,7 @@ def recordings(folder):
 
 
 def left_over(here):
-    """Names of the temporary files that hold anything, beside logs that were uploaded."""
+    """Return the names of temporary files that are not empty, except logs that were uploaded."""
     paths = (path for path in (here / "temporary").rglob("*") if path.suffix != ".jsonl")
     return [path.name for path in paths if path.is_file() and path.stat().st_blocks]
 

@@ -118,7 +118,7 @@ def augment_clip(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Change one clip: the part that sounds, polarity, band limit, and its place in the room."""
-    # No draw without it: runs that were begun before there were spans go on as they were.
+    # Nothing is drawn at probability 0, so that the batches of older configs stay the same.
     if config.span_probability and rng.random() < config.span_probability:
         audio_S = keep_span(audio_S, between(config.span_share, rng), rng.random())
     inverted, limited = rng.random(2).tolist()

@@ -74,12 +74,12 @@ class ClipSampler:
         return numbers[int(rng.integers(len(numbers)))]
 
     def text(self, number: int) -> str:
-        """Caption, or relational sentence, of a number in a row's `query`."""
+        """Return the caption or relational sentence with this number in a row's `query`."""
         texts = self.captions.texts
         return texts[number] if number < len(texts) else cues.SENTENCES[number - len(texts)]
 
     def cue(self, target_S: np.ndarray, rest_S: np.ndarray, rng: np.random.Generator) -> int | None:
-        """Number of a random relational sentence that holds for the target, or None."""
+        """Draw a relational sentence that is true of the target; return its number, or None."""
         sentences = cues.holding(target_S, rest_S, self.source.sample_rate_hz)
         if not sentences:
             return None

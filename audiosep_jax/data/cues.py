@@ -1,4 +1,4 @@
-"""Relational sentences, such as "whoever speaks first": which of two clips they are true of.
+"""Relational sentences, such as "whoever speaks first", and a test which of two clips they fit.
 
 Clips are compared while they are mixed, so the sentences need no annotation.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import fft
 
-_FRAME_SECONDS = 0.064  # twice the period of the deepest voice, and a little more
+_FRAME_SECONDS = 0.064  # more than three periods of the lowest pitch
 _ACTIVE = 1e-3  # 30 dB below the loudest frame, relative power
 _SILENT_POWER = 1e-8  # -80 dB of full scale
 _PITCH_HZ = (60.0, 500.0)
@@ -32,14 +32,14 @@ SENTENCES = tuple(sentence for _, _, wordings in CUES for sentence in wordings)
 
 
 def holding(target_S: np.ndarray, rest_S: np.ndarray, sample_rate_hz: int) -> tuple[str, ...]:
-    """Sentences that are true of the target and not of the other clip, in all their wordings."""
+    """Return all wordings of the sentences that are true of the target, not of the other clip."""
     more = describe(target_S, sample_rate_hz) - describe(rest_S, sample_rate_hz)
     held = (wordings for what, sign, wordings in CUES if sign * more[what] >= LEAST[what])
     return tuple(sentence for wordings in held for sentence in wordings)
 
 
 def describe(audio_S: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Level while active in dB, onset in s, log of the active time, and pitch in semitones.
+    """Measure level while active (dB), onset (s), log of the active time, and pitch (semitones).
 
     All are NaN for silence, and the pitch is NaN for a clip without one. The pitch is the median
     fundamental frequency of the active frames with a clear period.

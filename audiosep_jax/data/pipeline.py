@@ -65,9 +65,8 @@ def train_batches(
     processes.
 
     Args:
-        if conditions is None:
-            return place(batch) if place else batch
-        conditions: the (E,) embedding of every caption of the source, and of relational sentences.
+        conditions: the (E,) embedding of every caption of the source, and of relational sentences;
+            None for batches without conditions.
         batch_size: rows of a global batch; this host's are `process_index::process_count` of them.
         local_processes: number of hosts on this machine, which share its cores.
         place: applied to each batch ahead of time, in a thread; moves it to the devices.

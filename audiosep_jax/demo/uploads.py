@@ -27,7 +27,7 @@ COOKIE = "audiosep_visitor"
 _ROUTES = tuple(API + x for x in ("queue/join", "call/", "run/", "api/", "cancel", "reset"))
 _ROUTES += ("/login",)
 _MAX_BODY_BYTES = 1 << 20
-_MAX_LOGINS, _LOGIN_SECONDS = 10, 600.0  # of an address that may fail in so long a time
+_MAX_LOGINS, _LOGIN_SECONDS = 10, 600.0  # failed logins of an address, and their period
 
 
 class Uploads:
@@ -72,13 +72,17 @@ class Uploads:
 
 
 class _Logins:
-    """Logins by address, of which a few in ten minutes may fail."""
+    """Counts login attempts by address; after ten that failed in ten minutes, refuses more."""
 
     def __init__(self) -> None:
         self._times: dict[str, list[float]] = {}
 
     def count(self, address: str, send: Send) -> Send:
-        """Count a login, and forget those of the address if it succeeds; InputError if too many."""
+        """Count an attempt; the returned `send` clears the count if the login succeeds.
+
+        Raises:
+            InputError: too many attempts of the address failed.
+        """
         after = time.monotonic() - _LOGIN_SECONDS
         self._times = {
             x: [t for t in y if t > after] for x, y in self._times.items() if y[-1] > after

@@ -24,12 +24,8 @@ class Kind:
     encoders: tuple[str, ...]  # values of `text.encoder` whose embedding space it shares
     read: Callable[..., list[Any]]  # queries in a sentence or a file; InputError
     make_encoder: Callable[["TextConfig"], "Encoder[Any]"]
+    is_file: bool = True  # the value names a file
     label: str = ""  # name of a result, if not the sentence or the name of the file
-
-    @property
-    def is_file(self) -> bool:
-        """Return True if the value names a file, not a sentence."""
-        return self.metavar not in ("SENTENCE", "N")
 
 
 def make_encoder(config: "TextConfig") -> "TextEncoder":
@@ -42,8 +38,6 @@ def make_encoder(config: "TextConfig") -> "TextEncoder":
         from audiosep_jax.encoders.static import StaticEncoder
 
         return StaticEncoder(config.model)
-    if config.encoder == "none":
-        raise InputError("the weights were trained without queries; ask for their parts by --blind")
     if config.encoder == "voice":
         from audiosep_jax.encoders.ge2e import EnrolmentEncoder
 
@@ -59,6 +53,8 @@ def make_query_encoder(kind: str, config: "TextConfig") -> "Encoder[Any]":
     Raises:
         InputError: the kind does not share the embedding space of the text encoder.
     """
+    if config.encoder == "none":
+        raise InputError("the weights were trained without queries; ask for their parts by --blind")
     if config.encoder not in KINDS[kind].encoders:
         raise InputError(
             f"a query of kind {kind} needs weights trained with "
@@ -132,6 +128,7 @@ KINDS = {
         encoders=("hashed", "static", "sentence", "clap", "clip"),
         read=_read_sentence,
         make_encoder=make_encoder,
+        is_file=False,
     ),
     "embedding": Kind(
         metavar="NPY",
@@ -166,7 +163,8 @@ KINDS = {
         help="the first N parts that the weights were trained to find without a query",
         encoders=(),  # needs none: the conditions are weights of the network
         read=_read_count,
-        make_encoder=make_encoder,
+        make_encoder=make_encoder,  # never called, for the same reason
+        is_file=False,
         label="part",
     ),
 }

@@ -82,7 +82,7 @@ def read_list(
 
 
 def _rows_of_sources(protocol: Protocol, rows: Sequence[Row], enrolments: Path | None) -> list[Row]:
-    """Rows of each source of each mixture, with the columns `source`, `target` and `enrolment`.
+    """Return a row for each source of each mixture, with columns `source`, `target`, `enrolment`.
 
     A line of `enrolments` holds a mixture's ID, an utterance's ID, and the name of a recording,
     such as `s1/ID` for the first source of a mixture. The lines of a mixture are in the order of

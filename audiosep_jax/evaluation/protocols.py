@@ -184,7 +184,7 @@ _ALL = (
         speech=True,
     ),
     *_speakers("libri2mix", "Libri2Mix"),
-    *_speakers("wsj0_2mix", "WSJ0-2mix")[:1],
+    *_speakers("wsj0_2mix", "WSJ0-2mix"),
     Protocol(
         "mixtures",
         "own mixtures",

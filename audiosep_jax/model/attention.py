@@ -40,7 +40,10 @@ class DualPath(nn.Module):
     def __call__(
         self, x_BTFC: jax.Array, condition_BE: jax.Array, span: Span, *, streaming: bool
     ) -> jax.Array:
-        """Compute as many frames; in a stream those of `num_blocks * future` frames earlier."""
+        """Compute as many frames as the input has.
+
+        In a stream the result is delayed by `num_blocks * future` frames.
+        """
         for i in range(self.num_blocks):
             time = TimeAttention(self.heads, self.past, self.future, self.dtype, name=f"time{i}")
             x_BTFC = time(x_BTFC, condition_BE, span, streaming=streaming)
@@ -68,7 +71,7 @@ class FiLMNorm(nn.Module):
 
 
 class TimeAttention(nn.Module):
-    """Attention of each frame to the frames around it, band by band, beside a shortcut."""
+    """Residual attention of each frame to the frames around it, in each band separately."""
 
     heads: int
     past: int
@@ -101,7 +104,7 @@ class TimeAttention(nn.Module):
 def attend_window(
     query_BTFHC: jax.Array, keys_BTFHC: jax.Array, bias_HW: jax.Array, inside_T: jax.Array
 ) -> jax.Array:
-    """Attention of query `t` to the keys `t` to `t + W - 1`, of those that are `inside_T`.
+    """Compute attention of query `t` to those of the keys `t` to `t + W - 1` that are inside.
 
     Chunks of W - 1 queries see the keys of two chunks, so that two matmuls do the work.
 
@@ -133,7 +136,7 @@ def _padded(x_BT: jax.Array, rest: int) -> jax.Array:
 
 
 def _overlapping(x_BT: jax.Array, num: int, chunk: int) -> jax.Array:
-    """Pieces `(B, num, K, ...)` that begin a chunk apart and reach to the end of the next chunk."""
+    """Cut pieces `(B, num, K, ...)`, each of one chunk and the chunk after it."""
     if num == 1:
         return x_BT[:, None]
     parts = x_BT.reshape(len(x_BT), -1, chunk, *x_BT.shape[2:])

@@ -44,7 +44,7 @@ class BandsConfig(ModelConfig):
 
 
 class Bands(Network):
-    """Bands of the compressed magnitudes, dual-path blocks, and bands of the mask."""
+    """Compressed magnitudes in bands, dual-path blocks on them, and a mask of their result."""
 
     config: BandsConfig
 
@@ -81,7 +81,7 @@ class Bands(Network):
 
 
 class PerBand(nn.Module):
-    """A linear layer of its own for each band."""
+    """Linear layer with separate weights for each band."""
 
     bands: int
     features: int

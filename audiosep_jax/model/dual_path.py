@@ -19,7 +19,7 @@ class DualPathConfig(ResUNetConfig):
     `past_frames` and `future_frames`, of the innermost level, bound the window of each block.
     """
 
-    network: Literal["dual_path"] = "dual_path"
+    network: Literal["dual_path"] = "dual_path"  # type: ignore[assignment] # one name per class
     num_blocks: Size = 2
     heads: Size = 4
     past_frames: CountOrZero = 4

@@ -30,8 +30,9 @@ class ModelConfig:
     window_samples: Annotated[int, Field(ge=2, le=2**20, multiple_of=2)] = 2048
     hop_samples: Size = 320
     condition_features: Size = 512
-    # Learnt conditions, for sounds that no query describes: speakers, or the parts of a mixture.
-    slots: Annotated[int, Field(ge=0, le=64)] = 0
+    # Number of learnt conditions, for sounds that no query describes. With `loss.assign=any` the
+    # loss compares 2^slots assignments.
+    slots: Annotated[int, Field(ge=0, le=8)] = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:

@@ -45,8 +45,8 @@ from audiosep_jax.settings import section, setting
 LEAK = 0.01
 BLOCK_HALO = 2  # frames on either side that the two 3x3 convolutions of a block depend on
 
-# Maps the innermost level `(B, T, F, C)` and its span to as many frames, in a stream of
-# `config.bottleneck_delay` frames earlier, if `streaming` is true.
+# Maps the innermost level `(B, T, F, C)` and its span to as many frames. In a stream
+# (`streaming=True`) the result is delayed by `config.bottleneck_delay` frames.
 Bottleneck = Callable[..., jax.Array]
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]  # one for each level, outermost first
 
@@ -62,7 +62,7 @@ class ResUNetConfig(ModelConfig):
     `decoder_channels` are those of the encoder if they are empty; fewer make a light decoder.
     """
 
-    network: str = "resunet"
+    network: Literal["resunet"] = "resunet"
     stem_channels: Size = 32
     encoder_channels: Sizes = (32, 64, 128, 256, 384, 384)
     time_pools: Sizes = (2, 2, 2, 2, 2, 1)
@@ -174,7 +174,7 @@ class Block:
         return Span(first, span.total // self.level).inside(count)
 
     def result_span(self, span: Span | None, count: int) -> Span:
-        """Position of the `count` frames of its result, without pooling."""
+        """Return the position of the `count` frames that the block computes, before pooling."""
         if span is None:
             return Span(0, count)
         return Span(span.first // self.level - self.delay - self.lag, span.total // self.level)

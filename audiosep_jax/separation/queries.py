@@ -74,7 +74,8 @@ def embed(separator: "Separator", values: Mapping[Part, Sequence[Any]]) -> dict[
     sentences = list(dict.fromkeys(x[0] for part, x in values.items() if part.kind == "text"))
     rows: dict[str, np.ndarray] = {}
     if sentences:
-        with naming("--text_model", separator.text.source):
+        source = separator.text.source
+        with naming("--text_model" if source else "--text", source):
             rows = dict(zip(sentences, separator.embed("text", sentences), strict=True))
     found = {part: rows[x[0]][None] for part, x in values.items() if part.kind == "text"}
     for part, items in values.items():

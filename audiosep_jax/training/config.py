@@ -29,6 +29,7 @@ from audiosep_jax.settings import (
     section,
     setting,
 )
+from audiosep_jax.training.grouping import sums
 from audiosep_jax.training.losses import LossConfig
 from audiosep_jax.training.optim import OptimConfig
 
@@ -126,8 +127,11 @@ def from_mapping(values: Any, where: str = "") -> Config:
     model = parse_config(values.get("model", {}), where)
     others = {name: value for name, value in values.items() if name != "model"}
     config = dataclasses.replace(parse(Config, others, where), model=model)
-    if config.text.encoder == "none" and not model.slots:
+    asks = config.text.encoder != "none"
+    if not asks and not model.slots:
         raise InputError("text.encoder=none needs model.slots=1 or more, which need no caption")
+    if model.slots:
+        sums(config.mixing.num_queries * asks, model.slots, config.loss.assign)
     return config
 
 

@@ -26,11 +26,14 @@ _INACTIVE = -30.0  # logit of the activity of a sum of no estimates
 
 
 def sums(num_queries: int, num_slots: int, assign: Assign) -> np.ndarray:
-    """Return the P allowed assignments `(P, 2, R)` of R slots to two references, 0 or 1.
+    """Return every allowed assignment of R slots to two references, as matrices of 0 and 1.
 
     The references are the target and the rest of the mixture. `any` assigns each slot to either
     (MixIT, 2020). With `one_each` both references have one estimate: two slots have one each (PIT,
     2017), and a slot beside one query has the rest.
+
+    Returns:
+        The P assignments `(P, 2, R)`.
 
     Raises:
         InputError: `one_each` cannot assign this number of estimates.

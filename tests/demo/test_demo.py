@@ -731,7 +731,7 @@ def test_a_page_with_passwords_asks_for_them(separator, tmp_path):
 
 
 def posted(server, route, body):
-    """Status and answer of a form that a new visitor sends."""
+    """Send a form as a new visitor; return the status and the answer."""
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
     connection.request("POST", route, body, kind)

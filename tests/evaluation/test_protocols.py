@@ -17,6 +17,7 @@ STATED = {
     "libri2mix": (3000 * 2, "mean", "another recording of the speaker", 8000),
     "libri2mix_blind": (3000 * 2, "mean", "none, the best assignment", 8000),
     "wsj0_2mix": (3000 * 2, "mean", "another recording of the speaker", 8000),
+    "wsj0_2mix_blind": (3000 * 2, "mean", "none, the best assignment", 8000),
     "mixtures": (None, "mean", "sentence of the list", None),
     "absence": (None, "mean", "sentence of the list", None),
 }

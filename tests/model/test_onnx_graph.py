@@ -23,6 +23,7 @@ DEEP = dataclasses.replace(
     frequency_pools=(2, 1, 2),
 )
 HEADED = dataclasses.replace(DEEP, activity="report")
+LIGHT = dataclasses.replace(TINY, decoder_channels=(2, 3))
 TILE = 12
 
 
@@ -53,7 +54,7 @@ def snr_db(actual, expected):
     return 10 * math.log10(np.mean(expected.astype(np.float64) ** 2) / max(error, 1e-30))
 
 
-@pytest.mark.parametrize("config", [TINY, DEEP, HEADED])
+@pytest.mark.parametrize("config", [TINY, DEEP, HEADED, LIGHT])
 @pytest.mark.parametrize(("batch", "frames"), [(1, 1), (3, 24), (2, 61)])
 def test_one_pass_equals_jax_at_any_length_and_batch(config, batch, frames):
     mag_BTF = magnitudes(batch, frames, config.num_bins)
@@ -87,7 +88,7 @@ def streamed(config, mag_BTF, condition_BE):
     return np.concatenate(masks, axis=1)[:, delay : delay + total]
 
 
-@pytest.mark.parametrize("config", [TINY, DEEP, HEADED])
+@pytest.mark.parametrize("config", [TINY, DEEP, HEADED, LIGHT])
 @pytest.mark.parametrize(("batch", "frames"), [(2, 1), (1, 24), (2, 61)])
 def test_a_stream_equals_one_pass_of_jax(config, batch, frames):
     mag_BTF = magnitudes(batch, frames, config.num_bins)

@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 from audiosep_jax.errors import InputError
+from audiosep_jax.model.bands import BandsConfig
 from audiosep_jax.settings import fields_of
 from audiosep_jax.training.config import (
     Config,
@@ -108,6 +109,12 @@ def test_whole_numbers_are_taken_for_floats():
             {"mixing__cue_probability": 1, "data__source": "speakers", "text__encoder": "voice"},
             r"^mixing\.cue_probability asks by sentences, which text\.encoder=voice does not embed",
         ),
+        ({"text__encoder": "none"}, r"^text\.encoder=none needs model\.slots=1 or more"),
+        ({"model__slots": 9}, r"^model\.slots=9 must be less than or equal to 8$"),
+        (
+            {"model__slots": 2, "loss__assign": "one_each"},
+            r"^loss\.assign=one_each needs two slots, .* 2 slots and 1 queries$",
+        ),
         ({"profile": -1}, r"^profile=-1 must be greater than or equal to 0$"),
         ({"optim": 3}, r"^optim=3 must be a section with fields$"),
         ({"optim__learning_rate": float("nan")}, r"^optim\.learning_rate=nan must be a finite num"),
@@ -202,6 +209,20 @@ def test_a_config_file_with_overrides():
     assert from_file(str(path), texts) == dataclasses.replace(
         expected, seed=5, model=dataclasses.replace(expected.model, time_pools=(4,))
     )
+
+
+def test_another_network_keeps_the_fields_that_both_have():
+    path = str(Path(tiny.__file__))
+    old = from_file(path, {}).model
+    new = from_file(path, {"model.network": "bands", "model.features": "32"}).model
+    assert new == BandsConfig(
+        sample_rate_hz=old.sample_rate_hz,
+        window_samples=old.window_samples,
+        hop_samples=old.hop_samples,
+        features=32,
+    )
+    with pytest.raises(InputError, match=r"unknown config field model\.stem_channels"):
+        from_file(path, {"model.network": "bands", "model.stem_channels": "4"})
 
 
 @pytest.mark.parametrize(
