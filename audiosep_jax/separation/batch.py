@@ -34,8 +34,7 @@ from audiosep_jax.separation.jobs import (
 from audiosep_jax.separation.separator import Separator
 
 FIGURES = (".png", ".svg")
-SENT_TOGETHER, SHORT_BYTES = 16, 1 << 20  # most recordings of a group for a cluster, most bytes
-LEAST_GROUPS = 16  # so that many workers have something to do
+SENT_TOGETHER, SHORT_BYTES = 4, 1 << 20  # recordings of a group for a cluster, and their files
 Record = dict[str, Any]  # what is known about a finished recording, as JSON
 
 
@@ -322,19 +321,11 @@ def separate_on_cluster(
 
 def _groups(tasks: Sequence[Task]) -> Iterator[Sequence[Task]]:
     """Send a few short recordings together: the scheduler spends milliseconds on each group."""
-    size = max(1, min(SENT_TOGETHER, len(tasks) // LEAST_GROUPS))
-    some: list[Task] = []
-    num_bytes = 0
-    for task in tasks:
-        path = task.job.recording
-        more = os.path.getsize(path) if os.path.isfile(path) else 0
-        if some and (len(some) == size or num_bytes + more > SHORT_BYTES):
-            yield some
-            some, num_bytes = [], 0
-        some.append(task)
-        num_bytes += more
-    if some:
-        yield some
+    for start in range(0, len(tasks), SENT_TOGETHER):
+        some = tasks[start : start + SENT_TOGETHER]
+        paths = [task.job.recording for task in some]
+        num_bytes = sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
+        yield from [some] if num_bytes <= SHORT_BYTES else ([task] for task in some)
 
 
 def _failure(task: Task, error: Exception) -> InputError:
