@@ -11,7 +11,7 @@ from audiosep_jax.audio.files import AudioReader, AudioWriter
 from audiosep_jax.encoders import pictures
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.batch import Picture
-from audiosep_jax.separation.files import Span
+from audiosep_jax.separation.during import Span
 from audiosep_jax.separation.jobs import output_names
 from audiosep_jax.separation.separator import Separator
 

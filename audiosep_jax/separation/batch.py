@@ -24,6 +24,7 @@ from audiosep_jax.audio.files import AudioReader
 from audiosep_jax.cli import use_compilation_cache
 from audiosep_jax.errors import InputError, named
 from audiosep_jax.separation import editors
+from audiosep_jax.separation.during import Span
 from audiosep_jax.separation.files import SeparatedFile
 from audiosep_jax.separation.jobs import (
     MAX_STEM_BYTES,
@@ -60,6 +61,7 @@ class Task:
     condition_NE: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     unwanted_ME: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     reader: AudioReader | None = None  # the recording, if it is open already
+    during_N: list[tuple[Span, ...]] = dataclasses.field(default_factory=list)
     refused: dict[Path, str] = dataclasses.field(default_factory=dict)  # see `protect`
 
 
@@ -132,7 +134,7 @@ def key_of(task: Task, settings: Settings, weights: str) -> str:
     how = {**settings.options, "tile_seconds": None}
     names = [str(path.relative_to(settings.output)) for path in task.results]
     about = [task.job.name, stat.st_size, stat.st_mtime_ns, names, how, settings.beside, weights]
-    digest = hashlib.sha256(json.dumps([*about, settings.suffix]).encode())
+    digest = hashlib.sha256(json.dumps([*about, settings.suffix, task.during_N]).encode())
     digest.update(np.ascontiguousarray(task.condition_NE).tobytes())
     digest.update(b"without" + np.ascontiguousarray(task.unwanted_ME).tobytes())
     return digest.hexdigest()
@@ -159,6 +161,7 @@ def separate_task(
             paths[: len(task.labels)],
             task.condition_NE,
             unwanted_ME=task.unwanted_ME,
+            during_N=task.during_N,
             residual=paths[-1] if settings.residual else None,
             progress=lambda more: progress(more / seconds),
             observe=picture.add if picture else None,

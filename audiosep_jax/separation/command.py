@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from audiosep_jax import files
-from audiosep_jax.cli import discard, exit_code, say
+from audiosep_jax.cli import discard, exit_code, naming, say
 from audiosep_jax.errors import InputError, named
+from audiosep_jax.separation.during import parse_spans
 from audiosep_jax.separation.jobs import Job, finished_records, is_list, own_files, plan
 from audiosep_jax.separation.options import (
     FILES,
@@ -52,7 +53,9 @@ def _separate(arguments: argparse.Namespace) -> int:
     wanted, unwanted = queries_of(arguments.queries), queries_of(arguments.unwanted)
     is_file = names_a_file(arguments.output)
     output = arguments.output.parent if is_file else arguments.output
-    jobs = plan(arguments.input, output, wanted)
+    with naming("--during"):
+        spans = parse_spans(" ".join(arguments.during)) if arguments.during else ()
+    jobs = plan(arguments.input, output, wanted, spans)
     many = len(jobs) > 1 or any(os.path.isdir(x) or is_list(x) for x in arguments.input)
     many = many or bool(arguments.cluster)
     check_options(arguments, output)
@@ -125,7 +128,7 @@ def _set_conditions(
     values: Mapping[Part, Sequence[Any]],
     unwanted: Sequence[Query],
 ) -> None:
-    """Embed all queries, and warn of those that mean nothing to the encoder."""
+    """Embed all queries, with their spans, and warn of those that mean nothing to the encoder."""
     for part in values:
         if part.kind == "text" and separator.is_unknown(part.value):
             say(f"warning: {part}: no word of it was in training, so its result means little")
@@ -133,6 +136,8 @@ def _set_conditions(
     for task in tasks:
         task.condition_NE = conditions(task.job.queries, vectors, features)
         task.unwanted_ME = conditions(unwanted, vectors, features)
+        each = zip(task.job.queries, task.job.during, strict=True)
+        task.during_N = [spans for query, spans in each for _ in labels_of([query], values)]
 
 
 def _run(

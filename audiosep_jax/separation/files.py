@@ -17,10 +17,10 @@ from audiosep_jax.audio.files import AudioReader, AudioWriter
 from audiosep_jax.errors import InputError
 from audiosep_jax.files import cannot_write
 from audiosep_jax.separation import Clip
+from audiosep_jax.separation.during import Span
 from audiosep_jax.separation.stream import Stream
 
 Observer = Callable[[np.ndarray, np.ndarray], None]  # mixture_CS and target_NCS of each block
-Span = tuple[float, float]  # start and end in seconds
 ACTIVITY_HOP_SECONDS = 0.1
 BLOCK_SECONDS = 1.0
 # Sums and differences of samples on this grid, of 24 bits, are exact in float32 below 1.

@@ -13,12 +13,13 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from audiosep_jax import files, remote
-from audiosep_jax.cli import say
+from audiosep_jax.cli import naming, say
 from audiosep_jax.encoders import KINDS
 from audiosep_jax.errors import InputError, named
+from audiosep_jax.separation.during import Span, parse_spans
 from audiosep_jax.separation.queries import Part, Query
 
-COLUMNS = ("file", "query", "image", "output")
+COLUMNS = ("file", "query", "image", "during", "output")
 MAX_QUERY_CHARACTERS = 60
 # A file name has at most 255 bytes; a temporary name adds some to that of the result.
 MAX_QUERY_BYTES, MAX_STEM_BYTES = 120, 90
@@ -36,22 +37,29 @@ class Job:
     stem: str  # beginning of their file names
     queries: tuple[Query, ...]
     outputs: tuple[PurePosixPath | None, ...] = ()  # names from a list, without suffix, or None
+    during: tuple[tuple[Span, ...], ...] = ()  # spans of each query
 
 
 def is_list(source: Path) -> bool:
     return source.suffix.lower() == ".csv" and not os.path.isdir(source)
 
 
-def plan(sources: Sequence[Path], output: Path, queries: Sequence[Query]) -> list[Job]:
+def plan(
+    sources: Sequence[Path],
+    output: Path,
+    queries: Sequence[Query],
+    during: tuple[Span, ...] = (),
+) -> list[Job]:
     """Return the jobs of recordings and folders of them, or of a CSV of files and queries.
 
-    Processes with the same arguments get the same jobs. Only a list is opened.
+    Processes with the same arguments get the same jobs. Only a list is opened. `during` are the
+    spans of all queries but those that have their own in the list.
     """
     lists = [source for source in sources if is_list(source)]
     if lists and len(sources) > 1:
         raise InputError(f"{lists[0]}: a list must be the only input; put all files into it")
     if lists:
-        return _of_list(lists[0], queries)
+        return _of_list(lists[0], queries, during)
     if not queries:
         raise InputError(f"--{', --'.join(KINDS)}: one of them is needed; --help shows an example")
     found: dict[str, tuple[Path, str, PurePosixPath]] = {}  # a recording given twice is done once
@@ -65,7 +73,10 @@ def plan(sources: Sequence[Path], output: Path, queries: Sequence[Query]) -> lis
             found.setdefault(os.path.abspath(recording), (recording, name, PurePosixPath(path)))
     places = _places([place for _, _, place in found.values()])
     return [
-        Job(recording, name, place.parent, place.name, tuple(queries))
+        Job(
+            *(recording, name, place.parent, place.name, tuple(queries)),
+            during=(during,) * len(queries),
+        )
         for (recording, name, _), place in zip(found.values(), places, strict=True)
     ]
 
@@ -119,7 +130,7 @@ def _places(paths: Sequence[PurePosixPath]) -> list[PurePosixPath]:
 # ---------------------------------------------------------------------- lists
 
 
-def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
+def _of_list(source: Path, queries: Sequence[Query], during: tuple[Span, ...]) -> list[Job]:
     """Make a job for each file of the list, with the queries of all its rows."""
     rows = _rows(source)
     has_query = not {"query", "image"}.isdisjoint(rows[0][1])
@@ -130,12 +141,14 @@ def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
     if not has_query and "output" in rows[0][1] and len(queries) > 1:
         raise InputError(f"{source}: a column output names one result; give one --text")
     recordings: dict[str, Path] = {}
-    grouped: dict[str, list[tuple[Query, PurePosixPath | None]]] = {}
+    grouped: dict[str, list[tuple[Query, PurePosixPath | None, tuple[Span, ...]]]] = {}
     for where, row in rows:
         if not row["file"] or "\0" in row["file"]:
             raise InputError(f"{where}: has no file")
         found = [_query(row, source.parent, where)] if has_query else queries
         output = checked_name(row["output"], where) if row.get("output") else None
+        with naming(where):
+            spans = parse_spans(row["during"]) if row.get("during") else during
         name = row["file"]
         if not os.path.lexists(source.parent / name):  # it may have been written on Windows
             name = name.replace("\\", "/")
@@ -143,7 +156,7 @@ def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
         if remote.url_of(recordings[name]):
             remote.show(recordings[name])
         known = grouped.setdefault(name, [])
-        known += [(query, output) for query in found if (query, output) not in known]
+        known += [x for x in ((query, output, spans) for query in found) if x not in known]
     places = _places([_mirrored(name) for name in grouped])
     return [
         Job(
@@ -151,8 +164,7 @@ def _of_list(source: Path, queries: Sequence[Query]) -> list[Job]:
             name,
             place.parent,
             place.name,
-            tuple(query for query, _ in found),
-            tuple(output for _, output in found),
+            *map(tuple, zip(*found, strict=True)),
         )
         for (name, found), place in zip(grouped.items(), places, strict=True)
     ]

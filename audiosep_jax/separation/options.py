@@ -239,6 +239,9 @@ def _add_queries(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--region", action=_Amend, type=_region, metavar="X,Y,W,H", help=region)
     unwanted = "a sound that must not be in the results: it is separated too and masked out"
     add(f"--{NOT}", dest="unwanted", metavar="SENTENCE", help=unwanted)
+    during = "silence the results outside this span of the recording, in seconds, such as 3.0-5.5"
+    during += " or 8-, to its end; may be repeated"
+    group.add_argument("--during", action="append", default=[], metavar="SPAN", help=during)
 
 
 def _add_separation(group: argparse._ArgumentGroup) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioReader
+from audiosep_jax.cli import naming
 from audiosep_jax.encoders import KINDS, make_query_encoder, pictures
 from audiosep_jax.encoders.encoder import Encoder, TextConfig
 from audiosep_jax.encoders.hashed import words_of
@@ -24,9 +25,11 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.model.audiosep import unit_slots
 from audiosep_jax.model.network import Engine, ModelConfig
 from audiosep_jax.separation import AboveNyquist, Clip, EngineName, Precision, Stereo
+from audiosep_jax.separation.during import Span, check_spans
 from audiosep_jax.separation.engines import OpenVINO, check_bfloat16, choose
 from audiosep_jax.separation.files import Observer, SeparatedFile, write_estimates
 from audiosep_jax.separation.stream import (
+    During,
     SeparationStream,
     Stream,
     Without,
@@ -225,6 +228,7 @@ class Separator:
         sample_rate_hz: int,
         queries: str | Sequence[str],
         *,
+        during: Sequence[Span] = (),
         stereo: Stereo = "channels",
         above_nyquist: AboveNyquist = "drop",
     ) -> np.ndarray:
@@ -234,6 +238,7 @@ class Separator:
             audio: floating-point samples, `(S,)` or `(channels, S)`. Scale integers to -1..1 first.
             sample_rate_hz: rate of the recording and of the result.
             queries: one sentence, or a list of them.
+            during: spans (start, end) in seconds outside of which all estimates are silent.
             stereo, above_nyquist: as in `stream`.
 
         Returns:
@@ -242,10 +247,12 @@ class Separator:
         Raises:
             InputError: a query is empty, or the audio is empty, not finite or of another shape.
         """
+        condition_NE = self.embed_text([queries] if isinstance(queries, str) else queries)
         estimates = self.separate_conditions(
             audio,
             sample_rate_hz,
-            self.embed_text([queries] if isinstance(queries, str) else queries),
+            condition_NE,
+            during_N=[during] * len(condition_NE),
             stereo=stereo,
             above_nyquist=above_nyquist,
         )
@@ -257,6 +264,7 @@ class Separator:
         sample_rate_hz: int,
         condition_NE: np.ndarray,
         *,
+        during_N: Sequence[Sequence[Span]] = (),
         stereo: Stereo = "channels",
         above_nyquist: AboveNyquist = "drop",
     ) -> np.ndarray:
@@ -266,10 +274,13 @@ class Separator:
             sample_rate_hz,
             condition_NE,
             len(audio_CS),
+            during_N=during_N,
             stereo=stereo,
             above_nyquist=above_nyquist,
             live=False,
         )
+        for spans in during_N:
+            check_spans(spans, audio_CS.shape[1] / sample_rate_hz)
         estimate_NCS = np.concatenate([stream.feed(audio_CS), stream.finish()], axis=-1)
         return estimate_NCS.reshape(len(estimate_NCS), *np.shape(audio))
 
@@ -280,6 +291,7 @@ class Separator:
         condition_NE: np.ndarray,
         *,
         unwanted_ME: np.ndarray | None = None,
+        during_N: Sequence[Sequence[Span]] = (),
         residual: str | Path | None = None,
         stereo: Stereo = "mid",
         above_nyquist: AboveNyquist = "keep",
@@ -297,6 +309,7 @@ class Separator:
                 has just opened it and remains open.
             outputs: a path for each row of `condition_NE`. All files appear at the end, or none.
             unwanted_ME: embeddings of sounds that are masked out of the estimates; see `stream`.
+            during_N: spans of each query, which begin before the recording ends; see `stream`.
             residual: path for the mixture minus all estimates.
             stereo, above_nyquist, tile_seconds: as in `stream`.
             output_format: libsndfile's name, such as `FLAC`. The default is the input's format, or
@@ -325,10 +338,14 @@ class Separator:
                 recording.num_channels,
                 tile_seconds,
                 unwanted_ME=unwanted_ME,
+                during_N=during_N,
                 stereo=stereo,
                 above_nyquist=above_nyquist,
                 live=False,
             )
+            for spans in during_N:
+                with naming(str(recording.path)):
+                    check_spans(spans, recording.num_samples / recording.sample_rate_hz)
             return write_estimates(
                 recording,
                 stream,
@@ -349,6 +366,7 @@ class Separator:
         tile_seconds: float | None = None,
         *,
         unwanted_ME: np.ndarray | None = None,
+        during_N: Sequence[Sequence[Span]] = (),
         stereo: Stereo = "mid",
         above_nyquist: AboveNyquist = "keep",
         live: bool = True,
@@ -361,6 +379,8 @@ class Separator:
                 latency and cost more. The default depends on the free memory.
             unwanted_ME: embeddings of sounds to remove. They are separated as well, and every bin
                 of an estimate's spectrum is multiplied by |wanted| / (|wanted| + |unwanted|).
+            during_N: for each query, spans (start, end) in seconds outside of which its estimate is
+                silent, with a fade of 10 ms on either side. A query without spans has none.
             stereo: `mid` computes one mask from the mean of the channels, which keeps the stereo
                 image; `channels` separates each channel by itself, at as many times the cost.
             above_nyquist: what happens to frequencies above the model's band. `keep` gives them the
@@ -381,6 +401,10 @@ class Separator:
         wanted_NE = every_NE = _checked_conditions(condition_NE, features)
         if unwanted_ME is not None and len(unwanted_ME):
             every_NE = np.concatenate([wanted_NE, _checked_conditions(unwanted_ME, features)])
+        if len(during_N) not in (0, len(wanted_NE)):
+            raise InputError(f"spans of {len(during_N)} queries for {len(wanted_NE)} conditions")
+        for spans in during_N:
+            check_spans(spans)
         masks = 1 if stereo == "mid" else num_channels
         stream = SeparationStream(
             self.model,
@@ -393,9 +417,10 @@ class Separator:
             stereo=stereo,
             above_nyquist=above_nyquist,
         )
-        if len(every_NE) == len(wanted_NE):
-            return stream
-        return Without(stream, len(wanted_NE), int(sample_rate_hz))
+        kept: SeparationStream | Without = stream
+        if len(every_NE) > len(wanted_NE):
+            kept = Without(stream, len(wanted_NE), int(sample_rate_hz))
+        return During(kept, during_N, int(sample_rate_hz)) if any(during_N) else kept
 
 
 def _checked_audio(audio: np.ndarray) -> np.ndarray:

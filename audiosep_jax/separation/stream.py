@@ -1,7 +1,7 @@
 """Streams: blocks of a recording of any sample rate in, estimates of the same rate out."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +15,14 @@ from audiosep_jax.model.network import Engine, ModelConfig
 from audiosep_jax.model.stft import hann_window
 from audiosep_jax.model.tiles import TileStream, latency_samples, tile_bytes
 from audiosep_jax.separation import AboveNyquist, Stereo
+from audiosep_jax.separation.during import Span
 
 FEED_SECONDS = 1.0  # longer arrays are resampled in pieces of this length
 MAX_TILE_SECONDS = 30.0
 CPU_TILE_BYTES = 480_000_000  # keeps a process with the published network below 1.5 GB
 MEMORY_SHARE = 0.25  # share of the free memory that one tile may take
 MASK_SECONDS = 0.064  # window of the mask that removes unwanted sounds
+FADE_SECONDS = 0.01  # on either side of a span outside of which an estimate is silent
 _SILENT = 1e-12  # smallest divisor of the mask, so that silence is not divided by zero
 
 
@@ -287,7 +289,52 @@ class Without:
         return total[..., : num_frames * hop].astype(np.float32)
 
 
-Stream = SeparationStream | Without
+# ---------------------------------------------------------------------- spans
+
+
+def gain_of(spans: Sequence[Span], second_S: np.ndarray) -> np.ndarray:
+    """Return 1 in the spans and 0 outside, with a linear fade on either side; 1 without spans."""
+    gain_S = np.full(second_S.shape, 0.0 if spans else 1.0)
+    for start, end in spans:
+        distance_S = np.maximum(start - second_S, second_S - end)
+        gain_S = np.maximum(gain_S, np.clip(1 - distance_S / FADE_SECONDS, 0, 1))
+    return gain_S.astype(np.float32)
+
+
+class During:
+    """A stream whose estimates are silent outside the spans of their queries."""
+
+    def __init__(
+        self,
+        stream: SeparationStream | Without,
+        during_N: Sequence[Sequence[Span]],
+        sample_rate_hz: int,
+    ) -> None:
+        self._stream, self._during_N, self._rate_hz = stream, during_N, sample_rate_hz
+        self._num_returned = 0
+
+    @property
+    def latency_seconds(self) -> float:
+        return self._stream.latency_seconds
+
+    @property
+    def activity_NT(self) -> np.ndarray:
+        return self._stream.activity_NT
+
+    def feed(self, audio_CS: np.ndarray) -> np.ndarray:
+        return self._muted(self._stream.feed(audio_CS))
+
+    def finish(self) -> np.ndarray:
+        return self._muted(self._stream.finish())
+
+    def _muted(self, estimate_NCS: np.ndarray) -> np.ndarray:
+        second_S = (self._num_returned + np.arange(estimate_NCS.shape[-1])) / self._rate_hz
+        self._num_returned += len(second_S)
+        gain_NS = np.stack([gain_of(spans, second_S) for spans in self._during_N])
+        return estimate_NCS * gain_NS[:, None]
+
+
+Stream = SeparationStream | Without | During
 
 
 # ---------------------------------------------------------------------- memory

@@ -148,6 +148,33 @@ def test_not_changes_the_result_as_the_library_does(here, workdir):
     assert 0.001 < (without_CS**2).sum() / (once_CS**2).sum() < 0.999
 
 
+def test_during_silences_the_results_outside(here, workdir, capfd):
+    """Rows of a list have their own spans, or those of the option."""
+    audio_CS, _ = audio_files.read(recording("in.wav", 1, 4000))
+    lines = ["file,query,during", "in.wav,rain,0-0.1;0.4-", "in.wav,rain,0.3-0.4", "in.wav,wind,"]
+    (here / "list.csv").write_text("\n".join(lines))
+    arguments = ["list.csv", "--checkpoint", str(workdir), "--during", "0.1-0.2", "--resume"]
+    assert separate.main([*arguments, *AS_THE_LIBRARY, "--json", "found.json"]) == 0
+    names = ["in - rain", "in - rain (2)", "in - wind"]
+    assert capfd.readouterr().out.splitlines() == [f"separated/{name}.wav" for name in names]
+    during_N = [[(0, 0.1), (0.4, 9)], [(0.3, 0.4)], [(0.1, 0.2)]]
+    separator = Separator.load(workdir)
+    condition_NE = separator.embed_text(["rain", "rain", "wind"])
+    expected_NCS = separator.separate_conditions(audio_CS, 8000, condition_NE, during_N=during_N)
+    for name, expected_CS in zip(names, expected_NCS, strict=True):
+        written_CS = audio_files.read(f"separated/{name}.wav")[0]
+        np.testing.assert_allclose(written_CS, expected_CS, rtol=0, atol=1e-6)
+    (found,) = json.loads((here / "found.json").read_text())
+    (span,) = found["results"][1]["active"]  # in tenths of a second, which hold the fades too
+    assert 0.2 <= span[0] < span[1] <= 0.5
+    (here / "list.csv").write_text("\n".join(lines).replace("0.3-", "0.2-"))
+    assert separate.main([*arguments, *AS_THE_LIBRARY]) == 0  # other spans are other results
+    assert np.abs(audio_files.read("separated/in - rain (2).wav")[0][:, 1600:2300]).max() > 0
+    (here / "list.csv").write_text("file,query,during\nin.wav,rain,4-3")
+    capfd.readouterr()
+    refused(capfd, here, arguments, "list.csv: line 2: the span 4-3 s must start at 0 or later")
+
+
 def test_weighted_queries_are_one(here, workdir, capfd):
     audio_CS, _ = audio_files.read(recording("in.wav"))
     separator = Separator.load(workdir)
@@ -664,6 +691,10 @@ def test_the_input_is_never_overwritten(here, workdir, capfd, link):
         (["in.wav", "--image", "a.png", "--region", "0,0,0,9"], "--region: 0,0,0,9 must be X,Y,W"),
         (["in.wav", "--image", "text.jpg"], "--image text.jpg: no such file"),
         (["in.wav", "--text", "rain", "--not", ""], "--not: a query is empty"),
+        (
+            ["in.wav", "--text", "rain", "--during", "x"],
+            "--during: 'x' must be START-END in seconds",
+        ),
         (["in.wav", "--text", "rain", "--shard", "2/2"], "--shard: 2/2"),
         (["in.wav", "--text", "rain", "--tile_seconds", "nan"], "--tile_seconds nan"),
         (["in.wav", "--text", "rain", "--output", "/dev/null/x"], "--output"),

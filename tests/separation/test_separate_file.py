@@ -104,6 +104,41 @@ def test_floating_point_adds_up_to_the_last_bit_of_the_largest(separator):
     assert error_CS.max() <= 2.0**-23 * max(np.abs(estimate_NCS).max(), np.abs(rest_CS).max())
 
 
+@pytest.mark.parametrize("tile_seconds", [None, 0.1])
+def test_spans_mute_each_estimate_and_the_residual_gets_it(separator, tile_seconds):
+    """Two channels at another rate, written with 16 bits."""
+    name = save("in.wav", noise(2, 44100), 44100, subtype="PCM_16")
+    mixture_CS = audio_files.read(name)[0]
+    during_N = [[(0.2, 0.4), (0.7, 9)], []]
+    options = {"tile_seconds": tile_seconds, "stereo": "channels", "above_nyquist": "drop"}
+    told, _, estimate_NCS, rest_CS = run(separator, name, during_N=during_N, **options)
+    second_S = np.arange(44100) / 44100
+    gain_S = np.interp(second_S, [0.19, 0.2, 0.4, 0.41, 0.69, 0.7], [0, 1, 1, 0, 0, 1])
+    expected_NCS = separator.separate(mixture_CS, 44100, QUERIES) * [[gain_S], [gain_S**0]]
+    np.testing.assert_allclose(estimate_NCS, expected_NCS, rtol=0, atol=2.0**-15)
+    assert np.abs(estimate_NCS[0, :, 18100:30400]).max() == 0 < np.abs(estimate_NCS[0]).max()
+    np.testing.assert_array_equal(estimate_NCS.sum(0) + rest_CS, mixture_CS)
+    assert (told.activity_NT[0, 5:6] == 0).all()
+    assert told.activity_NT[0, 2:3] > 0
+
+
+def test_spans_of_arrays_are_those_of_all_queries(separator):
+    audio_S = noise(1, 4000)[0]
+    condition_NE = separator.embed_text(QUERIES)
+    spans = [(0.1, 0.3)]
+    expected_NS = separator.separate_conditions(audio_S, 8000, condition_NE, during_N=[spans] * 2)
+    muted_NS = separator.separate(audio_S, 8000, QUERIES, during=spans)
+    np.testing.assert_array_equal(muted_NS, expected_NS)
+    assert np.abs(muted_NS).sum(0)[2500:].max() == 0 < np.abs(muted_NS[:, 800:2400]).min(1).max()
+    for wrong in ([(1, 2)], [(0.3, 0.1)], [(0.5, 0.6)]):
+        with pytest.raises(InputError, match="the span"):
+            separator.separate(audio_S, 8000, QUERIES, during=wrong)
+    with pytest.raises(InputError, match="spans of 1 queries for 2 conditions"):
+        separator.stream(8000, condition_NE, during_N=[spans])
+    with pytest.raises(InputError, match=r"in\.wav: the span 2-3 s lies outside"):
+        run(separator, save("in.wav", audio_S[None]), during_N=[[], [(2, 3)]])
+
+
 def test_what_is_told_of_shares_and_activity(all_pass):
     audio_CS = noise(2, 8000)
     audio_CS[:, 4000:] *= 0.1
