@@ -35,6 +35,7 @@ from audiosep_jax.training import adapters, processes
 from audiosep_jax.training.checkpoints import Checkpoints, saved_steps
 from audiosep_jax.training.conditions import (
     captions_hash,
+    check_captions,
     distinct_captions,
     make_conditions,
     target_queries,
@@ -125,6 +126,8 @@ def train(config: Config, workdir: Path) -> bool:
         valid_source = build_source(config.data, "valid", config.model.sample_rate_hz)
         if main and (names := train_source.captions.unknown(itertools.chain(*config.data.alike))):
             say(f"data.alike: no training clip has the caption or class {', '.join(names)}")
+        for source in (train_source, valid_source):
+            check_captions(source, config.text.encoder)
         train_clips, valid_clips = ClipSampler(train_source), ClipSampler(valid_source)
         captions = distinct_captions(train_clips.captions, valid_clips.captions)
         if config.mixing.cue_probability:

@@ -12,7 +12,7 @@ from typing import Any
 from audiosep_jax import files
 from audiosep_jax.audio.files import RECORDING_SUFFIXES
 from audiosep_jax.data.captions import CaptionList, Captions, Strings
-from audiosep_jax.encoders.encoder import voice_caption
+from audiosep_jax.encoders.encoder import file_caption
 from audiosep_jax.errors import InputError
 
 _MANIFEST = '{"data": [{"wav": ..., "caption": ...}, ...]}'
@@ -63,7 +63,8 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
     Paths are relative to the manifest; a caption may be a list of captions. A file that several
     rows name, as where there is a row for each caption, is one clip with all captions. A row may
     have a `"class"`. The row of a recording of several sounds may have `"sources"` in place of its
-    caption: a list with the caption, or the list of captions, of each sound.
+    caption: a list with the caption, or the list of captions, of each sound. `"image"` names
+    pictures or films of what sounds, one or a list; they are queries beside captions, or alone.
 
     Raises:
         InputError: the file is no manifest, or the row that is named cannot be used.
@@ -73,7 +74,7 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
     def compact(row: dict[str, Any]) -> Any:
         """Row without its dict, which takes three times the memory."""
         wav, caption = row.get("wav"), row.get("caption")
-        plain = row.keys().isdisjoint(("class", "sources"))
+        plain = row.keys().isdisjoint(("class", "image", "sources"))
         if isinstance(wav, str) and isinstance(caption, str) and plain:
             return wav, texts.setdefault(caption, caption)
         return row
@@ -95,6 +96,8 @@ def manifest_clips(path: str | os.PathLike[str]) -> Clips:
             empty = "caption" if wav.strip() else '"wav"'
             raise InputError(f"{path}: row {number + 1} (data[{number}]) has an empty {empty}")
         path_of_clip = _joined(prefix, wav)
+        if isinstance(row, dict):
+            captions += _pictures(row, prefix, f"{path}: row {number + 1} (data[{number}])")
         if isinstance(row, dict) and row.get("class"):
             class_of[path_of_clip] = row["class"]
         known = captions_of.setdefault(path_of_clip, captions)
@@ -117,10 +120,11 @@ def _fields(row: Any, path: object, number: int) -> tuple[str, Sequence[Any]]:
     if not isinstance(row, dict):
         raise InputError(f'{where} is {_shown(row)}, not {{"wav": ..., "caption": ...}}')
     key = "sources" if "sources" in row else "caption"
-    for name in ("wav", key):
+    alone = row.get("image") and "caption" not in row
+    for name in ("wav",) if alone else ("wav", key):
         if row.get(name) in (None, []):
             raise InputError(f'{where} has no "{name}"; its fields are {", ".join(row)}')
-    wav, captions = row["wav"], row[key] if isinstance(row[key], list) else [row[key]]
+    wav, captions = row["wav"], [] if alone else _listed(row[key])
     if not isinstance(wav, str):
         raise InputError(f'{where}: "wav" is {_shown(wav)}, not the path of a file')
     if key == "sources":
@@ -131,6 +135,25 @@ def _fields(row: Any, path: object, number: int) -> tuple[str, Sequence[Any]]:
     if not isinstance(row.get("class") or "", str):
         raise InputError(f'{where}: "class" is {_shown(row["class"])}, not the name of a class')
     return wav, captions
+
+
+def _pictures(row: dict[str, Any], prefix: str, where: str) -> tuple[str, ...]:
+    """Captions that name the pictures of a row of a manifest."""
+    if "image" in row and "sources" in row:
+        raise InputError(f'{where} has "image" and "sources"; a picture is a query of one sound')
+    captions = []
+    for image in _listed(row.get("image") or []):
+        if not isinstance(image, str) or not image.strip():
+            raise InputError(f'{where}: "image" is {_shown(image)}, not the path of a picture')
+        try:
+            captions.append(file_caption("image", _joined(prefix, image)))
+        except OSError as error:
+            raise InputError(f"{where}: image {error.filename}: {error.strerror}") from error
+    return tuple(captions)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _shown(value: Any) -> str:
@@ -219,7 +242,7 @@ def speaker_clips(root: str | os.PathLike[str]) -> Clips:
             raise InputError(f"{paths[0]}: is the only file of its speaker; two are needed")
         ring = sorted(paths, key=lambda path: zlib.crc32(os.fsencode(os.path.relpath(path, root))))
         count = min(NUM_ENROLMENTS, len(ring) - 1)
-        captions = [voice_caption(path) for path in [*ring, *ring[:count]]]
+        captions = [file_caption("voice", path) for path in [*ring, *ring[:count]]]
         for place, path in enumerate(ring, start=1):
             captions_of[path] = tuple(captions[place : place + count])
             class_of[path] = speaker

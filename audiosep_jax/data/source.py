@@ -23,7 +23,7 @@ import numpy as np
 
 from audiosep_jax.data.captions import Captions, shared
 from audiosep_jax.data.mixing import Audio
-from audiosep_jax.encoders.encoder import voice_path
+from audiosep_jax.encoders.encoder import query_of
 
 
 class Source:
@@ -73,7 +73,8 @@ class Source:
     def fingerprint(self) -> str:
         """Hash of the clips' file names, captions and classes, in order, wherever the files are."""
         encode = json.encoder.encode_basestring_ascii  # json.dumps would take most of the time
-        texts = [encode(basename(voice_path(text)) or text) for text in self.captions.texts]
+        queries = map(query_of, self.captions.texts)
+        texts = [encode(x if kind == "text" else basename(x)) for kind, x in queries]
         digest = hashlib.sha256()
         numbers_and_class = self.captions.all_numbers(), self.captions.classes()
         several = self.captions.most_sounds()[1] > 1

@@ -38,10 +38,6 @@ def make_encoder(config: "TextConfig") -> "TextEncoder":
         from audiosep_jax.encoders.static import StaticEncoder
 
         return StaticEncoder(config.model)
-    if config.encoder == "voice":
-        from audiosep_jax.encoders.ge2e import EnrolmentEncoder
-
-        return EnrolmentEncoder(config.model)
     from audiosep_jax.encoders.pretrained import TowerEncoder
 
     return TowerEncoder(config.encoder, config.model, batch_size=config.batch_size)
@@ -61,6 +57,14 @@ def make_query_encoder(kind: str, config: "TextConfig") -> "Encoder[Any]":
             f"{' or '.join(KINDS[kind].encoders)}, not with {config.encoder}"
         )
     return KINDS[kind].make_encoder(config)
+
+
+def make_caption_encoder(kind: str, config: "TextConfig") -> "TextEncoder":
+    """Make the encoder of captions of a kind: of sentences, or of those that name files."""
+    from audiosep_jax.encoders.encoder import FileEncoder
+
+    encoder = make_query_encoder(kind, config)
+    return FileEncoder(KINDS[kind].read, encoder) if KINDS[kind].is_file else encoder
 
 
 def _read_sentence(sentence: str) -> list[Any]:

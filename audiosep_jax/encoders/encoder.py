@@ -1,8 +1,10 @@
 """The protocol of encoders, and the config of the text encoder."""
 
+import itertools
 import os
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, TypeAlias, TypeVar
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -17,7 +19,8 @@ DEFAULT_MODELS = {
     "static": "minishlab/potion-base-8M",
 }
 
-_VOICE = "voice:"
+_FILE = re.compile(r"(image|voice):(.*)#\d+-\d+", re.DOTALL)
+_FILES_READ = 16  # at once
 
 Query = TypeVar("Query", contravariant=True)
 
@@ -70,15 +73,31 @@ class TextConfig:
         return self.model or DEFAULT_MODELS.get(self.encoder, "")
 
 
-def voice_caption(path: str) -> str:
-    """Caption that stands for a recording of a voice; it differs once the file has changed."""
+def file_caption(kind: str, path: str) -> str:
+    """Caption that stands for a picture or a voice; it differs once the file has changed."""
     stat = os.stat(path)
-    return f"{_VOICE}{path}#{stat.st_size}-{stat.st_mtime_ns}"
+    return f"{kind}:{path}#{stat.st_size}-{stat.st_mtime_ns}"
 
 
-def voice_path(caption: str) -> str:
-    """Path in a caption that `voice_caption` made; empty for other captions."""
-    return caption.removeprefix(_VOICE).rpartition("#")[0] if caption.startswith(_VOICE) else ""
+def query_of(caption: str) -> tuple[str, str]:
+    """(kind, path) of a caption that `file_caption` made; ("text", caption) of any other."""
+    named = _FILE.fullmatch(caption)
+    return (named[1], named[2]) if named else ("text", caption)
+
+
+class FileEncoder:
+    """Text encoder of captions that name files, as `file_caption` makes them."""
+
+    def __init__(self, read: Callable[[str], list[Any]], encoder: Encoder[Any]) -> None:
+        self._read, self._encoder, self.fingerprint = read, encoder, encoder.fingerprint
+
+    def __call__(self, captions: Sequence[str]) -> np.ndarray:
+        """Return `(N, E)` float32, each row of length 1; InputError if a file is unreadable."""
+        paths, rows = [query_of(caption)[1] for caption in captions], [self._encoder([])]
+        for start in range(0, len(paths), _FILES_READ):
+            queries = map(self._read, paths[start : start + _FILES_READ])
+            rows.append(self._encoder(list(itertools.chain(*queries))))
+        return np.concatenate(rows)
 
 
 def check_dimensions(conditions: Mapping[str, np.ndarray], condition_features: int) -> None:

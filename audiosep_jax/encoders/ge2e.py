@@ -15,7 +15,6 @@ import numpy as np
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders.clap_audio import MelConfig, mel_power
-from audiosep_jax.encoders.encoder import voice_path
 from audiosep_jax.encoders.layers import unit_norm
 from audiosep_jax.errors import InputError
 from audiosep_jax.weights import hub
@@ -38,7 +37,7 @@ LEVEL_DB = -22.0  # RMS of what the network hears; its mel bands are powers, not
 SILENCE_DB = -25.0  # windows so far below the loudest one are left out
 # The mean of many speakers, without which all vectors would be alike: cosines of 0.5 and more.
 MEAN_E = np.load(Path(__file__).with_name("mean_voice.npy"))
-_BATCH_SOUNDS, _BATCH_WINDOWS = 16, 64
+_BATCH_WINDOWS = 64
 
 Params = Mapping[str, jax.Array]  # by PyTorch's names
 
@@ -146,26 +145,3 @@ class VoiceEncoder:
         if not {"linear.weight", f"lstm.bias_hh_l{NUM_LAYERS - 1}"} <= params.keys():
             raise InputError(f"{self._path}: does not hold a GE2E network")
         return {name: jnp.array(x, jnp.float32) for name, x in params.items()}
-
-
-class EnrolmentEncoder:
-    """Captions that name recordings of voices, as `voice_caption` makes them."""
-
-    def __init__(self, source: str = "") -> None:
-        self._voices = VoiceEncoder(source)
-        self.fingerprint = self._voices.fingerprint
-
-    def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        """Return `(N, 256)` float32, each row of length 1; InputError if a file is unreadable."""
-        rows = [np.zeros((0, DIMENSIONS), np.float32)]
-        for start in range(0, len(captions), _BATCH_SOUNDS):
-            part = captions[start : start + _BATCH_SOUNDS]
-            rows.append(self._voices([_recording(caption) for caption in part]))
-        return np.concatenate(rows)
-
-
-def _recording(caption: str) -> tuple[np.ndarray, int]:
-    path = voice_path(caption)
-    if not path:
-        raise InputError(f"the caption {caption[:80]!r} is no recording of a voice")
-    return audio_files.read_mono(path)

@@ -20,6 +20,7 @@ from audiosep_jax.audio import files as audio_files
 from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data.clips import Clip, class_folder_clips, esc50_clips, manifest_clips
 from audiosep_jax.data.mixing import caption_key, energy, mix_at_snr
+from audiosep_jax.encoders.encoder import query_of
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import WRONG_QUERY, Item, list_fingerprint
 from audiosep_jax.metrics import POWER_FLOOR, fitted
@@ -241,12 +242,17 @@ def make_pairs(
 
 
 def clips_of(place: Path, folds: Sequence[int]) -> Sequence[Clip]:
-    """Clips of a manifest, of these folds of ESC-50 (default: all), or of class folders."""
+    """Clips of a manifest, of these folds of ESC-50 (default: all), or of class folders.
+
+    A manifest's pictures are left out, and clips that have no sentence.
+    """
     if (place / "meta" / "esc50.csv").is_file():
         return list(esc50_clips(place, folds or range(1, 6)))
     if folds:
         raise InputError(f"{place}: has no folds, since it is not laid out as ESC-50")
-    return list(manifest_clips(place) if place.is_file() else class_folder_clips(place))
+    clips = manifest_clips(place) if place.is_file() else class_folder_clips(place)
+    texts = [tuple(x for x in clip.captions if query_of(x)[0] == "text") for clip in clips]
+    return [Clip(clip.path, own) for clip, own in zip(clips, texts, strict=True) if own]
 
 
 def _mixed(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from audiosep_jax import files
 from audiosep_jax.data import sources
 from audiosep_jax.data.clips import Clips, class_folder_clips, esc50_clips, manifest_clips
+from audiosep_jax.encoders.encoder import query_of
 from audiosep_jax.errors import InputError
 from audiosep_jax.preparing.recordings import Recording, Skipped, expected
 
@@ -59,6 +60,8 @@ def clip_lists(read: Callable[[Path], Clips], root: Path, valid_root: Path | Non
         if clips.captions.most_sounds()[1] > 1:
             raise InputError(f'{place}: prepared records hold no "sources"; train from it directly')
         base = place if place.is_dir() else place.parent
+        if any(query_of(caption)[0] != "text" for caption in clips.captions.texts):
+            raise InputError(f'{place}: prepared records hold no "image"; train from it directly')
         for clip, class_name in zip(clips, clips.captions.classes(), strict=True):
             inside = clip.path.is_relative_to(base)
             name = (clip.path.relative_to(base) if inside else clip.path).as_posix()

@@ -6,6 +6,7 @@ devices, each of which embeds its own rows.
 """
 
 import hashlib
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -16,8 +17,9 @@ import jax
 import numpy as np
 
 from audiosep_jax.data.captions import Captions
-from audiosep_jax.encoders import make_encoder
-from audiosep_jax.encoders.encoder import check_dimensions
+from audiosep_jax.data.source import Source
+from audiosep_jax.encoders import KINDS, make_caption_encoder
+from audiosep_jax.encoders.encoder import check_dimensions, query_of
 from audiosep_jax.encoders.table import caption_table
 from audiosep_jax.errors import InputError
 from audiosep_jax.training import processes
@@ -46,6 +48,17 @@ def captions_hash(captions: list[str]) -> str:
         part = error.object[max(0, error.start - 20) : error.end + 20]
         raise InputError(f"a caption is no Unicode text: {part!a}") from error
     return hashlib.sha256(text).hexdigest()[:16]
+
+
+def check_captions(source: Source, encoder: str) -> None:
+    """Raise InputError if a caption is of a kind that does not go with the text encoder."""
+    for number, text in enumerate(source.captions.texts):
+        kind, value = query_of(text)
+        if encoder not in (*KINDS[kind].encoders, "none"):
+            clips = enumerate(source.captions.all_numbers())
+            name = source.name(next(index for index, own in clips if number in own))
+            needed = " or ".join(KINDS[kind].encoders)
+            raise InputError(f"{name}: its {kind} {value!r} needs text.encoder={needed}")
 
 
 class ConditionTable(MutableMapping[str, np.ndarray]):
@@ -126,10 +139,14 @@ def make_conditions(config: Config, captions: list[str]) -> tuple[ConditionTable
     fingerprint, table = "", ConditionTable(captions, config.model.condition_features)
     with processes.failing_together():
         if processes.is_main():
-            encoder = make_encoder(config.text)
-            fingerprint = encoder.fingerprint
-            caption_table(encoder, captions, table=table)
-            del encoder  # and with it its weights, which a device holds
+            kinds = [query_of(caption)[0] for caption in captions]
+            own = "voice" if config.text.encoder == "voice" else "text"
+            for kind in dict.fromkeys((own, *kinds)):
+                encoder = make_caption_encoder(kind, config.text)
+                fingerprint = fingerprint or encoder.fingerprint
+                own_captions = itertools.compress(captions, (x == kind for x in kinds))
+                caption_table(encoder, own_captions, table=table)
+                del encoder  # and with it its weights, which a device holds
     table.share()
     return table, fingerprint
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from audiosep_jax.audio import files as audio_files
-from audiosep_jax.encoders.encoder import voice_path
+from audiosep_jax.encoders.encoder import query_of
 from audiosep_jax.training.config import Config
 from audiosep_jax.training.log import RunLog
 from audiosep_jax.training.parallel import Parallel, local_rows, split_batch
@@ -93,8 +93,8 @@ def write_example(
         audio_files.write(workdir / "example" / f"{kind}.wav", mixtures[kind][row][None], rate_hz)
     print(f"Trained: {workdir}. A held-out mixture and its target: {workdir / 'example'}. Try:\n")
     mixture, caption = workdir / "example" / "mixture.wav", mixtures["caption"][row]
-    voice = voice_path(caption)
-    query = ("--voice", voice) if voice else ("--text", caption)
+    kind, value = query_of(caption)
+    query = (f"--{kind}", value)
     if config.text.encoder == "none":
         query = ("--blind", str(config.model.slots))
     command = ["python", "separate.py", mixture, *query, "--checkpoint", workdir]

@@ -13,7 +13,7 @@ from audiosep_jax.data.clips import (
     manifest_clips,
     speaker_clips,
 )
-from audiosep_jax.encoders.encoder import voice_path
+from audiosep_jax.encoders.encoder import query_of
 from audiosep_jax.errors import InputError
 
 
@@ -61,6 +61,27 @@ def test_manifest_says_what_sounds_in_a_recording(tmp_path):
     assert texts == [[["a dog"], ["rain", "rainfall"]], [["a dog", "a bark"]]]
 
 
+def test_manifest_has_pictures_beside_captions_or_alone(tmp_path):
+    for name in ("dog.jpg", "rain.mp4"):
+        (tmp_path / name).write_bytes(b"picture")
+    rows = [
+        {"wav": "a.wav", "caption": "a dog", "image": ["dog.jpg", str(tmp_path / "rain.mp4")]},
+        {"wav": "b.wav", "image": "dog.jpg"},
+        {"wav": "b.wav", "caption": ["a bark"], "image": "dog.jpg"},
+        {"wav": "c.wav", "caption": "rain", "image": ""},
+    ]
+    dog, rain = ("image", str(tmp_path / "dog.jpg")), ("image", str(tmp_path / "rain.mp4"))
+    clips = manifest_clips(manifest(tmp_path, {"data": rows}))
+    assert [[query_of(caption) for caption in clip.captions] for clip in clips] == [
+        [("text", "a dog"), dog, rain],
+        [dog, ("text", "a bark")],
+        [("text", "rain")],
+    ]
+    first = clips[1].captions[0]
+    (tmp_path / "dog.jpg").write_bytes(b"another picture")
+    assert manifest_clips(manifest(tmp_path, {"data": rows}))[1].captions[0] != first
+
+
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
@@ -77,6 +98,11 @@ def test_manifest_says_what_sounds_in_a_recording(tmp_path):
         ({"wav": "a.wav", "sources": []}, 'no "sources"'),
         ({"wav": "a.wav", "sources": ["x", []]}, "empty caption"),
         ({"wav": "a.wav", "sources": ["x", ["y", 3]]}, "caption is 3, not text"),
+        ({"wav": "a.wav", "caption": "x", "image": "no.jpg"}, "no.jpg: No such file"),
+        ({"wav": "a.wav", "caption": "x", "image": 7}, '"image" is 7, not the path'),
+        ({"wav": "a.wav", "caption": "x", "image": [" "]}, '"image" is " ", not the path'),
+        ({"wav": "a.wav", "image": []}, 'no "caption"'),
+        ({"wav": "a.wav", "sources": ["x"], "image": "x.jpg"}, '"image" and "sources"'),
         ({"audio": "a.wav", "text": "x"}, "its fields are audio, text"),
         ({"wav": "a.wav", "caption": "x", "class": 7}, '"class" is 7, not the name'),
         ("a.wav", '"wav"'),
@@ -273,7 +299,7 @@ def test_a_speakers_other_recordings_ask_for_a_recording(tmp_path):
     clips = speaker_clips(tmp_path)
     enrolments = {}
     for clip, speaker in zip(clips, clips.captions.classes(), strict=True):
-        files = [voice_path(caption) for caption in clip.captions]
+        files = [query_of(caption)[1] for caption in clip.captions]
         enrolments[str(clip.path)] = files
         assert len(set(files)) == (NUM_ENROLMENTS if speaker == "alice" else 2)
         assert str(clip.path) not in files

@@ -244,3 +244,12 @@ def test_clips_of_a_folder(tmp_path, shared):
     manifest = tmp_path / "m.json"
     manifest.write_text('{"data": [{"wav": "x.wav", "caption": "rain"}]}')
     assert list(clips_of(manifest, [])) == [Clip(Path(tmp_path / "x.wav"), ("rain",))]
+
+
+def test_clips_have_no_pictures(tmp_path):
+    manifest = tmp_path / "m.json"
+    manifest.write_text(
+        '{"data": [{"wav": "x.wav", "caption": "rain", "image": "m.json"},'
+        ' {"wav": "y.wav", "image": "m.json"}]}'
+    )
+    assert list(clips_of(manifest, [])) == [Clip(Path(tmp_path / "x.wav"), ("rain",))]

@@ -321,6 +321,13 @@ def test_manifest_joins_the_captions_of_a_file(tmp_path):
     ]
 
 
+def test_pictures_of_a_manifest_are_not_lost_in_silence(tmp_path):
+    row = {"wav": "a.wav", "caption": "dog", "image": "list.json"}
+    write(tmp_path / "list.json", json.dumps({"data": [row]}))
+    with pytest.raises(InputError, match='prepared records hold no "image"'):
+        list(datasets.DATASETS["manifest"].read(tmp_path / "list.json"))
+
+
 def test_folders_and_their_validation_set(tmp_path):
     audio(tmp_path, "t/big_dog/1.wav", "v/rain/2.flac")
     items = datasets.DATASETS["folders"].read(tmp_path / "t", tmp_path / "v")

@@ -81,8 +81,9 @@ def test_network_scores_equal_those_of_single_mixtures(batch_size):
     assert estimates_NS.shape == (9, 100)
 
 
-def test_the_command_of_the_example_asks_for_a_voice_with_its_recording(tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["voice", "image"])
+def test_the_command_of_the_example_asks_by_a_file(tmp_path, capsys, kind):
     silence_BS = np.zeros((1, 100), np.float32)
-    mixtures = {"mixture": silence_BS, "target": silence_BS, "caption": ["voice:a b/c.wav#1-2"]}
+    mixtures = {"mixture": silence_BS, "target": silence_BS, "caption": [f"{kind}:a b/c.d#1-2"]}
     write_example(Config(), {"sdri": np.zeros(1)}, mixtures, tmp_path)
-    assert f"mixture.wav --voice 'a b/c.wav' --checkpoint {tmp_path}" in capsys.readouterr().out
+    assert f"mixture.wav --{kind} 'a b/c.d' --checkpoint {tmp_path}" in capsys.readouterr().out
