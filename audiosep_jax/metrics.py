@@ -76,14 +76,6 @@ def separation_scores(
     return scores
 
 
-def clap_score(text_NE: np.ndarray, audio_NE: np.ndarray) -> np.ndarray:
-    """Cosine `(N,)` of the CLAP embeddings of each query and its estimate; 0 for a zero vector."""
-    text_NE, audio_NE = (np.asarray(x, np.float64) for x in (text_NE, audio_NE))
-    lengths_N = np.linalg.norm(text_NE, axis=-1) * np.linalg.norm(audio_NE, axis=-1)
-    products_N = np.sum(text_NE * audio_NE, axis=-1)
-    return products_N / np.where(lengths_N == 0, 1, lengths_N)
-
-
 def fitted(audio_S: np.ndarray, num_samples: int) -> np.ndarray:
     """Cut the audio, or pad it with zeros, to `num_samples`."""
     audio_S = np.asarray(audio_S)[:num_samples]

@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
 from pathlib import Path
@@ -201,7 +201,17 @@ def raise_if_cancelled() -> None:
         raise CancelledError
 
 
-# ---------------------------------------------------------------------- processes
+# ---------------------------------------------------------------------- threads, processes
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[Submit]:
+    """Start threads, and yield what submits tasks to them; at the end, waiting ones are dropped."""
+    pool = ThreadPoolExecutor(number)
+    try:
+        yield pool.submit
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager

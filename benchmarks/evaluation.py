@@ -3,11 +3,12 @@
     python benchmarks/evaluation.py --num_clips 2000
 
 Evaluates ResUNet30 with random weights on mixtures of files of noise: reads, mixes, separates,
-scores and writes. The run has several parts. Before and after each, the forward pass of one batch
+scores and writes. The run has several parts. Before and after each, the forward pass of one clip
 in memory is timed, so that a change of the machine's speed affects both. The target is 1.15.
 """
 
 import argparse
+import functools
 import itertools
 import statistics
 import tempfile
@@ -22,13 +23,12 @@ from networks import random_separator
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.cli import use_compilation_cache
-from audiosep_jax.evaluation.baselines import body_of
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.results import RowLog
-from audiosep_jax.evaluation.runner import Estimator, score_items
+from audiosep_jax.evaluation.runner import make_estimator, score_items, scored_row
+from audiosep_jax.model import make_model
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.separation.separator import Separator
-from audiosep_jax.training.parallel import parallel_eval_step, place_state, split_batch
 
 NUM_FILES = 16
 
@@ -75,54 +75,41 @@ def write_items(folder: Path, num_clips: int, seconds: float, rate_hz: int) -> l
     ]
 
 
-def make_estimator(separator: Separator, baseline: str) -> Estimator:
-    """Return the estimator that is measured: the separator, or a baseline at its rate."""
-    model = separator.model
-    condition_E = np.full(model.condition_features, model.condition_features**-0.5, np.float32)
-    conditions = {"noise": condition_E}
-    variables = {} if baseline else separator.variables
-    rate_hz = model.sample_rate_hz
-    return Estimator(body_of(baseline, model), variables, rate_hz, rate_hz, conditions)
-
-
 class BareForward:
-    """The forward pass of one batch that is in memory."""
+    """The forward pass of one clip that is in memory."""
 
-    def __init__(self, estimator: Estimator, batch_size: int, num_samples: int) -> None:
+    def __init__(self, separator: Separator, num_samples: int) -> None:
+        model = separator.model
         rng = np.random.default_rng(1)
-        mixture_BS = 0.1 * rng.standard_normal((batch_size, num_samples), np.float32)
-        condition_BE = np.stack([estimator.conditions["noise"]] * batch_size)
-        self._batch = split_batch({"mixture": mixture_BS, "condition": condition_BE})
-        self._step = parallel_eval_step(lambda v, x: {"estimate": estimator.body(v, x)})
-        self._variables, self._batch_size = place_state(estimator.variables), batch_size
-        self._call()  # compiles
+        mixture_BS = 0.1 * rng.standard_normal((1, num_samples), np.float32)
+        condition_BE = np.full((1, model.condition_features), model.condition_features**-0.5)
+        forward = functools.partial(make_model(model).apply, train=False)
+        batch = jax.device_put((mixture_BS, condition_BE.astype(np.float32)))
+        self._call = functools.partial(jax.jit(forward), separator.variables, *batch)
+        jax.block_until_ready(self._call())  # compiles
 
     def seconds(self, repeats: int) -> list[float]:
-        """Time `repeats` calls, in seconds for a clip."""
+        """Time `repeats` calls."""
         taken = []
         for _ in range(repeats):
             start = time.perf_counter()
-            self._call()
-            taken.append((time.perf_counter() - start) / self._batch_size)
+            jax.block_until_ready(self._call())
+            taken.append(time.perf_counter() - start)
         return taken
 
-    def _call(self) -> None:
-        jax.block_until_ready(self._step(self._variables, self._batch))
 
-
-def part_seconds(clock: Clock, first: int, batch_size: int) -> float:
-    """Seconds for a clip of a part of the run, without its first batch, which compiles."""
+def part_seconds(clock: Clock, first: int) -> float:
+    """Seconds for a clip of a part of the run, without its first one, which compiles."""
     seconds = clock.seconds[first:]
-    if len(seconds) <= batch_size:
-        raise SystemExit("error: every part needs more than one batch: fewer --parts")
-    return (seconds[-1] - seconds[batch_size - 1]) / (len(seconds) - batch_size)
+    if len(seconds) < 2:
+        raise SystemExit("error: every part needs more than one clip: fewer --parts")
+    return (seconds[-1] - seconds[0]) / (len(seconds) - 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--num_clips", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--batch_size", type=int, default=jax.local_device_count())
     parser.add_argument("--parts", type=int, default=10, help="of the run, bare passes between")
     parser.add_argument("--repeats", type=int, default=8, help="of the bare passes, each time")
     parser.add_argument("--checkpoint", help="instead of ResUNet30 with random weights")
@@ -134,23 +121,19 @@ def main() -> None:
     checkpoint = arguments.checkpoint
     separator = Separator.load(checkpoint) if checkpoint else random_separator(ResUNetConfig())
     model = separator.model
-    estimator = make_estimator(separator, arguments.baseline)
-    num_samples = round(arguments.seconds * model.sample_rate_hz)
-    forward = BareForward(estimator, arguments.batch_size, num_samples)
+    estimator = make_estimator(separator, arguments.baseline, ["noise"], model.sample_rate_hz)
+    row_of = functools.partial(scored_row, estimator, [])
+    forward = BareForward(separator, round(arguments.seconds * model.sample_rate_hz))
     bare, scored = [forward.seconds(arguments.repeats)], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         items = write_items(folder, arguments.num_clips, arguments.seconds, model.sample_rate_hz)
         with Clock(folder) as clock:
-            batch_size = arguments.batch_size
             for part in np.array_split(np.arange(len(items)), arguments.parts):
-                some = [items[n] for n in part]
-                score_items(some, estimator, clock, {}, batch_size=batch_size)
-                scored.append(part_seconds(clock, part[0], arguments.batch_size))
+                score_items([items[n] for n in part], row_of, clock, {})
+                scored.append(part_seconds(clock, part[0]))
                 bare.append(forward.seconds(arguments.repeats))
-    device = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
-    rate = f"{model.sample_rate_hz} Hz"
-    print(f"{device}, {rate}, {len(items)} clips in batches of {arguments.batch_size}")
+    print(f"{jax.devices()[0].device_kind}, {model.sample_rate_hz} Hz, {len(items)} clips")
     report(clock.megabytes, scored, bare)
 
 

@@ -11,7 +11,6 @@ from hypothesis.extra import numpy as hnp
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.metrics import (
-    clap_score,
     sdr,
     sdr_improvement,
     separation_scores,
@@ -156,13 +155,6 @@ def test_other_lengths_are_cut_or_continued_by_silence():
             score(reference_S, shorter_S)
         with pytest.raises(InputError, match="not of 0 and 0"):
             score(reference_S[:0], shorter_S[:0])
-
-
-def test_clap_score_is_a_cosine():
-    text_NE = np.float32([[1, 0], [0.6, 0.8], [0, 0]])
-    audio_NE = np.float32([[0.6, 0.8], [0.6, 0.8], [1, 0]])
-    np.testing.assert_allclose(clap_score(text_NE, audio_NE), [0.6, 1, 0], atol=1e-7)
-    np.testing.assert_allclose(clap_score(3 * text_NE, audio_NE), [0.6, 1, 0], atol=1e-7)
 
 
 def test_halving_a_mixture_at_0_db_gains_3_db_of_sdri_and_nothing_of_si_sdri():

@@ -70,6 +70,7 @@ class AudioReader:
     sample_rate_hz: int
     num_channels: int
     num_samples: int  # that the decoder delivers
+    local: Path  # `path`, or its copy if it is remote
     format: str  # libsndfile's name, such as WAV
     subtype: str  # such as PCM_16
 
@@ -77,8 +78,8 @@ class AudioReader:
         self.path, self._max_seconds = Path(path), max_seconds
         self._fetched = contextlib.ExitStack()
         try:
-            self._local = self._fetched.enter_context(remote.fetched(path))
-            self._file, is_decoded = open_decoder(self._local, max_seconds)
+            self.local = self._fetched.enter_context(remote.fetched(path))
+            self._file, is_decoded = open_decoder(self.local, max_seconds)
         except BaseException as error:
             self._fetched.close()
             if type(error) is InputError:  # of the URL: this recording alone cannot be used
@@ -166,11 +167,11 @@ class AudioReader:
             self._file.close()
         except (soundfile.SoundFileError, OSError) as error:
             raise self._unreadable(error) from error
-        self._file, _ = open_decoder(self._local)
+        self._file, _ = open_decoder(self.local)
         return count
 
     def _unreadable(self, error: Exception) -> AudioError:
-        found = files.not_the_file(self._local)
+        found = files.not_the_file(self.local)
         why = f"cannot be read as audio ({found})" if found else f"is damaged ({reason(error)})"
         return AudioError(f"{self.path}: {why}; {REPAIR}")
 

@@ -6,27 +6,21 @@ target come others, brought to the same power, which hold the sound of neither q
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from audiosep_jax.audio.files import AudioError
 from audiosep_jax.data.mixing import caption_key
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation import mixtures
 from audiosep_jax.evaluation.baselines import sounds_of
 from audiosep_jax.evaluation.lists import Item
 from audiosep_jax.evaluation.protocols import Aggregation
-from audiosep_jax.evaluation.results import Row, RowLog, aggregate, bootstrap, interval_of
-from audiosep_jax.evaluation.runner import Estimate, Unscored, loaded, make_row, spread
+from audiosep_jax.evaluation.results import Row, aggregate, bootstrap, interval_of
+from audiosep_jax.evaluation.runner import Estimator, Unscored, estimated, facts
 from audiosep_jax.separation.files import Meter
-from audiosep_jax.separation.separator import Separator
-from audiosep_jax.separation.stream import Stream
 
 SEED = 0
 _TINY = 1e-10  # of the mixture's energy: nothing was extracted
@@ -45,7 +39,7 @@ def recordings(items: Sequence[Item], lengths_seconds: Sequence[float]) -> list[
     """
     if not all(item.wrong_query for item in items):
         raise InputError("the list has no wrong queries, which absent sounds are asked for with")
-    sounds, seconds = sounds_of(items), [_seconds(item) for item in items]
+    sounds, seconds = sounds_of(items), [mixtures.seconds_of(item) for item in items]
     found: list[Item] = []
     for length_seconds in lengths_seconds:
         rng = np.random.default_rng(np.random.SeedSequence(SEED))
@@ -74,75 +68,19 @@ def recordings(items: Sequence[Item], lengths_seconds: Sequence[float]) -> list[
     return found
 
 
-def _seconds(item: Item) -> float:
-    """Length of a mixture, 0 if its files cannot be used."""
-    try:
-        return mixtures.planned_samples(item, 1000) / 1000
-    except AudioError:
-        return 0.0
-
-
 # ---------------------------------------------------------------------- scores
 
 
-def score_items(
-    items: Sequence[Item],
-    separator: Separator | None,
-    estimates: Path | None,
-    sample_rate_hz: int,
-    log: RowLog,
-    done: Mapping[int, Row],
-    cluster: str = "",
-) -> None:
-    """Add a row to the log for every item that is not done; of read `estimates`, or separated."""
-    texts = list(dict.fromkeys(text for x in items for text in (x.query, x.wrong_query)))
-    rows_NE = separator.embed_text(texts) if separator else [None] * len(texts)
-    conditions = dict(zip(texts, rows_NE, strict=True))
-    sent = separator and dataclasses.replace(separator, _encoders={})
-    work = functools.partial(_rows, sent, conditions, estimates, sample_rate_hz)
-    left = [item for item in items if item.row not in done]
-    for row in tqdm(spread(cluster, work, left), unit="recording", total=len(left)):
-        log.add(row)
-
-
-def _rows(
-    separator: Separator | None,
-    conditions: Mapping[str, Any],
-    estimates: Path | None,
-    sample_rate_hz: int,
-    items: Sequence[Item],
-) -> Iterator[Row]:
-    for item in items:
-        result = loaded(item, sample_rate_hz, estimates)
-        if isinstance(result, Unscored):
-            yield make_row(result, sample_rate_hz, ())
-            continue
-        made, given = result
-        meter = Meter(2, 1, sample_rate_hz)
-        estimate_NS = np.array(given)
-        if separator:
-            condition_NE = np.stack([conditions[item.query], conditions[item.wrong_query]])
-            stream = separator.stream(sample_rate_hz, condition_NE, live=False)
-            estimate_NS = _separated(stream, made.mixture_S, meter)
-        else:
-            meter.probabilities.append(np.ones((2, 1)))
-        meter.add(made.mixture_S[None], estimate_NS[:, None])
-        row = make_row(Estimate(item, made, estimate_NS[0]), sample_rate_hz, ())
-        yield row | _scores(meter)
-
-
-def _separated(stream: Stream, mixture_S: np.ndarray, meter: Meter) -> np.ndarray:
-    """Estimates `(N, S)`, whose probabilities the meter gets."""
-    ready_NCS = stream.feed(mixture_S[None])
-    meter.probabilities.append(stream.activity_NT)
-    rest_NCS = stream.finish()
-    meter.probabilities.append(stream.activity_NT)
-    return np.concatenate([ready_NCS, rest_NCS], axis=-1)[:, 0]
-
-
-def _scores(meter: Meter) -> dict[str, float]:
+def scored_row(estimator: Estimator, item: Item) -> Row:
+    """Make the row of a recording: its facts, and its scores or the reason why it has none."""
+    result = estimated(estimator, item)
+    if isinstance(result, Unscored):
+        return facts(result)
+    meter = Meter(2, 1, estimator.scoring_hz)
+    meter.probabilities.append(result.activity_KT)
+    meter.add(result.mixture.mixture_S[None], result.estimate_KS[:, None])
     told = meter.result((), "", "", 1.0)
-    return {
+    return facts(result) | {
         "presence": float(told.presence_N[0]),
         "presence_absent": float(told.presence_N[1]),
         "missed": float(not told.spans[0]),

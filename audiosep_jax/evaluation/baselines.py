@@ -1,50 +1,43 @@
-"""Estimators to compare the network with: no separation, and masks computed from the target.
-
-Each is a body for `parallel_eval_step`, like the network: it maps variables and a batch with
-`mixture`, `target` and `condition` to estimates `(B, S)`.
-"""
+"""Baselines to compare the network with: no separation, and masks computed from the target."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from audiosep_jax.audio.files import resample
 from audiosep_jax.data.mixing import caption_key
 from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.lists import Item
-from audiosep_jax.model import make_model
+from audiosep_jax.metrics import fitted
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import istft, stft
 
-WITHOUT_STFT = ("mixture", "silence")
 WITH_NETWORK = ("", "random_query")  # "" is no baseline: the separation itself
 _TINY = 1e-20
 
-Body = Callable[[Any, Mapping[str, jax.Array]], jax.Array]
 
-
-@functools.lru_cache(maxsize=4)
-def body_of(baseline: str, model: ModelConfig) -> Body:
-    """Body of a baseline of `protocols.BASELINES`, or of the network if `baseline` is ""."""
-    if baseline in WITH_NETWORK:
-        network = make_model(model)
-
-        def separate(variables: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
-            mixture_BS, condition_BE = batch["mixture"], batch["condition"]
-            return jnp.asarray(network.apply(variables, mixture_BS, condition_BE, train=False))
-
-        return separate
+def estimate(
+    baseline: str,
+    model: ModelConfig,
+    mixture_S: np.ndarray,
+    target_S: np.ndarray,
+    sample_rate_hz: int,
+) -> np.ndarray:
+    """Estimate `(S,)` of a baseline of `protocols.BASELINES` that has no network."""
     if baseline == "mixture":
-        return lambda _, batch: batch["mixture"]
+        return mixture_S
     if baseline == "silence":
-        return lambda _, batch: jnp.zeros_like(batch["mixture"])
-    mask = {"irm": ideal_ratio_mask, "icm": ideal_complex_mask}[baseline]
-    return lambda _, batch: masked(mask, model, batch["mixture"], batch["target"])
+        return np.zeros_like(mixture_S)
+    rates = sample_rate_hz, model.sample_rate_hz
+    both_BS = resample(np.stack([mixture_S, target_S]), *rates)
+    estimate_S = np.asarray(masked(MASKS[baseline], model, both_BS[:1], both_BS[1:]))
+    return fitted(resample(estimate_S, *rates[::-1])[0], len(mixture_S))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def masked(
     mask: Callable[[jax.Array, jax.Array], jax.Array],
     model: ModelConfig,
@@ -70,6 +63,9 @@ def ideal_complex_mask(target_BTF: jax.Array, noise_BTF: jax.Array) -> jax.Array
     power_BTF = jnp.maximum(jnp.abs(mixture_BTF) ** 2, _TINY)
     mask_BTF = target_BTF * jnp.conj(mixture_BTF) / power_BTF
     return mask_BTF / jnp.maximum(jnp.abs(mask_BTF), 1)
+
+
+MASKS = {"irm": ideal_ratio_mask, "icm": ideal_complex_mask}
 
 
 def sounds_of(items: Sequence[Item]) -> list[set[str]]:

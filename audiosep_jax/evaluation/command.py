@@ -114,7 +114,6 @@ def _listed(arguments: argparse.Namespace) -> "tuple[Protocol, list[Item]]":
         rows,
         arguments.audio,
         arguments.audio2 or arguments.audio,
-        layout=arguments.layout,
         query_column=arguments.query_column,
         query=arguments.query or ("" if arguments.query_column else protocol.default_query),
         snr_db=arguments.snr_db,
@@ -171,7 +170,7 @@ def _watch(words: Sequence[str]) -> None:
         evaluate(options, protocol, items, separator, _command(["watch", *words]))
         return True
 
-    names = ("protocol", "baseline", "sample_rate_hz", "speech", "clap_score", "clap_model")
+    names = ("protocol", "baseline", "sample_rate_hz", "speech", "clap_score")
     about = {name: vars(arguments)[name] for name in (*names, "no_wrong_query")}
     about["list"] = list_fingerprint(items)
     options = {"overwrite": arguments.overwrite, "poll_seconds": arguments.poll_seconds}
@@ -262,8 +261,6 @@ def _add_list(parser: Parser) -> None:
     add("--audio", required=True, **folder, help="rendered mixtures, or the clips of the list")
     add("--audio2", **folder, help="the noises, if they are in another folder")
     add("--output", type=place, required=True, metavar="DIR", help="folder to write to")
-    layout = "content of --audio (default: rendered mixtures if any exist, otherwise pairs)"
-    add("--layout", choices=("auto", "rendered", "pairs"), default="auto", help=layout)
     snr = "SNR of pairs without one in the list (default: 0; for own lists the noise is unscaled)"
     add("--snr_db", type=_SNR, help=snr)
     seconds = "absence: lengths of the recordings (default: 5 15 60)"
@@ -288,13 +285,11 @@ def _add_scoring(parser: Parser) -> None:
     add_loading(parser)
     add_cluster(parser)
     add("--baseline", choices=BASELINES, default="", help="score a baseline instead")
-    batch = "clips at once, on all devices together (default: 1)"
-    add("--batch_size", type=number(int, 1), default=1, help=batch)
     wrong = "skip the separation with a wrong query, which doubles the time"
     add("--no_wrong_query", action="store_true", help=wrong)
     add("--speech", action="store_true", help="also score PESQ, STOI and segmental SNR")
-    add("--clap_score", action="store_true", help="also score CLAPScore, which needs no target")
-    add("--clap_model", default="", metavar="DIR", help="CLAPScore with this CLAP")
+    clap = "also score CLAPScore, which needs no target, with this CLAP (default: the usual one)"
+    add("--clap_score", nargs="?", const="", metavar="DIR", help=clap)
     add("--no_figures", action="store_true", help="draw no figures, which need matplotlib")
     add("--allow_missing", action="store_true", help="score the others if files are missing")
     add("--overwrite", action="store_true", help="discard the results in the output folder")

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from audiosep_jax.evaluation.runner import Estimator
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#707070"  # distinct for colour-blind readers
-COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MAX_BARS = 40
+MAX_BARS, MAX_BINS = 40, 50
 NUM_EXAMPLES = 10  # best, median and worst ones each
 _SNR_STEP_DB = 2.5
 
@@ -43,7 +41,7 @@ def histogram(rows: Sequence[Row], path: Path, title: str = "") -> None:
     sdri_N = np.array([row["sdri"] for row in rows])
     with new_figure(path, 7, 3.6) as figure:
         axis = figure.subplots()
-        axis.hist(sdri_N, bins=_edges(sdri_N), color=BLUE, edgecolor="white", linewidth=0.5)
+        axis.hist(sdri_N, bins=MAX_BINS, color=BLUE, edgecolor="white", linewidth=0.5)
         for name, value, style in (
             ("mean", np.mean(sdri_N), "-"),
             ("median", np.median(sdri_N), "--"),
@@ -91,11 +89,8 @@ def differences(sdri: Mapping[str, np.ndarray], path: Path) -> None:
     gains = {name: sdri_N - base_N for name, sdri_N in others}
     with new_figure(path, 7, 3.8) as figure:
         axis = figure.subplots()
-        edges = _edges(np.concatenate(list(gains.values())))
-        for number, (name, gain_N) in enumerate(gains.items()):
-            colour = COLOURS[number % len(COLOURS)]
-            label = f"{_short(name)}: {gain_N.mean():+.2f} dB"
-            axis.hist(gain_N, bins=edges, histtype="step", color=colour, linewidth=1.5, label=label)
+        labels = [f"{_short(name)}: {gain_N.mean():+.2f} dB" for name, gain_N in gains.items()]
+        axis.hist(list(gains.values()), bins=MAX_BINS, histtype="step", linewidth=1.5, label=labels)
         axis.axvline(0, color="black", linewidth=0.8)
         _label(axis, f"SDRi minus that of {_short(base)} (dB)", "mixtures")
         axis.legend(frameon=False)
@@ -111,29 +106,23 @@ def draw_examples(
 
     Returns the names of the pictures below `output`.
     """
-    from audiosep_jax.evaluation import runner
+    from audiosep_jax.evaluation.runner import Unscored, estimated
 
-    names = {
-        row["row"]: (f"examples/{kind}-{rank:02d}.png", row)
-        for kind, found in example_rows(rows).items()
-        for rank, row in enumerate(found, start=1)
-    }
-    lengths = {number: row["num_samples"] for number, (_, row) in names.items()}
-    items = [dataclasses.replace(x, wrong_query="") for x in items]
-    batches = runner.plan(items, lengths, runner.batch_rows(1), estimator)
-    with ThreadPoolExecutor() as pool:
-        for estimates in runner.estimate_batches(batches, estimator, 1, pool):
-            for made in estimates:
-                if isinstance(made, runner.Unscored):  # its files were removed since
-                    continue
-                name, row = names[made.item.row]
-                panels = {
-                    f"mixture, SDR {row['mixture_sdr']:.1f} dB": made.mixture.mixture_S,
-                    f"target, query: {row['query']}": made.mixture.target_S,
-                    f"estimate, SDR {row['sdr']:.1f} dB": made.estimate_S,
-                }
-                spectrogram_figure(panels, estimator.scoring_hz, output / name)
-    return [name for name, _ in names.values()]
+    drawn = []
+    for kind, found in example_rows(rows).items():
+        for rank, row in enumerate(found, start=1):
+            item = dataclasses.replace(items[row["row"]], wrong_query="")
+            made = estimated(estimator, item)
+            if isinstance(made, Unscored):  # its files were removed since
+                continue
+            panels = {
+                f"mixture, SDR {row['mixture_sdr']:.1f} dB": made.mixture.mixture_S,
+                f"target, query: {row['query']}": made.mixture.target_S,
+                f"estimate, SDR {row['sdr']:.1f} dB": made.estimate_KS[0],
+            }
+            drawn.append(f"examples/{kind}-{rank:02d}.png")
+            spectrogram_figure(panels, estimator.scoring_hz, output / drawn[-1])
+    return drawn
 
 
 def example_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -159,13 +148,6 @@ def _snr_bins(rows: Sequence[Row]) -> dict[float, np.ndarray]:
         float(step * _SNR_STEP_DB): np.flatnonzero(steps_N == step)
         for step in np.unique(steps_N).tolist()
     }
-
-
-def _edges(values_N: np.ndarray) -> np.ndarray:
-    """Bin edges in steps of 0.5 to 10 dB that keep the number of bins below about 60."""
-    low, high = float(values_N.min()), float(values_N.max())
-    step = next(x for x in (0.5, 1, 2, 5, 10, 1e9) if (high - low) / x <= 60)
-    return np.arange(np.floor(low / step) * step, high + 2 * step, step)
 
 
 def _label(axis: Any, x: str, y: str, title: str = "") -> None:

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from audiosep_jax import files
 from audiosep_jax.encoders import KINDS
@@ -14,7 +13,6 @@ from audiosep_jax.errors import InputError
 from audiosep_jax.evaluation.protocols import Protocol
 from audiosep_jax.files import Row
 
-Layout = Literal["auto", "rendered", "pairs"]
 WRONG_QUERY = "wrong_query"  # column of a list, and folder of estimates for these queries
 MAX_SNR_DB = 200.0  # far beyond it the power of the scaled noise leaves the range of float32
 OPTIONAL_COLUMNS = (
@@ -48,10 +46,15 @@ class Item:
     kind: str = "text"  # of the queries
 
     @property
+    def query_files(self) -> tuple[Path, ...]:
+        """File of the query, if it is one."""
+        return (Path(self.query),) if KINDS[self.kind].is_file else ()
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All files that must exist."""
-        asked = (Path(self.query),) if KINDS[self.kind].is_file else ()
-        return (self.target, *((self.mixture,) if self.mixture else self.noises), *asked)
+        sounds = (self.mixture,) if self.mixture else self.noises
+        return (self.target, *sounds, *self.query_files)
 
 
 def read_list(
@@ -121,7 +124,6 @@ def items_of(
     audio: Path,
     noise: Path,
     *,
-    layout: Layout = "auto",
     query_column: str = "",
     query: str = "",
     snr_db: float | None = None,
@@ -129,7 +131,7 @@ def items_of(
     """Mixtures of a list.
 
     Args:
-        audio: folder of the targets and of rendered mixtures, which `auto` takes if any exists.
+        audio: folder of the targets and of rendered mixtures, which are taken if any exists.
         noise: folder of the noises.
         query_column: column of the query, if not the protocol's; `query` replaces all of them.
         snr_db: SNR of pairs whose list has none. None: 0, or unscaled noise in own mixtures.
@@ -138,11 +140,8 @@ def items_of(
     if not query and column not in rows[0].cells:
         found = ", ".join(rows[0].cells)[:80]
         raise InputError(f"the list has no column {column!r} of queries, only {found}")
-    kinds = {"rendered": protocol.rendered or protocol.own, "pairs": protocol.pair}
-    if layout != "auto" and not kinds[layout]:
-        raise InputError(f"layout={layout}: the lists of {protocol.name} have no such files")
-    is_rendered = protocol.rendered is not None and layout != "pairs"
-    if layout == "auto" and protocol.rendered and protocol.pair:
+    is_rendered = protocol.rendered is not None
+    if protocol.rendered and protocol.pair:
         mixtures = (audio / path_of(protocol.rendered[1], row.cells) for row in rows)
         is_rendered = any(path.is_file() for path in mixtures)
     if snr_db is None and not protocol.own:

@@ -42,43 +42,34 @@ class Mixture:
     fingerprint: str
 
 
-def planned_samples(item: Item, sample_rate_hz: int) -> int:
-    """Length of the mixture by its files; AudioError if one is missing, not audio, or short."""
-    target = _planned(item.target, item.target_start_seconds, item.seconds, sample_rate_hz)
-    if item.mixture is None:
-        for path in item.noises:
-            _planned(path, item.noise_start_seconds, None, sample_rate_hz)
-        return target
-    mixture = _planned(item.mixture, item.target_start_seconds, item.seconds, sample_rate_hz)
-    return _common_length(item, target, mixture)
-
-
 def load(item: Item, sample_rate_hz: int) -> Mixture:
     """Read or mix one mixture, float32, between those that are joined to it.
 
     The others are brought to its power, and have no target. AudioError names a file that cannot be
     used.
     """
-    made = _load_alone(item, sample_rate_hz)
-
-    def joined(others: Sequence[Item]) -> np.ndarray:
-        parts = [np.zeros(0, np.float32)]
-        for other in others:
-            audio_S = _load_alone(other, sample_rate_hz).mixture_S
-            gain = np.sqrt(energy(made.mixture_S) / max(energy(audio_S), POWER_FLOOR))
-            parts.append(audio_S * np.float32(gain))
-        return np.concatenate(parts)
-
-    before_S, after_S = joined(item.before), joined(item.after)
-    mixture_S = np.concatenate([before_S, made.mixture_S, after_S])
-    target_S = np.pad(made.target_S, (len(before_S), len(after_S)))
-    return Mixture(mixture_S, target_S, made.fingerprint)
+    digest = _digest(item)
+    mixture_S, target_S = _load_alone(item, sample_rate_hz, digest)
+    others = []
+    for other in (*item.before, *item.after):
+        made = load(other, sample_rate_hz)
+        digest.update(made.fingerprint.encode())
+        gain = np.sqrt(energy(mixture_S) / max(energy(made.mixture_S), POWER_FLOOR))
+        others.append(made.mixture_S * np.float32(gain))
+    before, after = others[: len(item.before)], others[len(item.before) :]
+    target_S = np.pad(target_S, (sum(map(len, before)), sum(map(len, after))))
+    return Mixture(np.concatenate([*before, mixture_S, *after]), target_S, digest.hexdigest())
 
 
-def _load_alone(item: Item, sample_rate_hz: int) -> Mixture:
+def _load_alone(
+    item: Item, sample_rate_hz: int, digest: "hashlib.blake2b"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(mixture, target) of one mixture, whose files the digest gets."""
 
     def read(path: Path, start_seconds: float, seconds: float | None) -> np.ndarray:
-        audio_CS, rate_hz = audio_files.read(path)
+        with audio_files.AudioReader(path) as recording:
+            digest.update(recording.local.read_bytes())
+            rate_hz, audio_CS = recording.sample_rate_hz, recording.read_rest()
         first, last = _span(path, audio_CS.shape[1], rate_hz, start_seconds, seconds)
         audio_S = audio_files.to_mono(audio_CS[:, first:last])
         return audio_files.resample(audio_S[None], rate_hz, sample_rate_hz)[0]
@@ -91,7 +82,20 @@ def _load_alone(item: Item, sample_rate_hz: int) -> Mixture:
     else:
         noises = [read(path, item.noise_start_seconds, None) for path in item.noises]
         mixture_S, target_S = _mixed(item, target_S, noises)
-    return Mixture(mixture_S, target_S, fingerprint_of(item))
+    for path in item.query_files:
+        digest.update(files.read_bytes(path))
+    return mixture_S, target_S
+
+
+def seconds_of(item: Item) -> float:
+    """Length of a mixture in ms, rounded up, as its target's file states; 0 if it is unusable."""
+    try:
+        with audio_files.AudioReader(item.target) as recording:
+            size = recording.num_samples, recording.sample_rate_hz
+        first, last = _span(item.target, *size, item.target_start_seconds, item.seconds)
+        return -(-(last - first) * 1000 // size[1]) / 1000
+    except AudioError:
+        return 0.0
 
 
 def check_sounds(item: Item, made: Mixture) -> None:
@@ -136,13 +140,19 @@ def estimates_fingerprint(items: Sequence[Item], folder: Path) -> str:
 
 def fingerprint_of(item: Item) -> str:
     """Hash of an item's files and of how they are mixed; OSError if one cannot be read."""
-    digest = hashlib.blake2b(repr((item.snr_db, item.seconds)).encode(), digest_size=8)
-    digest.update(repr((item.target_start_seconds, item.noise_start_seconds)).encode())
+    digest = _digest(item)
     for path in item.files:
         digest.update(files.read_bytes(path))
     for other in (*item.before, *item.after):
         digest.update(fingerprint_of(other).encode())
     return digest.hexdigest()
+
+
+def _digest(item: Item) -> "hashlib.blake2b":
+    """Hash of how an item is mixed."""
+    how = repr((item.snr_db, item.seconds))
+    how += repr((item.target_start_seconds, item.noise_start_seconds))
+    return hashlib.blake2b(how.encode(), digest_size=8)
 
 
 def check_unchanged(items: Sequence[Item], done: Mapping[int, Mapping[str, Any]]) -> None:
@@ -231,10 +241,6 @@ def make_pairs(
         noise = others[int(rng.integers(len(others)))]
         query = target.captions[int(rng.integers(len(target.captions)))]
         names = [Path(os.path.relpath(clip.path, root)).as_posix() for clip in (target, noise)]
-        try:
-            "".join(names).encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{names}: a name is not UTF-8, rename the file") from error
         snr_db = snrs_db[number % len(snrs_db)]
         lines.append([number, query, query, *names, noise.captions[0], f"{snr_db:g}"])
     columns = ("id", "query", "class", "target", "noise", "noise_query", "snr")
@@ -270,13 +276,6 @@ def _mixed(
         parts = [part_S / np.float32(np.sqrt(energy(part_S))) for part_S in parts]
     noise_S = np.asarray(np.sum(parts, axis=0, dtype=np.float32))
     return mix_at_snr(target_S, noise_S, item.snr_db)
-
-
-def _planned(path: Path, start_seconds: float, seconds: float | None, sample_rate_hz: int) -> int:
-    with audio_files.AudioReader(path) as recording:
-        num_samples, rate_hz = recording.num_samples, recording.sample_rate_hz
-    first, last = _span(path, num_samples, rate_hz, start_seconds, seconds)
-    return -(-(last - first) * sample_rate_hz // rate_hz)
 
 
 def _span(

@@ -50,7 +50,6 @@ class Protocol:
     aggregation: Aggregation = "mean"
     sample_rate_hz: int | None = 32000  # of scoring; None stands for the model's
     snr: str = ""  # column of the SNR; empty if the published list has none
-    headline: tuple[str, ...] = ("sdri", "si_sdr")
     folder: str = ""  # whose files are listed if there is no list
     default_query: str = ""
     speech: bool = False  # score PESQ, STOI and segmental SNR
@@ -86,7 +85,6 @@ def _speakers(name: str, title: str) -> tuple[Protocol, Protocol]:
         pair=(),
         clips="mixture_ID",
         sample_rate_hz=8000,
-        headline=("si_sdri", "sdri"),
     )
     blind = dataclasses.replace(
         asked,
@@ -162,7 +160,6 @@ _ALL = (
         rendered=None,
         pair=("{source}.wav", "{noise}.wav"),
         snr="snr",
-        headline=("sdr", "sdri", "si_sdr"),
         by_position=True,
         published={"DCASE 2024 baseline": {"sdr": 5.71, "sdri": 5.67, "si_sdr": 3.86}},
     ),
@@ -180,7 +177,6 @@ _ALL = (
         pair=(),
         folder="clean_testset_wav",
         default_query="human speech",
-        headline=("pesq", "stoi", "segmental_snr", "si_sdr"),
         speech=True,
     ),
     *_speakers("libri2mix", "Libri2Mix"),
@@ -205,15 +201,6 @@ _ABSENCE = dataclasses.replace(
     name="absence",
     title="present and absent sounds",
     absence=True,
-    headline=(),
     definition="docs/evaluation.md, absent sounds",
 )
 PROTOCOLS = {protocol.name: protocol for protocol in (*_ALL, _ABSENCE)}
-
-# The six benchmarks of the AudioSep paper. LASS-Net and DP-LASS report means over them only.
-SIX = tuple(name for name, protocol in PROTOCOLS.items() if "AudioSep" in protocol.published)
-MEANS_OF_SIX: dict[str, Scores] = {
-    "LASS-Net": {"sdri": 1.99, "si_sdr": -4.47},
-    "AudioSep": {"sdri": 8.75, "si_sdr": 7.77},
-    "DP-LASS": {"sdri": 9.76, "si_sdr": 9.06},
-}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from audiosep_jax.evaluation.protocols import MEANS_OF_SIX, PROTOCOLS, SIX
+from audiosep_jax.evaluation.protocols import PROTOCOLS
 from audiosep_jax.evaluation.results import HEADINGS
 
 MAX_CLASSES = 60  # if there are more, the best and the worst are shown
@@ -67,22 +67,15 @@ def between(score: Mapping[str, Any], form: str = ".2f") -> str | None:
 
 def _published(content: Mapping[str, Any]) -> list[str]:
     """This run beside published scores; nothing for protocols without any."""
-    protocol, headline = content["protocol"], content["headline"]
-    others = PROTOCOLS[protocol].published
+    others = PROTOCOLS[content["protocol"]].published
     if not others:
         return []
     what = content["baseline"] or "this run"
     own = f"{what} (see the notes above)" if content["notes"] else what
     scores = {own: {name: score["mean"] for name, score in content["scores"].items()}, **others}
-
-    def rows(systems: Mapping[str, Mapping[str, float]]) -> str:
-        lines = [[name, *(found.get(x) for x in headline)] for name, found in systems.items()]
-        return table(["", *map(name_of, headline)], lines)
-
-    parts = ["## Beside published numbers", rows(scores)]
-    if protocol in SIX:
-        parts += ["Means over the six benchmarks of the paper:", rows(MEANS_OF_SIX)]
-    return parts
+    shown = dict.fromkeys(name for system in others.values() for name in system)
+    rows = [[name, *(found.get(x) for x in shown)] for name, found in scores.items()]
+    return ["## Beside published numbers", table(["", *map(name_of, shown)], rows)]
 
 
 def _classes(content: Mapping[str, Any]) -> list[str]:

@@ -164,7 +164,6 @@ def results_of(
         "query": run.query or default_query or None,
         "aggregation": protocol.aggregation,
         "definition": protocol.definition,
-        "headline": list(protocol.headline),
         **(summarize or summary)(rows, protocol.aggregation),
         "version": f"audiosep_jax {audiosep_jax.__version__}, jax {metadata.version('jax')}",
         "command": run.command,

@@ -1,4 +1,4 @@
-"""Scores of one clip: SDR and SI-SDR, those of enhanced speech, and CLAPScore."""
+"""Scores of one clip beside SDR: those of enhanced speech, and CLAPScore."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.encoders.pretrained import AudioEncoder
 from audiosep_jax.errors import InputError
-from audiosep_jax.metrics import clap_score, fitted, separation_scores
+from audiosep_jax.metrics import fitted
 
 
 class Scored(NamedTuple):
@@ -33,22 +33,17 @@ _TINY = 1e-10
 def score_functions(
     queries: Sequence[str], speech: bool, clap_model: str | None
 ) -> list[ScoreFunction]:
-    """Functions of SDR, of the scores of speech, and of CLAPScore with a folder or hub id.
+    """Functions of the scores of speech, and of CLAPScore with a folder or hub id.
 
     A `clap_model` of "" is the default model, None no CLAPScore.
     """
-    functions: list[ScoreFunction] = [sdr_scores]
+    functions: list[ScoreFunction] = []
     if speech:
         check_packages()
         functions.append(speech_scores)
     if clap_model is not None:
         functions.append(ClapScore(queries, clap_model))
     return functions
-
-
-def sdr_scores(clip: Scored) -> Mapping[str, float]:
-    """SDR, SI-SDR, their improvements, and both of the mixture."""
-    return separation_scores(*clip[:3])
 
 
 class ClapScore:
@@ -68,7 +63,7 @@ class ClapScore:
         if not np.any(clip.estimate_S):
             return {"clap_score": 0.0}
         audio_NE = self._encoder.embed_audio(clip.estimate_S, clip.sample_rate_hz)
-        return {"clap_score": float(clap_score(self._text[clip.query][None], audio_NE)[0])}
+        return {"clap_score": float(audio_NE[0] @ self._text[clip.query])}
 
 
 def check_packages() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def evaluate(
     kind = items[0].kind
     estimator = runner.make_estimator(separator, run.baseline, queries, rate_hz, estimates, kind)
     log = RowLog(arguments.output, run.about(items), arguments.shard)
-    _score_rows(arguments, run, items, separator, estimator, log)
+    _score_rows(arguments, run, items, estimator, log)
     found = log.read()
     if len(found) < len(items):
         done = f"{len(found):,} of {len(items):,} mixtures are done, by all shards"
@@ -75,7 +76,6 @@ def _run(
             "fingerprint": mixtures.estimates_fingerprint(items, arguments.estimates),
             "sample_rate_hz": rate_hz,
         }
-    with_clap = arguments.clap_score or bool(arguments.clap_model)
     return Run(
         protocol,
         rate_hz,
@@ -86,7 +86,7 @@ def _run(
         query_column=arguments.query_column,
         extras={
             "speech": arguments.speech or protocol.speech,
-            "clap_model": arguments.clap_model if with_clap else None,
+            "clap_model": arguments.clap_score,
             "wrong_query": bool(items[0].wrong_query),
         },
         command=command,
@@ -97,13 +97,15 @@ def _score_rows(
     arguments: argparse.Namespace,
     run: Run,
     items: list[Item],
-    separator: Separator | None,
     estimator: Estimator,
     log: RowLog,
 ) -> None:
     """Add to the log the rows of this shard that it does not have yet."""
-    queries = [text for item in items for text in (item.query, item.wrong_query) if text]
-    scores = score_functions(queries, run.extras["speech"], run.extras["clap_model"])
+    row_of = functools.partial(absence.scored_row, estimator)
+    if not run.protocol.absence:
+        queries = [text for item in items for text in (item.query, item.wrong_query) if text]
+        scores = score_functions(queries, run.extras["speech"], run.extras["clap_model"])
+        row_of = functools.partial(runner.scored_row, estimator, scores)
     if arguments.overwrite:
         log.discard()
         for name in (results.JSON_NAME, results.CSV_NAME, results.MARKDOWN_NAME):
@@ -112,15 +114,9 @@ def _score_rows(
     index, count = arguments.shard
     mine = items[index::count]
     mixtures.check_unchanged(mine, done)
+    options = {"num_threads": arguments.num_threads, "cluster": arguments.cluster}
     with log:
-        if run.protocol.absence:
-            rate_hz = run.sample_rate_hz
-            place = arguments.estimates, rate_hz
-            absence.score_items(mine, separator, *place, log, done, arguments.cluster)
-            return
-        names = ("batch_size", "num_threads", "cluster")
-        options = {name: vars(arguments)[name] for name in names}
-        runner.score_items(mine, estimator, log, done, scores, **options)
+        runner.score_items(mine, row_of, log, done, **options)
 
 
 def _write_results(

@@ -16,7 +16,7 @@ from audiosep_jax.evaluation import absence, lists, mixtures
 from audiosep_jax.evaluation.baselines import random_queries, sounds_of
 from audiosep_jax.evaluation.command import main
 from audiosep_jax.evaluation.protocols import PROTOCOLS
-from audiosep_jax.evaluation.results import RowLog
+from audiosep_jax.evaluation.runner import make_estimator
 from audiosep_jax.separation.separator import Separator
 
 QUERIES = ("dog", "rain", "bells", "wind", "a train", "birds")
@@ -112,12 +112,11 @@ def test_a_separator_is_scored_as_it_separates_files(place):
     variables = shy_variables(model, scale=300, bias=1.0)
     separator = Separator(model, variables, TextConfig(encoder="hashed"), None, 0)
     (item,) = absence.recordings(items_of(place), LENGTHS[1:])[:1]
-    with RowLog(place / "out", {}) as log:
-        absence.score_items([item], separator, None, model.sample_rate_hz, log, {})
-    row = log.read()[0]
+    queries = [item.query, item.wrong_query]
+    row = absence.scored_row(make_estimator(separator, "", queries, model.sample_rate_hz), item)
     made = mixtures.load(item, model.sample_rate_hz)
     audio_files.write(place / "in.wav", made.mixture_S[None], model.sample_rate_hz)
-    condition_NE = separator.embed_text([item.query, item.wrong_query])
+    condition_NE = separator.embed_text(queries)
     told = separator.separate_file(
         place / "in.wav", [place / "a.wav", place / "b.wav"], condition_NE
     )

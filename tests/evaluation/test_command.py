@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from evaluation_examples import (
@@ -30,7 +31,7 @@ from audiosep_jax.separation.separator import Separator
 
 pytestmark = pytest.mark.slow
 
-COUNT = 13  # with batches of eight devices: one whole, one filled up
+COUNT = 13
 
 
 @pytest.fixture(scope="module")
@@ -121,19 +122,17 @@ def mean(output, name="sdri"):
     return results(output)["scores"][name]["mean"]
 
 
-@pytest.mark.parametrize("change", ["batch", "order", "shards", "shape"])
+@pytest.mark.parametrize("change", ["devices", "order", "shards"])
 def test_results_do_not_depend_on_how_they_are_computed(
     place, scored, tmp_path, change, monkeypatch
 ):
-    if change == "shape":  # the lengths are no longer rare
-        monkeypatch.setattr(runner, "RARE", 0)
-        assert run(place, tmp_path) == 0
-    elif change == "shards":
-        assert run(place, tmp_path, "--shard", "1/2", "--batch_size", 3) == 0
+    if change == "shards":
+        assert run(place, tmp_path, "--shard", "1/2") == 0
         assert not (tmp_path / "results.json").exists()
         assert run(place, tmp_path, "--shard", "0/2") == 0
-    elif change == "batch":
-        assert run(place, tmp_path, "--batch_size", 16) == 0
+    elif change == "devices":  # of which a CPU otherwise uses one
+        monkeypatch.setattr(runner, "devices_to_use", lambda: jax.local_devices()[:2])
+        assert run(place, tmp_path) == 0
     else:
         header, *lines = (place / "pairs.csv").read_text().splitlines()
         (place / "turned.csv").write_text("\n".join([header, *lines[::-1]]) + "\n")
@@ -486,7 +485,7 @@ PAIRS = ["--audio", ".", "--output", "x"]
         (WHOLE[:-2], "required: --output"),
         ([*WHOLE[:4], *WHOLE[6:], "--baseline", "mixture"], "--metadata is needed: the CSV"),
         (WHOLE, "--checkpoint is needed"),
-        ([*WHOLE, "--batch_size", "0"], "--batch_size: 0 is not in 1..inf"),
+        ([*WHOLE, "--num_threads", "0"], "--num_threads: 0 is not in 1..inf"),
         ([*WHOLE, "--sample_rate_hz", "9"], "--sample_rate_hz: 9 is not in 100..768000"),
         ([*WHOLE, "--snr_db", "nan"], "--snr_db: nan is not in -200..200"),
         (["pairs", *PAIRS, "--snrs_db", "0", "inf"], "--snrs_db: inf is not in -200..200"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from audiosep_jax.evaluation.protocols import MEANS_OF_SIX, PROTOCOLS, SIX
+from audiosep_jax.evaluation.protocols import PROTOCOLS
 
 # count, aggregation, query, rate of each.
 STATED = {
@@ -27,16 +27,14 @@ STATED = {
 def test_protocol(name):
     row = PROTOCOLS[name]
     assert (row.count, row.aggregation, row.query_kind, row.sample_rate_hz) == STATED[name]
-    assert row.headline[-1:] in (("si_sdr",), ("sdri",), ())
 
 
 def test_all_are_stated():
     assert tuple(STATED) == tuple(PROTOCOLS)
-    assert PROTOCOLS["dcase2024"].headline == ("sdr", "sdri", "si_sdr")
 
 
 def test_the_mean_of_the_published_scores_is_the_published_mean():
-    assert SIX == ("audioset", "vggsound", "audiocaps", "clotho", "music", "esc50")
-    for name in ("sdri", "si_sdr"):
-        mean = sum(PROTOCOLS[x].published["AudioSep"][name] for x in SIX) / len(SIX)
-        assert mean == pytest.approx(MEANS_OF_SIX["AudioSep"][name], abs=0.006)
+    six = [x.published["AudioSep"] for x in PROTOCOLS.values() if "AudioSep" in x.published]
+    assert len(six) == 6
+    for name, stated in (("sdri", 8.75), ("si_sdr", 7.77)):
+        assert sum(x[name] for x in six) / 6 == pytest.approx(stated, abs=0.006)
