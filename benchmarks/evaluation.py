@@ -121,13 +121,13 @@ def main() -> None:
     checkpoint = arguments.checkpoint
     separator = Separator.load(checkpoint) if checkpoint else random_separator(ResUNetConfig())
     model = separator.model
-    estimator = make_estimator(separator, arguments.baseline, ["noise"], model.sample_rate_hz)
-    row_of = functools.partial(scored_row, estimator, [])
     forward = BareForward(separator, round(arguments.seconds * model.sample_rate_hz))
     bare, scored = [forward.seconds(arguments.repeats)], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         items = write_items(folder, arguments.num_clips, arguments.seconds, model.sample_rate_hz)
+        estimator = make_estimator(separator, arguments.baseline, items, model.sample_rate_hz)
+        row_of = functools.partial(scored_row, estimator, [])
         with Clock(folder) as clock:
             for part in np.array_split(np.arange(len(items)), arguments.parts):
                 score_items([items[n] for n in part], row_of, clock, {})

@@ -5,14 +5,13 @@ import contextlib
 import dataclasses
 import importlib.util
 import ipaddress
-import math
 import os
 import socket
 import threading
 from collections.abc import Sequence
 
 from audiosep_jax import files
-from audiosep_jax.cli import Parser, exit_code
+from audiosep_jax.cli import Parser, exit_code, number
 from audiosep_jax.demo.storage import own_folder
 from audiosep_jax.errors import InputError
 from audiosep_jax.separation.options import add_checkpoint, add_loading, load_separator
@@ -34,10 +33,6 @@ def main(argv: Sequence[str]) -> int:
 
 def _serve(arguments: argparse.Namespace) -> None:
     # ------------------------------------------------------------------ checks, cheapest first
-    for option in ("max_seconds", "max_megabytes", "max_total_megabytes", "concurrency"):
-        value = vars(arguments)[option]
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"--{option} {value}: must be more than 0")
     passwords = _passwords(arguments)
     for package in ("gradio", "matplotlib"):
         if importlib.util.find_spec(package) is None:
@@ -105,12 +100,13 @@ def _parser() -> Parser:
     users = "text file with a line user:password for each user; required if others can reach --host"
     add("--auth_file", metavar="FILE", help=users)
     add("--no_auth", action="store_true", help="serve other machines without passwords")
+    positive = number(float, 0.001, 1e9)
     longest = "longest recording that is accepted, in seconds (default: %(default)g)"
-    add("--max_seconds", type=float, default=300.0, metavar="S", help=longest)
+    add("--max_seconds", type=positive, default=300.0, metavar="S", help=longest)
     largest = "largest upload that is accepted, in megabytes (default: %(default)g)"
-    add("--max_megabytes", type=float, default=100.0, metavar="MB", help=largest)
+    add("--max_megabytes", type=positive, default=100.0, metavar="MB", help=largest)
     total = "all files that the page holds at a time, in megabytes (default: %(default)g)"
-    add("--max_total_megabytes", type=float, default=10_000.0, metavar="MB", help=total)
+    add("--max_total_megabytes", type=positive, default=10_000.0, metavar="MB", help=total)
     at_once = "requests that run at once; others wait in a queue (default: %(default)s)"
-    add("--concurrency", type=int, default=1, metavar="N", help=at_once)
+    add("--concurrency", type=number(int, 1), default=1, metavar="N", help=at_once)
     return parser

@@ -187,8 +187,7 @@ def _render(words: Sequence[str]) -> None:
     protocol, items = _listed(arguments)
     from audiosep_jax.evaluation import absence, mixtures, runner, scoring
 
-    drawn = argparse.Namespace(baseline="", no_wrong_query=False, estimates=None)
-    items = scoring.with_queries(items, drawn)
+    items = scoring.with_queries(items)
     if protocol.absence:
         items = absence.recordings(items, arguments.seconds)
     mixtures.render(

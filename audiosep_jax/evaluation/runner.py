@@ -105,20 +105,19 @@ class Estimator:
 def make_estimator(
     separator: Separator | None,
     baseline: str,
-    queries: Sequence[str],
+    items: Sequence[Item],
     scoring_hz: int,
     estimates: Path | None = None,
-    kind: str = "text",
 ) -> Estimator:
     """Estimator of a baseline, of the separator if it is "", or of files in a folder `estimates`.
 
-    Baselines without a network need no separator; masks then use the published STFT. The queries
-    are of a kind of `encoders.KINDS`.
+    Baselines without a network need no separator; masks then use the published STFT.
     """
     model = separator.model if separator else _published_model(scoring_hz)
     if not separator or baseline not in baselines.WITH_NETWORK:
         return Estimator(scoring_hz, baseline, model, folder=estimates)
-    distinct = list(dict.fromkeys(queries))
+    queries = (text for item in items for text in (item.query, item.wrong_query) if text)
+    distinct, kind = list(dict.fromkeys(queries)), items[0].kind
     if kind == "blind":
         rows_NE = separator.slots(len(distinct))
     elif KINDS[kind].is_file:  # one after another, since sounds may take much memory

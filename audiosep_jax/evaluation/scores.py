@@ -39,7 +39,12 @@ def score_functions(
     """
     functions: list[ScoreFunction] = []
     if speech:
-        check_packages()
+        try:
+            import pesq  # noqa: F401
+            import pystoi  # noqa: F401
+        except ImportError as error:
+            hint = "pip install 'audiosep-jax[eval]'"
+            raise InputError(f"PESQ and STOI need the packages pesq and pystoi: {hint}") from error
         functions.append(speech_scores)
     if clap_model is not None:
         functions.append(ClapScore(queries, clap_model))
@@ -64,16 +69,6 @@ class ClapScore:
             return {"clap_score": 0.0}
         audio_NE = self._encoder.embed_audio(clip.estimate_S, clip.sample_rate_hz)
         return {"clap_score": float(audio_NE[0] @ self._text[clip.query])}
-
-
-def check_packages() -> None:
-    """Raise InputError if the packages of the extra `eval` are not installed."""
-    try:
-        import pesq  # noqa: F401
-        import pystoi  # noqa: F401
-    except ImportError as error:
-        hint = "pip install 'audiosep-jax[eval]'"
-        raise InputError(f"PESQ and STOI need the packages pesq and pystoi: {hint}") from error
 
 
 def speech_scores(clip: Scored) -> dict[str, float]:

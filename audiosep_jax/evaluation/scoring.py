@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,19 @@ def evaluate(
 ) -> None:
     """Score the mixtures, or those of this shard; write the results when all are scored."""
     use_compilation_cache()
-    items = with_queries(items, arguments)
+    wrong = not arguments.no_wrong_query
+    items = with_queries(items, arguments.baseline, arguments.estimates, wrong=wrong)
     if protocol.absence:
         items = absence.recordings(items, arguments.seconds)
     rate_hz = runner.scoring_rate(arguments.sample_rate_hz, protocol, separator)
     run = _run(arguments, protocol, items, rate_hz, separator, command)
-    queries = [text for item in items for text in (item.query, item.wrong_query) if text]
-    estimates = arguments.estimates
-    kind = items[0].kind
-    estimator = runner.make_estimator(separator, run.baseline, queries, rate_hz, estimates, kind)
+    estimator = runner.make_estimator(separator, run.baseline, items, rate_hz, arguments.estimates)
+    row_of = functools.partial(absence.scored_row, estimator)
+    if not protocol.absence:
+        scores = score_functions([item.query for item in items], **run.extras)
+        row_of = functools.partial(runner.scored_row, estimator, scores)
     log = RowLog(arguments.output, run.about(items), arguments.shard)
-    _score_rows(arguments, run, items, estimator, log)
+    _score_rows(arguments, items, row_of, log)
     found = log.read()
     if len(found) < len(items):
         done = f"{len(found):,} of {len(items):,} mixtures are done, by all shards"
@@ -87,25 +89,15 @@ def _run(
         extras={
             "speech": arguments.speech or protocol.speech,
             "clap_model": arguments.clap_score,
-            "wrong_query": bool(items[0].wrong_query),
         },
         command=command,
     )
 
 
 def _score_rows(
-    arguments: argparse.Namespace,
-    run: Run,
-    items: list[Item],
-    estimator: Estimator,
-    log: RowLog,
+    arguments: argparse.Namespace, items: list[Item], row_of: Callable[[Item], Row], log: RowLog
 ) -> None:
     """Add to the log the rows of this shard that it does not have yet."""
-    row_of = functools.partial(absence.scored_row, estimator)
-    if not run.protocol.absence:
-        queries = [text for item in items for text in (item.query, item.wrong_query) if text]
-        scores = score_functions(queries, run.extras["speech"], run.extras["clap_model"])
-        row_of = functools.partial(runner.scored_row, estimator, scores)
     if arguments.overwrite:
         log.discard()
         for name in (results.JSON_NAME, results.CSV_NAME, results.MARKDOWN_NAME):
@@ -146,16 +138,17 @@ def _write_results(
     _print(content, output)
 
 
-def with_queries(items: list[Item], arguments: argparse.Namespace) -> list[Item]:
+def with_queries(
+    items: list[Item], baseline: str = "", estimates: Path | None = None, *, wrong: bool = True
+) -> list[Item]:
     """Items with wrong queries: in place of the right ones, or beside them if the list has some."""
-    if arguments.baseline == "random_query":
+    if baseline == "random_query":
         pairs = zip(items, random_queries(items), strict=True)
         return [dataclasses.replace(x, query=query, wrong_query="") for x, query in pairs]
-    estimates = arguments.estimates
     if items[0].kind == "blind" and not estimates:
         return items  # whose second query is for the other part
     none = estimates and not (estimates / WRONG_QUERY).is_dir()
-    if none or arguments.baseline or arguments.no_wrong_query:
+    if none or baseline or not wrong:
         return [dataclasses.replace(item, wrong_query="") for item in items]
     if all(item.wrong_query for item in items):
         return items

@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -284,13 +284,11 @@ def separate_all(
         finally:
             free.put(mine)
 
-    with ThreadPoolExecutor(len(devices)) as executor:
+    with workers.threads(len(devices)) as submit:
         try:
-            yield from workers.finished(executor.submit, work, tasks, _failure)
-        except BaseException:
+            yield from workers.finished(submit, work, tasks, _failure)
+        finally:
             stop.set()
-            executor.shutdown(wait=True, cancel_futures=True)
-            raise
 
 
 def separate_on_cluster(

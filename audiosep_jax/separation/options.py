@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import functools
-import math
 import os
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from audiosep_jax.cli import (
     Parser,
     add_cluster,
     naming,
+    number,
     place,
     say,
     shard,
@@ -134,8 +134,6 @@ def names_a_file(output: Path) -> bool:
 
 def check_options(arguments: argparse.Namespace, output: Path) -> None:
     """Raise InputError for options that are wrong by themselves; `output` is the folder."""
-    if arguments.tile_seconds is not None and not 0 < arguments.tile_seconds < math.inf:
-        raise InputError(f"--tile_seconds {arguments.tile_seconds}: must be positive and finite")
     with naming("--output", str(output)):
         files.check_writable(output / "separated.jsonl")
     if arguments.json:
@@ -260,7 +258,7 @@ def _add_separation(group: argparse._ArgumentGroup) -> None:
         "drop them (default: %(default)s)",
     )
     tile = "seconds of audio that are computed at once (default: what the free memory allows)"
-    group.add_argument("--tile_seconds", type=float, metavar="S", help=tile)
+    group.add_argument("--tile_seconds", type=number(float, 1e-3, 1e9), metavar="S", help=tile)
 
 
 def _add_results(group: argparse._ArgumentGroup) -> None:

@@ -113,7 +113,7 @@ def test_a_separator_is_scored_as_it_separates_files(place):
     separator = Separator(model, variables, TextConfig(encoder="hashed"), None, 0)
     (item,) = absence.recordings(items_of(place), LENGTHS[1:])[:1]
     queries = [item.query, item.wrong_query]
-    row = absence.scored_row(make_estimator(separator, "", queries, model.sample_rate_hz), item)
+    row = absence.scored_row(make_estimator(separator, "", [item], model.sample_rate_hz), item)
     made = mixtures.load(item, model.sample_rate_hz)
     audio_files.write(place / "in.wav", made.mixture_S[None], model.sample_rate_hz)
     condition_NE = separator.embed_text(queries)

@@ -22,7 +22,7 @@ def test_an_estimate_that_is_not_finite_counts_as_one_that_is_missing(tmp_path, 
         return target_S if good else np.full_like(target_S, np.nan)
 
     monkeypatch.setattr("audiosep_jax.evaluation.baselines.estimate", broken)
-    estimator = make_estimator(None, "mixture", ["q"], RATE_HZ)
+    estimator = make_estimator(None, "mixture", items, RATE_HZ)
     with RowLog(tmp_path / "out", {}) as log:
         score_items(items, functools.partial(scored_row, estimator, []), log, {})
     rows = log.read()

@@ -696,7 +696,7 @@ def test_the_input_is_never_overwritten(here, workdir, capfd, link):
             "--during: 'x' must be START-END in seconds",
         ),
         (["in.wav", "--text", "rain", "--shard", "2/2"], "--shard: 2/2"),
-        (["in.wav", "--text", "rain", "--tile_seconds", "nan"], "--tile_seconds nan"),
+        (["in.wav", "--text", "rain", "--tile_seconds", "nan"], "--tile_seconds: nan is not in"),
         (["in.wav", "--text", "rain", "--output", "/dev/null/x"], "--output"),
         (["in.wav", "--text", "rain", "--json", "/dev/null/x.json"], "--json"),
         (["in.wav", "--text", "rain", "--json", "in.wav"], "--json in.wav: must end in .json"),
