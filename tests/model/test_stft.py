@@ -48,7 +48,7 @@ def round_trip_error(audio_BS, window_samples, hop_samples):
 
 
 @pytest.mark.parametrize(("window", "hop"), GRIDS)
-@pytest.mark.parametrize("num_samples", [1, 2, 7, 8, 9, 77, 80])  # most are shorter than a window
+@pytest.mark.parametrize("num_samples", [1, 7, 9, 80])  # most are shorter than a window
 def test_equals_definition(window, hop, num_samples):
     audio_BS = noise(num_samples)
     with jax.enable_x64(True):
@@ -57,7 +57,7 @@ def test_equals_definition(window, hop, num_samples):
     np.testing.assert_allclose(spectrum_BTF, slow_stft(audio_BS, window, hop), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("num_samples", [1, 500, 1024, 5000])
+@pytest.mark.parametrize("num_samples", [1, 5000])
 def test_equals_definition_at_published_sizes(num_samples):
     audio_BS = noise(num_samples).astype(np.float32)
     expected_BTF = slow_stft(audio_BS.astype(np.float64), *PUBLISHED)
@@ -74,21 +74,20 @@ def test_golden_spectrum():
     np.testing.assert_allclose(spectrum_TF, expected_TF, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("window", "hop"), [(16, 4), (20, 5), (24, 5)])
+@pytest.mark.parametrize(("window", "hop"), [(16, 4), (24, 5)])
 def test_round_trip_of_every_length(window, hop):
     for num_samples in range(1, 3 * hop + 1):
-        audio_BS = noise(num_samples, num_samples).astype(np.float32)
-        assert round_trip_error(audio_BS, window, hop) < 1e-5, num_samples
         with jax.enable_x64(True):
-            assert round_trip_error(audio_BS.astype(np.float64), window, hop) < 1e-12, num_samples
+            error = round_trip_error(noise(num_samples, num_samples), window, hop)
+        assert error < 1e-12, num_samples
 
 
-@pytest.mark.parametrize("num_samples", [1, 319, 320, 1023, 1025, 9601])
+@pytest.mark.parametrize("num_samples", [1, 1025, 9601])
 def test_round_trip_at_published_sizes(num_samples):
     assert round_trip_error(noise(num_samples).astype(np.float32), *PUBLISHED) < 1e-5
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(st.integers(1, 20), st.data())
 def test_round_trip_of_any_window(half, data):
     window = 2 * half

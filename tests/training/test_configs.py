@@ -45,6 +45,7 @@ def shrink(values: ConfigDict, folder: Path) -> None:
     values.model.stem_channels = 4
     values.model.encoder_channels = (4,)
     values.model.time_pools = values.model.frequency_pools = (2,)
+    values.data.segment_seconds = 0.5
     if values.text.encoder == "voice":
         values.text.model = str(write_voice(folder / "voice.pt"))
     if values.data.source == "speakers" or values.mixing.cue_probability:
@@ -60,7 +61,6 @@ def shrink(values: ConfigDict, folder: Path) -> None:
         values.model.condition_features = 8
         values.data.source, values.data.roots, values.data.weights = "synthetic", (), ()
         values.data.valid_root = ""
-        values.data.segment_seconds = 0.5
     if values.init_from:
         values.data.source = "synthetic"
         values.model.activity = "gate" if values.loss.activity else "none"

@@ -133,12 +133,11 @@ def test_golden_weights_after_four_steps_float64(float64_run):
 
 
 @pytest.mark.slow
-def test_golden_steps_float32():
+def test_golden_step_float32():
     golden = np.load(GOLDEN / "resunet30_training.npz")
-    metrics, norms, _ = golden_run(np.float32, 2)
-    losses, totals = ([row[name] for row in metrics] for name in ("loss", "gradient_norm"))
-    np.testing.assert_allclose(losses, golden["losses"][:2], rtol=0, atol=1e-4)
-    np.testing.assert_allclose(totals, golden["grad_norms"][:2], rtol=1e-3)
+    (metrics,), norms, _ = golden_run(np.float32, 1)
+    assert metrics["loss"] == pytest.approx(golden["losses"][0], abs=1e-4)
+    assert metrics["gradient_norm"] == pytest.approx(golden["grad_norms"][0], rel=1e-3)
     check_gradient_norms(norms, golden, 1e-3, 1e-6)
 
 
@@ -361,15 +360,14 @@ def loud_mask(outputs, batch, model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["pmap", "shard_map"])
-def test_a_loss_of_ones_own_is_a_field_and_an_entry_of_the_table(how, monkeypatch):
+def test_a_loss_of_ones_own_is_a_field_and_an_entry_of_the_table(monkeypatch):
     monkeypatch.setitem(losses.TERMS, "loud_mask", loud_mask)
     loss = OwnLossConfig(waveform_l1=0, loud_mask=2.0)
-    step = run.parallel_train_step(steps.make_train_step(HEADED, TINY_OPTIM, loss), how)
-    state, batch = run.place_state(tiny_state(), how), tiny_batch(0, 16)
+    step = jax.jit(steps.make_train_step(HEADED, TINY_OPTIM, loss, None))
+    state, batch = tiny_state(), tiny_batch(0, 16)
     logged = []
     for _ in range(20):
-        state, metrics = step(state, run.split_batch(batch, how))
+        state, metrics = step(state, batch)
         assert metrics["loss"] == 2 * metrics["loud_mask"]
         assert "waveform_l1" not in metrics
         logged.append(float(metrics["loud_mask"]))
