@@ -1,10 +1,11 @@
 """Batches of mixtures: each row is a function of its target and its random numbers."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from audiosep_jax.data.augment import AugmentConfig
 from audiosep_jax.data.mixing import MixingConfig
 from audiosep_jax.data.source import Source
 from audiosep_jax.data.sources import WeightedSources
+from audiosep_jax.encoders.encoder import query_of
 from audiosep_jax.errors import InputError
 
 # Unusable clips in a row before a draw gives up. `data.max_bad_share` is the limit that counts:
@@ -26,6 +28,7 @@ _MAX_REPORTED = 8  # unusable clips in a row's `bad_clips`, for each clip of the
 _BLIND_DRAWS = 64  # draws before looking through the whole source for a clip that is allowed
 _KEPT_SEARCHES = 16
 _CHECKED_SAMPLES = 1 << 21
+_MOST_KINDS = 2  # kinds of captions of one clip: sentences and pictures
 
 
 class ClipSampler:
@@ -85,6 +88,15 @@ class ClipSampler:
             return None
         sentence = sentences[int(rng.integers(len(sentences)))]
         return len(self.captions.texts) + cues.SENTENCES.index(sentence)
+
+    def blend(self, index: int, rng: np.random.Generator) -> tuple[list[int], list[float]]:
+        """Draw a caption of each kind that a clip has: (numbers, weights), one kind repeated."""
+        kinds = collections.defaultdict[str, list[int]](list)
+        for number in self.captions.numbers(index):
+            kinds[query_of(self.captions.texts[number])[0]].append(number)
+        numbers = [own[int(rng.integers(len(own)))] for own in kinds.values()]
+        weights = rng.uniform(1e-6, 1, _MOST_KINDS)  # of which only the ratio counts
+        return (numbers * _MOST_KINDS)[:_MOST_KINDS], weights.tolist()
 
     def query(self, index: int, num_queries: int, rng: np.random.Generator) -> int | list[int]:
         """Number of a random caption of a clip, or of each of its sounds, then -1, if several."""
@@ -170,13 +182,14 @@ class Row(NamedTuple):
     """One mixture; `query` is the number of a caption, `bad` the clips that could not be read.
 
     With several queries `query` lists their captions' numbers, and -1 where there is none. Numbers
-    after those of all captions are relational sentences.
+    after those of all captions are relational sentences. `weights` are those of a blend of queries.
     """
 
     mixture_S: np.ndarray
     target_S: np.ndarray
     query: int | list[int]
     bad: list[int]
+    weights: Sequence[float] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,8 +211,8 @@ class RowMaker:
         """Make a row; a target or an interferer that cannot be read is drawn anew.
 
         Augmentation draws from `make_rng(1)`, and for single clips from `make_rng(2)`, relational
-        sentences from `make_rng(3)`, the rest from `make_rng(0)`, so that neither augmentation nor
-        sentences change any clip, crop or gain.
+        sentences from `make_rng(3)`, blends from `make_rng(4)`, the rest from `make_rng(0)`, so
+        that neither augmentation nor queries change any clip, crop or gain.
         """
         row = self._by_caption(recording, make_rng)
         if self.mixing.cue_probability:
@@ -216,13 +229,13 @@ class RowMaker:
         loading = rng, make_rng(2) if self.augment.any else None, bad
         first = self.sampler.clip_of(recording, rng)
         index, target_S = self._load(*loading, first=first)
-        query = self.sampler.query(index, self.mixing.num_queries, rng)
+        query, weights = self._query(index, rng, make_rng)
         avoid = self.sampler.captions.excluded(index)
         num_interferers = int(rng.integers(1, self.mixing.max_mix_num))
         if not self.augment.any:
             _, interferers_KS = self._interferers(num_interferers, avoid, *loading)
             mixed = mixing_lib.mix(target_S, interferers_KS, self.mixing, rng)
-            return Row(*mixed, query, bad)
+            return Row(*mixed, query, bad, weights)
 
         augment_rng = make_rng(1)
         changes = augment_lib.draw_changes(self.augment, augment_rng)
@@ -238,7 +251,18 @@ class RowMaker:
             several = self.mixing.num_queries > 1
             query = [absent] + [-1] * (self.mixing.num_queries - 1) if several else absent
             target_S = np.zeros_like(target_S)
-        return Row(mixture_S, target_S, query, bad)
+        return Row(mixture_S, target_S, query, bad, weights)
+
+    def _query(
+        self, index: int, rng: np.random.Generator, make_rng: Callable[[int], np.random.Generator]
+    ) -> tuple[int | list[int], Sequence[float]]:
+        """(query, weights) of a target."""
+        query = self.sampler.query(index, self.mixing.num_queries, rng)
+        if self.mixing.mixup_probability:
+            rng = make_rng(4)
+            if rng.random() < self.mixing.mixup_probability:
+                return self.sampler.blend(index, rng)
+        return query, ()
 
     def _load(
         self,
@@ -279,6 +303,7 @@ class BatchMaker:
 
     Rows come as (position in the stream, recording of the target). Instead of a condition the batch
     has `query` (B,) or (B, K), numbers of captions, so that worker processes need no embeddings.
+    With `mixup_probability` it also has `weight` (B, K); a row without a blend has K equal queries.
     """
 
     def __init__(self, make_row: RowMaker, seed: int, num_threads: int) -> None:
@@ -291,13 +316,16 @@ class BatchMaker:
     def __call__(self, rows_B2: np.ndarray) -> dict[str, np.ndarray]:
         """Make the batch of these rows."""
         rows, most_bad = len(rows_B2), _MAX_REPORTED * self.make_row.mixing.max_mix_num
-        shape, num_queries = (rows, self.make_row.num_samples), self.make_row.mixing.num_queries
+        shape, mixing = (rows, self.make_row.num_samples), self.make_row.mixing
+        num_queries = _MOST_KINDS if mixing.mixup_probability else mixing.num_queries
         batch: dict[str, np.ndarray] = {
             "mixture": np.empty(shape, np.float32),
             "target": np.empty(shape, np.float32),
             "query": np.empty((rows, num_queries) if num_queries > 1 else rows, np.int64),
             "bad_clips": np.full((rows, most_bad), -1, np.int32),
         }
+        if mixing.mixup_probability:
+            batch["weight"] = np.ones((rows, num_queries), np.float32)
 
         def fill(number: int) -> None:
             position, recording = rows_B2[number].tolist()
@@ -305,6 +333,8 @@ class BatchMaker:
             batch["mixture"][number] = row.mixture_S
             batch["target"][number] = row.target_S
             batch["query"][number] = row.query
+            if row.weights:
+                batch["weight"][number] = row.weights
             bad = row.bad[:most_bad]
             batch["bad_clips"][number, : len(bad)] = bad
 

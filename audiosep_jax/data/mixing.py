@@ -38,6 +38,8 @@ class MixingConfig:
     num_crops: Annotated[int, Field(ge=1, le=64)] = 1
     # Share of mixtures that are asked by a relational sentence (`data/cues.py`), if one holds.
     cue_probability: Share = 0.0
+    # Share of targets with a sentence and a picture whose query is a random blend of one of each.
+    mixup_probability: Share = 0.0
 
     def __post_init__(self) -> None:
         if self.cue_probability and (self.max_mix_num > 2 or self.num_queries > 1):
@@ -45,6 +47,8 @@ class MixingConfig:
                 f"cue_probability={self.cue_probability} compares two clips; "
                 "it needs max_mix_num=2 and num_queries=1"
             )
+        if self.mixup_probability and self.num_queries > 1:
+            raise InputError(f"mixup_probability={self.mixup_probability} needs num_queries=1")
         for low, high in (("min_gain_db", "max_gain_db"), ("min_match_ratio", "max_match_ratio")):
             least, most = getattr(self, low), getattr(self, high)
             if least > most:

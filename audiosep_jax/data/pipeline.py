@@ -98,13 +98,16 @@ def train_batches(
     def finished(batch: Batch) -> Batch:
         """Copy out of shared memory, which must not outlive the workers; add the conditions."""
         batch = {key: np.array(rows) if num_workers else rows for key, rows in batch.items()}
-        query = batch.pop("query")
+        query, weight = batch.pop("query"), batch.pop("weight", None)
         if conditions is None:
             return place(batch) if place else batch
         captions = map(sampler.text, query.clip(0).ravel().tolist())
         rows = np.stack([conditions[x] for x in captions]).astype(np.float32)
         batch["condition"] = rows.reshape(*query.shape, -1)
-        if query.ndim > 1:
+        if weight is not None:
+            sum_BE = np.einsum("bk,bke->be", weight, batch["condition"])
+            batch["condition"] = sum_BE / np.linalg.norm(sum_BE, axis=1, keepdims=True)
+        elif query.ndim > 1:
             batch["member"] = (query >= 0).astype(np.float32)
         return place(batch) if place else batch
 
