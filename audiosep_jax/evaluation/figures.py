@@ -130,15 +130,11 @@ def example_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
     order = sorted(
         (row for row in rows if "reason" not in row), key=lambda x: (-x["sdri"], x["row"])
     )
-    number = min(NUM_EXAMPLES, max(1, len(order) // 3)) if order else 0
-    middle = max(0, (len(order) - number) // 2)
-    best, median = order[:number], order[middle : middle + number]
-    worst = order[len(order) - number :]
-    return {
-        "best": best,
-        "median": [row for row in median if row not in best],
-        "worst": [row for row in worst if row not in [*best, *median]],
-    }
+    number = min(NUM_EXAMPLES, max(1, len(order) // 3))
+    best, rest = order[:number], order[number:]
+    rest, worst = rest[:-number], rest[-number:]
+    middle = max(0, (len(rest) - number) // 2)
+    return {"best": best, "median": rest[middle : middle + number], "worst": worst}
 
 
 def _snr_bins(rows: Sequence[Row]) -> dict[float, np.ndarray]:

@@ -203,9 +203,8 @@ def render(
             audio_files.write(path, audio_S[None], sample_rate_hz)
 
     mine = range(shard[0], len(items), shard[1])
-    with ThreadPoolExecutor(num_threads) as pool, tqdm(total=len(mine), unit="mixture") as bar:
-        for _ in pool.map(write, mine):
-            bar.update()
+    with ThreadPoolExecutor(num_threads) as pool:
+        list(tqdm(pool.map(write, mine), total=len(mine), unit="mixture"))
     if shard[0] == 0:
         columns = ("id", "query", "class", "target", "mixture", "noise_query", "wrong_query")
         rows = [[x.id, x.query, x.label, *x.rendered, x.noise_query, x.wrong_query] for x in items]

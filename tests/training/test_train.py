@@ -363,9 +363,9 @@ def test_two_processes_of_which_one_is_killed_and_one_terminated_end_as_if_they_
     often = (
         *("--config.num_steps=100000", "--config.checkpoint.every_steps=2"),
         *("--config.checkpoint.keep_every_steps=4", "--heartbeat_seconds=30"),
-        "--config.valid.every_steps=100000",  # one program less to compile
     )
-    pair = Pair(tmp_path, *often)
+    unvalidated = "--config.valid.every_steps=100000"  # one program less to compile
+    pair = Pair(tmp_path, *often, unvalidated)
     pair.wait_for_row(3)
     pair.processes[1].kill()
     (code, output), (killed, _) = pair.end()
@@ -376,7 +376,8 @@ def test_two_processes_of_which_one_is_killed_and_one_terminated_end_as_if_they_
     assert "Traceback" not in output
     killed_at = max(rows(tmp_path))
 
-    pair = Pair(tmp_path, *often, "--config.parallel=shard_map")
+    validating = "--config.valid.every_steps=4"
+    pair = Pair(tmp_path, *often, "--config.parallel=shard_map", validating)
     pair.wait_for_row(max(9, killed_at + 1))
     pair.processes[1].send_signal(signal.SIGTERM)
     (code, output), (other_code, other_output) = pair.end()
@@ -423,13 +424,11 @@ sys.exit(code)
 """
 
 
-def test_all_processes_make_the_same_pmapped_calls_also_for_a_finished_run(tmp_path: Path) -> None:
-    for expected in (["train_step"] * 12 + ["eval_step"] * 4, ["eval_step"]):
-        ends = Pair(tmp_path, program=COUNTING).end()
-        assert [code for code, _ in ends] == [train.FINISHED] * 2, ends
-        found = [re.findall(r"pmapped calls: (.*)", output)[-1].split() for _, output in ends]
-        assert found[0] == found[1]
-        assert sorted(found[0]) == sorted(expected)
+def test_all_processes_make_the_same_pmapped_calls_also_for_a_finished_run(copied: Path) -> None:
+    ends = Pair(copied, program=COUNTING).end()
+    assert [code for code, _ in ends] == [train.FINISHED] * 2, ends
+    found = [re.findall(r"pmapped calls: (.*)", output)[-1] for _, output in ends]
+    assert found == ["eval_step"] * 2
 
 
 def test_what_differs_or_fails_in_process_0_is_told_by_both_with_code_2(
@@ -756,11 +755,11 @@ def test_what_has_another_shape_cannot_go_on(copied: Path) -> None:
         train.train(config(num_steps=14, resume="changed", model__stem_channels=8), copied)
 
 
-def test_shard_map_goes_on_where_pmap_has_stopped(tmp_path: Path, finished: Path) -> None:
-    train.train(config(num_steps=8, optim__max_skipped_steps=1), tmp_path)
-    train.train(config(parallel="shard_map", model__remat=True), tmp_path)
-    assert rows(tmp_path) == pytest.approx(rows(finished), rel=1e-4)
-    assert rows(tmp_path, "valid/sdri") == pytest.approx(rows(finished, "valid/sdri"), abs=1e-2)
+def test_shard_map_goes_on_where_pmap_has_stopped(copied: Path, finished: Path) -> None:
+    shutil.rmtree(copied / FOLDER / "00000012")
+    train.train(config(parallel="shard_map", model__remat=True), copied)
+    assert rows(copied) == pytest.approx(rows(finished), rel=1e-4)
+    assert rows(copied, "valid/sdri") == pytest.approx(rows(finished, "valid/sdri"), abs=1e-2)
 
 
 def test_changed_captions_are_refused_and_a_moved_data_set_is_not(tmp_path: Path) -> None:
