@@ -6,7 +6,8 @@
 The first command separates mixtures of all pairs of speakers at 0 dB, as `enrolment.py` makes them,
 and assigns the two parts in the better order. The second one makes a conversation of two speakers
 who take turns and overlap, runs `separate.py --blind 2 --residual` on it, and counts the turns in
-which a speaker is louder in the other file than in his turn before.
+which a speaker is louder in the other file than in his turn before. With weights of one slot, the
+second part is what the first leaves, and the command is `--blind 1 --residual`.
 """
 
 import argparse
@@ -31,6 +32,14 @@ OVERLAP = 0.25  # share of a turn that the next one overlaps
 PEAK = 0.3
 
 
+def two_parts(separator: Separator, mixture_S: np.ndarray) -> np.ndarray:
+    """Two parts `(2, S)`: those of two slots, or that of one and what it leaves of the mixture."""
+    model = separator.model
+    slots_RE = separator.slots(min(2, model.slots))
+    part_RS = separator.separate_conditions(mixture_S, model.sample_rate_hz, slots_RE)
+    return np.concatenate([part_RS, mixture_S[None] - part_RS])[[0, 1]]
+
+
 def pair_scores(separator: Separator, found: dict[str, list[Path]]) -> np.ndarray:
     """SI-SDRi in dB `(N, 2)` of both speakers of each mixture, in the better order."""
     rate_hz = separator.model.sample_rate_hz
@@ -42,7 +51,7 @@ def pair_scores(separator: Separator, found: dict[str, list[Path]]) -> np.ndarra
         first, second = (fitted(sounds[x][k], round(SECONDS * rate_hz)) for x in (one, other))
         mixture_S, first_S = mix_at_snr(first, second, 0, 0.9)
         speakers_2S = np.stack([first_S, mixture_S - first_S])
-        parts_2S = separator.separate_conditions(mixture_S, rate_hz, separator.slots(2))
+        parts_2S = two_parts(separator, mixture_S)
         mixture_2S = np.stack([mixture_S] * 2)
         orders = [
             np.asarray(si_sdr_improvement(speakers_2S, parts_2S[order], mixture_2S))
@@ -84,14 +93,16 @@ def swaps(speakers_2S: np.ndarray, parts_2S: np.ndarray, rate_hz: int) -> tuple[
 
 def score_conversation(checkpoint: str, found: dict[str, list[Path]], minutes: float) -> None:
     """Separate a conversation with the command; print its memory, error and swaps."""
-    rate_hz = Separator.load(checkpoint, engine="jax").model.sample_rate_hz
+    model = Separator.load(checkpoint, engine="jax").model
+    rate_hz, num_slots = model.sample_rate_hz, min(2, model.slots)
     speakers_2S = conversation(found, minutes, rate_hz)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "talk.wav"
         audio_files.write(path, speakers_2S.sum(0)[None], rate_hz, subtype="FLOAT")
-        command = [sys.executable, "separate.py", str(path), "--blind", "2", "--residual"]
-        subprocess.run([*command, "--checkpoint", checkpoint, "--output", folder], check=True)
-        names = ("part 1", "part 2", "residual")
+        command = [sys.executable, "separate.py", str(path), "--checkpoint", checkpoint]
+        options = ["--blind", str(num_slots), "--residual", "--output", folder]
+        subprocess.run([*command, *options], check=True)
+        names = ("part 1", "part 2", "residual") if num_slots == 2 else ("part", "residual")
         parts = [audio_files.read_mono(Path(folder) / f"talk - {x}.wav")[0] for x in names]
     error = np.abs(np.sum(parts, axis=0) - speakers_2S.sum(0)).max()
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6

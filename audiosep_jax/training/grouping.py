@@ -30,7 +30,7 @@ def sums(num_queries: int, num_slots: int, assign: Assign) -> np.ndarray:
 
     The references are the target and the rest of the mixture. `any` assigns each slot to either
     (MixIT, 2020). With `one_each` both references have one estimate: two slots have one each (PIT,
-    2017), and a slot beside one query has the rest.
+    2017), a slot beside one query has the rest, and one slot alone has either.
 
     Returns:
         The P assignments `(P, 2, R)`.
@@ -38,13 +38,15 @@ def sums(num_queries: int, num_slots: int, assign: Assign) -> np.ndarray:
     Raises:
         InputError: `one_each` cannot assign this number of estimates.
     """
+    if assign == "one_each":
+        if num_queries + num_slots not in (1, 2):
+            raise InputError(
+                "loss.assign=one_each needs one or two slots, or one and one query; there are "
+                f"{num_slots} slots and {num_queries} queries"
+            )
+        num_slots += num_queries + num_slots == 1  # what the only slot leaves
     choices = np.array(list(itertools.product(range(2), repeat=num_slots)))
     if assign == "one_each":
-        if num_queries + num_slots != 2:
-            raise InputError(
-                f"loss.assign=one_each needs two slots, or one and one query; there are {num_slots}"
-                f" slots and {num_queries} queries"
-            )
         choices = choices[choices.sum(axis=1) == 1]
     return np.stack([choices == 0, choices == 1], axis=1).astype(np.float32)
 
@@ -68,6 +70,10 @@ def grouped(
     rows, num_slots = len(batch["target"]), model.slots
     num_queries = outputs.estimate_BS.shape[1] - num_slots
     member_BK = batch.get("member", jnp.ones((rows, num_queries)))
+    if (num_queries, num_slots, config.assign) == (0, 1, "one_each"):
+        estimate_B2S = with_rest(outputs.estimate_BS, batch["mixture"])
+        outputs = Outputs(estimate_B2S, jnp.repeat(outputs.mask_BTFC, 2, axis=0))
+        num_slots += 1
     if not num_slots:
         return summed(outputs, batch, member_BK[:, None])
     allowed_P2R = sums(num_queries, num_slots, config.assign)
@@ -88,6 +94,11 @@ def grouped(
         best_B = jnp.argmin(jax.lax.map(cost, jnp.asarray(allowed_P2R)), axis=0)
     slots_B2R = jnp.asarray(allowed_P2R)[best_B]
     return summed(outputs, batch, jnp.concatenate([queries_B2K, slots_B2R], axis=-1))
+
+
+def with_rest(estimate_B1S: jax.Array, mixture_BS: jax.Array) -> jax.Array:
+    """Append what the only estimate of each mixture leaves of it: `(B, 2, S)`."""
+    return jnp.concatenate([estimate_B1S, mixture_BS[:, None] - estimate_B1S], axis=1)
 
 
 def summed(outputs: Outputs, batch: Batch, sums_BMK: jax.Array) -> tuple[Outputs, Batch]:

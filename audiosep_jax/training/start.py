@@ -91,8 +91,8 @@ def with_frozen_network(config: Config) -> Config:
 def load_initial_weights(config: Config) -> dict[str, Any]:
     """Read the weights that `config.init_from` names.
 
-    Weights without a head for the activity get a new one, if the config's network has one. Slots
-    are new where their number differs.
+    Weights without a head for the activity get a new one, if the config's network has one. Of more
+    slots than the config's network has, the first ones are kept; more slots are all new.
 
     Raises:
         InputError: the weights are of another network.
@@ -115,7 +115,9 @@ def load_initial_weights(config: Config) -> dict[str, Any]:
     if new_head:
         say(f"init_from={config.init_from}: has no head for the activity; a new one is trained")
     given = dict(found.variables["params"])
-    if old_slots != new_slots:
+    if old_slots > new_slots:
+        given[SLOTS] = given[SLOTS][:new_slots]
+    elif old_slots < new_slots:
         given.pop(SLOTS, None)
     fresh, given = (flatten_dict(x) for x in (_random_state(config).params, given))
     params = {path: given.get(path, x) for path, x in fresh.items()}

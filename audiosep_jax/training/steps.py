@@ -14,7 +14,7 @@ from audiosep_jax.model import make_model
 from audiosep_jax.model.audiosep import AudioSep, with_slots
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.adapters import adapted, new_adapters
-from audiosep_jax.training.grouping import grouped
+from audiosep_jax.training.grouping import grouped, with_rest
 from audiosep_jax.training.losses import LossConfig, Outputs, loss_terms, total_loss
 from audiosep_jax.training.optim import OptimConfig, learning_rate, make_optimizer
 
@@ -220,6 +220,8 @@ def make_eval_step(model: ModelConfig) -> Callable[[Any, Batch], Metrics]:
             condition = with_slots(variables["params"], None, len(mixture_BS))
         estimate_BS: Any = network.apply(variables, mixture_BS, condition, train=False)
         if estimate_BS.ndim == 3:
+            if estimate_BS.shape[1] == 1:
+                estimate_BS = with_rest(estimate_BS, mixture_BS)
             nearest_B = jax.vmap(si_sdr, (None, 1), 1)(target_BS, estimate_BS).argmax(axis=1)
             estimate_BS = jnp.take_along_axis(estimate_BS, nearest_B[:, None, None], 1)[:, 0]
         return {

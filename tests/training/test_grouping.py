@@ -42,6 +42,7 @@ def with_slots(count):
 def test_allowed_sums():
     np.testing.assert_array_equal(sums(0, 2, "one_each"), [np.eye(2), np.eye(2)[::-1]])
     np.testing.assert_array_equal(sums(1, 1, "one_each"), [[[0], [1]]])
+    np.testing.assert_array_equal(sums(0, 1, "one_each"), [np.eye(2), np.eye(2)[::-1]])
     all_sums = sums(0, 3, "any")
     assert all_sums.shape == (8, 2, 3)
     assert (all_sums.sum(axis=1) == 1).all()  # each estimate belongs to one reference
@@ -109,6 +110,19 @@ def test_each_row_takes_the_assignment_of_least_loss(assign, num_queries, num_sl
     )
     sign = np.sign(total - references[best[-1]])
     np.testing.assert_allclose(gradient[row, -1] * 2 * 4 * len(sign), sign, atol=1e-5)
+
+
+def test_one_slot_leaves_the_other_reference():
+    outputs, batch = case(2, 0, 1)
+    estimate_BS = np.asarray(outputs.estimate_BS[:, 0])
+    rest_BS = batch["mixture"] - estimate_BS
+    batch["target"] = np.stack([estimate_BS[0] + 0.01, rest_BS[1] + 0.02])
+    config, model = LossConfig(assign="one_each"), with_slots(1)
+    pairs, rows = grouped(config, model, outputs, batch)
+    expected = [estimate_BS[0], rest_BS[0], rest_BS[1], estimate_BS[1]]
+    np.testing.assert_allclose(pairs.estimate_BS, expected, atol=1e-6)
+    loss = total_loss(config, loss_terms(config, model, pairs, rows))
+    assert loss == pytest.approx(0.015, rel=1e-3)
 
 
 def test_order_of_slots_does_not_matter():

@@ -23,6 +23,7 @@ from separator_examples import (
 from audiosep_jax import settings
 from audiosep_jax.metrics import sdr_improvement
 from audiosep_jax.model import convolution, make_model, variable_shapes
+from audiosep_jax.model.audiosep import with_slots
 from audiosep_jax.model.layers import BatchNorm
 from audiosep_jax.model.resunet import ResUNetConfig
 from audiosep_jax.training import losses, steps
@@ -555,6 +556,18 @@ def test_evaluation_scores_every_item_alone():
         alone = step(tiny_variables(), {k: v[row : row + 1] for k, v in batch.items()})
         for name in ("sdri", "si_sdr", "estimate"):
             np.testing.assert_allclose(together[name][row], alone[name][0], rtol=0, atol=1e-4)
+
+
+def test_evaluation_of_one_slot_takes_what_it_leaves_where_that_is_nearer():
+    model = dataclasses.replace(TINY, slots=1)
+    variables = steps.init_state(model, OptimConfig(), jax.random.key(0)).variables()
+    mixture_BS, slot_BRE = tiny_batch(4, 2)["mixture"], with_slots(variables["params"], None, 2)
+    estimate_BS = make_model(model).apply(variables, mixture_BS, slot_BRE, train=False)[:, 0]
+    target_BS = jnp.stack([estimate_BS[0], mixture_BS[1] - estimate_BS[1]])
+    found = jax.jit(steps.make_eval_step(model))(
+        variables, {"mixture": mixture_BS, "target": target_BS}
+    )
+    np.testing.assert_allclose(found["estimate"], target_BS, atol=1e-5)
 
 
 def test_rows_are_dealt_in_order():

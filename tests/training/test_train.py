@@ -814,7 +814,7 @@ def test_given_weights_without_a_head_get_a_new_one(tmp_path, monkeypatch, capsy
         load_initial_weights(config(init_from="~/new"))
 
 
-def test_given_weights_lose_their_slots_or_get_new_ones(tmp_path):
+def test_given_weights_keep_their_first_slots_or_get_new_ones(tmp_path):
     with_slots = tiny.get_config()
     with_slots.model.slots, with_slots.text.encoder = 2, "none"
     tiny_run.save_run(tmp_path / "blind", config=with_slots)
@@ -822,6 +822,8 @@ def test_given_weights_lose_their_slots_or_get_new_ones(tmp_path):
     found = load_initial_weights(config(init_from=str(tmp_path / "blind")))
     given = {name: x for name, x in old["params"].items() if name != "slots"}
     jax.tree.map(np.testing.assert_array_equal, found["params"], given)
+    fewer = load_initial_weights(config(init_from=str(tmp_path / "blind"), model__slots=1))
+    np.testing.assert_array_equal(fewer["params"]["slots"], old["params"]["slots"][:1])
     more = load_initial_weights(config(init_from=str(tmp_path / "blind"), model__slots=3))
     assert more["params"].pop("slots").shape == (3, 512)
     jax.tree.map(np.testing.assert_array_equal, more["params"], given)
