@@ -5,14 +5,16 @@ import importlib.util
 import itertools
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
-from tiny_run import RATE_HZ, save_run
+from tiny_run import RATE_HZ, save_run, tiny_config
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.encoders import make_encoder
 from audiosep_jax.encoders.encoder import TextConfig
 from audiosep_jax.model import NETWORKS
+from audiosep_jax.training import trained
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -86,6 +88,27 @@ def test_a_new_sound_is_taught_and_the_gain_is_told(tmp_path, capsys):
             assert before != after
     assert {row["query"] for row in _rows(Path("run/new.csv"))} == {"whistle"}
     assert "new: si_sdri changes by" in capsys.readouterr().out
+
+
+def test_the_head_for_the_activity_is_trained_alone(tmp_path):
+    config = tiny_config()
+    config.model.activity, config.text.encoder = "gate", "hashed"
+    config.data.source, config.data.root = "folders", "clips"
+    save_run(tmp_path / "base", config=config)
+    Path("config.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config(): return ConfigDict({config.to_dict()!r})"
+    )
+    rng = np.random.default_rng(0)
+    for name in ("crying baby", "rooster", "rain"):
+        clip_CS = rng.uniform(-0.3, 0.3, (1, RATE_HZ)).astype(np.float32)
+        audio_files.write(Path("clips", name, "0.wav"), clip_CS, RATE_HZ)
+    words = ["--config=config.py", "--checkpoint=base", "--output=new", "--num_mixtures=32"]
+    load("activity_head").main([*words, "--steps=40", "--config.mixing.max_mix_num=2"])
+    old, new = (jax.tree.leaves_with_path(trained.read(x).variables) for x in ("base", "new"))
+    for (path, before), (_, after) in zip(old, new, strict=True):
+        changed = not np.allclose(before, after, atol=1e-3)
+        assert changed == ("activity" in jax.tree_util.keystr(path)), path
 
 
 def test_the_pages_recordings_are_mixed_at_0_db(tmp_path):

@@ -112,15 +112,13 @@ def thresholded_snr(
     return jnp.mean(10 * jnp.log10((error_B + floor_B) / reference_B))
 
 
-def activity(
-    logit_BT: jax.Array, target_BS: jax.Array, mixture_BS: jax.Array, model: ModelConfig
-) -> jax.Array:
-    """Binary cross-entropy of the probabilities that the target sounds.
+def active_frames(target_BS: jax.Array, mixture_BS: jax.Array, model: ModelConfig) -> jax.Array:
+    """Mark the frames `(B, T)` of the network's innermost level in which the target is active.
 
-    The target is active in a frame of the network's innermost level if one of the STFT frames that
-    this covers has more than 1e-4 of the power of the mixture's loudest frame: a bark of one frame
-    keeps the gate open. The level is that of the mixture, not of the target itself, since the loss
-    asks for what can be heard, and a target of zeros, which is absent, has no level.
+    It is active there if one of the STFT frames that the frame covers has more than 1e-4 of the
+    power of the mixture's loudest frame: a bark of one frame keeps the gate open. The level is that
+    of the mixture, not of the target itself, since the loss asks for what can be heard, and a
+    target of zeros, which is absent, has no level.
     """
     stride, window, hop = model.time_stride, model.window_samples, model.hop_samples
     target_BT, mixture_BT = (
@@ -128,8 +126,16 @@ def activity(
     )
     audible_BT = target_BT > 10 ** (AUDIBLE_DB / 10) * mixture_BT.max(-1, keepdims=True)
     audible_BT = jnp.pad(audible_BT, ((0, 0), (0, -audible_BT.shape[1] % stride)))
-    active_BT = audible_BT.reshape(len(audible_BT), -1, stride).any(-1)
-    return optax.sigmoid_binary_cross_entropy(logit_BT[:, ::stride], active_BT).mean()
+    return audible_BT.reshape(len(audible_BT), -1, stride).any(-1)
+
+
+def activity(
+    logit_BT: jax.Array, target_BS: jax.Array, mixture_BS: jax.Array, model: ModelConfig
+) -> jax.Array:
+    """Binary cross-entropy of the probabilities that the target sounds, of STFT frames."""
+    active_BT = active_frames(target_BS, mixture_BS, model)
+    logit_BT = logit_BT[:, :: model.time_stride]
+    return optax.sigmoid_binary_cross_entropy(logit_BT, active_BT).mean()
 
 
 def _activity(outputs: Outputs, batch: Batch, model: ModelConfig) -> jax.Array:
