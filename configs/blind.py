@@ -4,7 +4,7 @@ Command:   python train.py --config configs/blind.py
            reads the folder `voices`, which `examples/voices.py` makes (see docs/training.md)
 Hardware:  one CPU core
 Time:      37 minutes for 2000 steps of 6 mixtures of 1.5 s, on a core that other jobs used as well
-Expect:    SI-SDRi 2 dB on speakers of the training, 0.7 dB on others, and 3.0 and 1.4 dB after 800
+Expect:    SI-SDRi 2 dB on speakers of the training, 0.7 dB on others, and 3.2 and 1.5 dB after 1055
            steps more with one slot (see docs/training.md)
 """
 
