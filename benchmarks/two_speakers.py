@@ -1,13 +1,16 @@
 """Score the separation of two speakers without a query, and count swaps in a conversation.
 
     python benchmarks/two_speakers.py --voices voices/valid --checkpoint runs/blind
+    python benchmarks/two_speakers.py --voices voices/valid --checkpoint runs/blind --by_voice
     python benchmarks/two_speakers.py --voices voices/valid --checkpoint runs/blind --minutes 10
 
 The first command separates mixtures of all pairs of speakers at 0 dB, as `enrolment.py` makes them,
-and assigns the two parts in the better order. The second one makes a conversation of two speakers
-who take turns and overlap, runs `separate.py --blind 2 --residual` on it, and counts the turns in
-which a speaker is louder in the other file than in his turn before. With weights of one slot, the
-second part is what the first leaves, and the command is `--blind 1 --residual`.
+and assigns the two parts in the better order. The second one asks for each speaker by another
+recording: his part is the one whose voice vector is more similar. The third one makes a
+conversation of two speakers who take turns and overlap, runs `separate.py --blind 2 --residual` on
+it, and counts the turns in which a speaker is louder in the other file than in his turn before.
+With weights of one slot, the second part is what the first leaves, and the command is
+`--blind 1 --residual`.
 """
 
 import argparse
@@ -24,6 +27,7 @@ from study import interval
 
 from audiosep_jax.audio import files as audio_files
 from audiosep_jax.data.mixing import mix_at_snr
+from audiosep_jax.encoders import ge2e
 from audiosep_jax.metrics import fitted, si_sdr_improvement
 from audiosep_jax.separation.separator import Separator
 
@@ -40,8 +44,14 @@ def two_parts(separator: Separator, mixture_S: np.ndarray) -> np.ndarray:
     return np.concatenate([part_RS, mixture_S[None] - part_RS])[[0, 1]]
 
 
-def pair_scores(separator: Separator, found: dict[str, list[Path]]) -> np.ndarray:
-    """SI-SDRi in dB `(N, 2)` of both speakers of each mixture, in the better order."""
+def pair_scores(
+    separator: Separator, found: dict[str, list[Path]], voices: ge2e.VoiceEncoder | None
+) -> np.ndarray:
+    """SI-SDRi in dB `(N, 2)` of both speakers of each mixture.
+
+    With `voices`, each has the part that is more similar to another recording of his; otherwise
+    the parts are in the better order.
+    """
     rate_hz = separator.model.sample_rate_hz
     sounds = {name: [sound(path, rate_hz) for path in paths] for name, paths in found.items()}
     rows = []
@@ -52,10 +62,14 @@ def pair_scores(separator: Separator, found: dict[str, list[Path]]) -> np.ndarra
         mixture_S, first_S = mix_at_snr(first, second, 0, 0.9)
         speakers_2S = np.stack([first_S, mixture_S - first_S])
         parts_2S = two_parts(separator, mixture_S)
-        mixture_2S = np.stack([mixture_S] * 2)
+        mixture_2S, allowed = np.stack([mixture_S] * 2), [[0, 1], [1, 0]]
+        if voices:
+            asked = [audio_files.read_mono(found[x][k - 1]) for x in (one, other)]
+            own_2E, part_2E = voices(asked), voices([(x, rate_hz) for x in parts_2S])
+            allowed = [(own_2E @ part_2E.T).argmax(1).tolist()]
         orders = [
             np.asarray(si_sdr_improvement(speakers_2S, parts_2S[order], mixture_2S))
-            for order in ([0, 1], [1, 0])
+            for order in allowed
         ]
         rows.append(max(orders, key=np.mean))
     return np.array(rows)
@@ -121,12 +135,15 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, help="length of a conversation to score instead of the pairs"
     )
+    parser.add_argument("--by_voice", action="store_true", help="choose parts by voice")
+    parser.add_argument("--text_model", default="", help="weights of the voice encoder")
     arguments = parser.parse_args()
     found = recordings(arguments.voices, NUM_RECORDINGS)
     if arguments.minutes:
         score_conversation(arguments.checkpoint, found, arguments.minutes)
         return
-    score_N2 = pair_scores(Separator.load(arguments.checkpoint, engine="jax"), found)
+    voices = ge2e.VoiceEncoder(arguments.text_model) if arguments.by_voice else None
+    score_N2 = pair_scores(Separator.load(arguments.checkpoint, engine="jax"), found, voices)
     groups = ["-".join(x) for x in itertools.combinations(found, 2) for _ in range(NUM_RECORDINGS)]
     print(
         f"SI-SDRi {interval(score_N2.mean(1), groups)} dB, median {np.median(score_N2):.2f}, "
