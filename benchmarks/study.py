@@ -36,7 +36,7 @@ model.encoder_channels=8,24,48,64 model.time_pools=2,2,2,2 model.frequency_pools
 optim.warmup_steps=70 optim.decay_steps=1000 optim.ema_decay=0.99
 valid.num_mixtures=8 valid.batch_size=8 valid.every_steps=1000 valid.num_examples=0
 checkpoint.every_steps=500 checkpoint.keep_every_steps=0"""
-PLAIN = {"plain ResUNet": ""}  # the first row of both studies, which is trained once
+PLAIN = {"plain ResUNet": ""}  # the first row of every study, which is trained once
 STUDIES = {
     "choices": PLAIN
     | {
@@ -61,6 +61,13 @@ STUDIES = {
         "band-split transformer, causal": "model.network=bands model.features=32 "
         "model.num_blocks=4 model.heads=2 model.past_frames=20 model.future_frames=0 "
         "model.window_samples=128 model.hop_samples=64",
+    },
+    # Recordings of two sounds each, which `mixed_recordings.py` makes.
+    "mixtures": PLAIN
+    | {
+        "each sound of mixtures": "data.roots={corpus}/mixed/mixed.json mixing.num_queries=2 "
+        "loss.remix=0.3 loss.remix_from_step=600",
+        "whole mixtures": "data.roots={corpus}/mixed/mixed.json",
     },
 }
 
@@ -87,7 +94,7 @@ def run_row(arguments: argparse.Namespace, overrides: list[str], place: Path, se
 
 def fields_of(corpus: Path, overrides: list[str]) -> dict[str, str]:
     """Return the overrides of the config for a row; of the network those fields that it has."""
-    words = (*SCALE.format(corpus=corpus).split(), *overrides)
+    words = " ".join([SCALE, *overrides]).format(corpus=corpus).split()
     values = dict(word.split("=", 1) for word in words)  # the last value of a field counts
     network = kind_of(values.get("model.network", "resunet"))
     known = {f"model.{field.name}" for field in dataclasses.fields(network.config)}

@@ -98,12 +98,10 @@ class ClipSampler:
         weights = rng.uniform(1e-6, 1, _MOST_KINDS)  # of which only the ratio counts
         return (numbers * _MOST_KINDS)[:_MOST_KINDS], weights.tolist()
 
-    def query(self, index: int, num_queries: int, rng: np.random.Generator) -> int | list[int]:
-        """Number of a random caption of a clip, or of each of its sounds, then -1, if several."""
-        if num_queries == 1:
-            return self.caption_of(index, rng)
+    def captions_of(self, index: int, rng: np.random.Generator) -> list[int]:
+        """Number of a random caption of each sound of a clip, in random order."""
         numbers = [own[int(rng.integers(len(own)))] for own in self.captions.sounds(index)]
-        return numbers + [-1] * (num_queries - len(numbers))
+        return [numbers[k] for k in rng.permutation(len(numbers))]
 
     def draw(
         self,
@@ -181,8 +179,9 @@ class ClipSampler:
 class Row(NamedTuple):
     """One mixture; `query` is the number of a caption, `bad` the clips that could not be read.
 
-    With several queries `query` lists their captions' numbers, and -1 where there is none. Numbers
-    after those of all captions are relational sentences. `weights` are those of a blend of queries.
+    With several queries `query` lists their captions' numbers, first `mixing.num_queries` for the
+    target, and -1 where there is none. Numbers after those of all captions are relational
+    sentences. `weights` are those of a blend of queries.
     """
 
     mixture_S: np.ndarray
@@ -206,6 +205,11 @@ class RowMaker:
         if 1 < self.mixing.num_queries < count:
             name, field = self.sampler.source.name(index), "mixing.num_queries"
             raise InputError(f"{name} has {count} sounds; set {field}={count} or more, or 1")
+
+    @property
+    def num_queries(self) -> int:
+        """Queries of each row: one, or enough for all sounds of the two clips."""
+        return 2 * self.mixing.num_queries if self.mixing.num_queries > 1 else 1
 
     def __call__(self, recording: int, make_rng: Callable[[int], np.random.Generator]) -> Row:
         """Make a row; a target or an interferer that cannot be read is drawn anew.
@@ -233,8 +237,9 @@ class RowMaker:
         avoid = self.sampler.captions.excluded(index)
         num_interferers = int(rng.integers(1, self.mixing.max_mix_num))
         if not self.augment.any:
-            _, interferers_KS = self._interferers(num_interferers, avoid, *loading)
+            others, interferers_KS = self._interferers(num_interferers, avoid, *loading)
             mixed = mixing_lib.mix(target_S, interferers_KS, self.mixing, rng)
+            query = self._queries(query, [index, *others], rng)
             return Row(*mixed, query, bad, weights)
 
         augment_rng = make_rng(1)
@@ -246,23 +251,35 @@ class RowMaker:
         target_S = augment_lib.augment_target(target_S, *how)
         interferers_KS = [augment_lib.augment_clip(audio_S, *how) for audio_S in interferers_KS]
         mixture_S, target_S = mixing_lib.mix(target_S, interferers_KS, self.mixing, rng)
+        clips = [index, *others]
         if changes.absent_target:
-            absent = self._absent_caption((index, *others), augment_rng)
-            several = self.mixing.num_queries > 1
-            query = [absent] + [-1] * (self.mixing.num_queries - 1) if several else absent
+            query, clips = self._absent_caption((index, *others), augment_rng), []
             target_S = np.zeros_like(target_S)
-        return Row(mixture_S, target_S, query, bad, weights)
+        return Row(mixture_S, target_S, self._queries(query, clips, rng), bad, weights)
 
     def _query(
         self, index: int, rng: np.random.Generator, make_rng: Callable[[int], np.random.Generator]
     ) -> tuple[int | list[int], Sequence[float]]:
         """(query, weights) of a target."""
-        query = self.sampler.query(index, self.mixing.num_queries, rng)
+        query = self.sampler.caption_of(index, rng)
         if self.mixing.mixup_probability:
             rng = make_rng(4)
             if rng.random() < self.mixing.mixup_probability:
                 return self.sampler.blend(index, rng)
         return query, ()
+
+    def _queries(
+        self, query: int | list[int], clips: list[int], rng: np.random.Generator
+    ) -> int | list[int]:
+        """Queries of a row: of each sound of the clips, or only `query` where there is one."""
+        if self.num_queries == 1:
+            return query
+        numbers = np.full((2, self.mixing.num_queries), -1)
+        numbers[0, 0] = query
+        for row, clip in zip(numbers, clips, strict=False):
+            own = self.sampler.captions_of(clip, rng)
+            row[: len(own)] = own
+        return list(numbers.ravel().tolist())
 
     def _load(
         self,
@@ -317,7 +334,7 @@ class BatchMaker:
         """Make the batch of these rows."""
         rows, most_bad = len(rows_B2), _MAX_REPORTED * self.make_row.mixing.max_mix_num
         shape, mixing = (rows, self.make_row.num_samples), self.make_row.mixing
-        num_queries = _MOST_KINDS if mixing.mixup_probability else mixing.num_queries
+        num_queries = _MOST_KINDS if mixing.mixup_probability else self.make_row.num_queries
         batch: dict[str, np.ndarray] = {
             "mixture": np.empty(shape, np.float32),
             "target": np.empty(shape, np.float32),

@@ -31,8 +31,9 @@ class MixingConfig:
     snr_db: Annotated[tuple[float, ...], rising(-100, 100, optional=True)] = ()
     # Lowest and highest RMS of the target, in dB of full scale; empty: as recorded.
     target_rms_db: Annotated[tuple[float, ...], rising(-100, 0, optional=True)] = ()
-    # Largest number of sounds in one recording. Each sound of the target is a query of its own, and
-    # the sum of their estimates is compared with the target. With 1, one caption is the only query.
+    # Largest number of sounds in one recording. Each sound of the mixture is a query of its own:
+    # the estimates of the target's sounds add up to the target, the others to the rest. With 1, one
+    # caption of the target is the only query.
     num_queries: Annotated[int, Field(ge=1, le=64)] = 1
     # Random crops of each clip, of which the first is taken that is no pause beside the others.
     num_crops: Annotated[int, Field(ge=1, le=64)] = 1
@@ -49,6 +50,8 @@ class MixingConfig:
             )
         if self.mixup_probability and self.num_queries > 1:
             raise InputError(f"mixup_probability={self.mixup_probability} needs num_queries=1")
+        if self.num_queries > 1 and self.max_mix_num > 2:  # two of the rest may be of one kind
+            raise InputError(f"num_queries={self.num_queries} needs max_mix_num=2")
         for low, high in (("min_gain_db", "max_gain_db"), ("min_match_ratio", "max_match_ratio")):
             least, most = getattr(self, low), getattr(self, high)
             if least > most:

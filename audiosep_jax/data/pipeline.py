@@ -108,7 +108,8 @@ def train_batches(
             sum_BE = np.einsum("bk,bke->be", weight, batch["condition"])
             batch["condition"] = sum_BE / np.linalg.norm(sum_BE, axis=1, keepdims=True)
         elif query.ndim > 1:
-            batch["member"] = (query >= 0).astype(np.float32)
+            own_K = np.arange(query.shape[1]) < mixing.num_queries
+            batch["member"] = np.where(query < 0, 0, np.where(own_K, 1, -1)).astype(np.float32)
         return place(batch) if place else batch
 
     def stream() -> Batches:

@@ -5,10 +5,10 @@
     condition  (B, E) float32   embedding of the caption, L2-normalised
     bad_clips  (B, M) int32     indices of clips skipped while making that row, padded with -1
 
-With `mixing.num_queries` = K > 1, `condition` is (B, K, E): one caption for each sound of the
-target. Then there is also
+With `mixing.num_queries` above 1, `condition` is (B, K, E): a caption for each sound of each clip.
+Then there is also
 
-    member     (B, K) float32   1 where the query is for a sound of the target, 0 where it is unused
+    member     (B, K) float32   1: for a sound of the target, -1: of the rest, 0: unused
 
 For evaluation there are also lists of N strings: `caption`, and `source_id` (the target's name).
 """

@@ -1,8 +1,9 @@
 """Sums of estimates: which estimates of a mixture belong to which reference.
 
 A loss compares one estimate with one target. A mixture with several queries has several estimates,
-which are therefore added up first. The estimates of queries belong to the target. Those of slots,
-which nothing describes, are assigned for each mixture in the way that has the least loss.
+which are therefore added up first. The estimates of queries belong to the target or to the rest of
+the mixture. Those of slots, which nothing describes, are assigned for each mixture in the way that
+has the least loss.
 """
 
 import itertools
@@ -59,11 +60,11 @@ def grouped(
     Args:
         outputs: estimates `(B, S)`, which are returned as they are, or `(B, K + R, S)`, of which
             those of the R slots are the last.
-        batch: its `member` `(B, K)` is 1 for the queries that belong to the target; if it is
-            missing, all do.
+        batch: its `member` `(B, K)` is 1 for the queries that belong to the target, and -1 for
+            those that belong to the rest; if it is missing, all belong to the target.
 
     Returns:
-        B rows, or 2 B rows of networks with slots: the target and the rest of each mixture.
+        B rows, or 2 B rows of mixtures with several estimates: the target and the rest of each.
     """
     if outputs.estimate_BS.ndim == 2:
         return outputs, batch
@@ -74,10 +75,10 @@ def grouped(
         estimate_B2S = with_rest(outputs.estimate_BS, batch["mixture"])
         outputs = Outputs(estimate_B2S, jnp.repeat(outputs.mask_BTFC, 2, axis=0))
         num_slots += 1
+    queries_B2K = jnp.stack([member_BK > 0, member_BK < 0], axis=1).astype(member_BK.dtype)
     if not num_slots:
-        return summed(outputs, batch, member_BK[:, None])
+        return summed(outputs, batch, queries_B2K)
     allowed_P2R = sums(num_queries, num_slots, config.assign)
-    queries_B2K = jnp.stack([member_BK, jnp.zeros_like(member_BK)], axis=1)
 
     def cost(slots_2R: jax.Array) -> jax.Array:
         """Loss of each mixture, `(B,)`."""
@@ -101,18 +102,36 @@ def with_rest(estimate_B1S: jax.Array, mixture_BS: jax.Array) -> jax.Array:
     return jnp.concatenate([estimate_B1S, mixture_BS[:, None] - estimate_B1S], axis=1)
 
 
-def summed(outputs: Outputs, batch: Batch, sums_BMK: jax.Array) -> tuple[Outputs, Batch]:
-    """Return rows of each of the M references and the sum of its estimates.
+def summed(outputs: Outputs, batch: Batch, sums_B2K: jax.Array) -> tuple[Outputs, Batch]:
+    """Return rows of the two references, target and rest, and the sums of their estimates.
 
     A sum is active where one of its estimates is: its mask holds the largest values of theirs.
     """
-    num_references, target_BS, mixture_BS = sums_BMK.shape[1], batch["target"], batch["mixture"]
-    references = jnp.stack([target_BS, mixture_BS - target_BS][:num_references], axis=1)
-    totals_BMS = jnp.einsum("bmk,bks->bms", sums_BMK, outputs.estimate_BS)
-    targets, totals = (x.reshape(-1, x.shape[-1]) for x in (references, totals_BMS))
-    mask_BKTFC = outputs.mask_BTFC.reshape(len(sums_BMK), 1, -1, *outputs.mask_BTFC.shape[1:])
-    own_BMK = (sums_BMK > 0)[..., None, None, None]
-    masks = jnp.where(own_BMK, mask_BKTFC, _INACTIVE).max(axis=2)
+    target_BS, mixture_BS = batch["target"], batch["mixture"]
+    references_B2S = jnp.stack([target_BS, mixture_BS - target_BS], axis=1)
+    totals_B2S = jnp.einsum("bmk,bks->bms", sums_B2K, outputs.estimate_BS)
+    targets, totals = (x.reshape(-1, x.shape[-1]) for x in (references_B2S, totals_B2S))
+    mask_BKTFC = outputs.mask_BTFC.reshape(len(sums_B2K), 1, -1, *outputs.mask_BTFC.shape[1:])
+    own_B2K = (sums_B2K > 0)[..., None, None, None]
+    masks = jnp.where(own_B2K, mask_BKTFC, _INACTIVE).max(axis=2)
     masks = masks.reshape(-1, *masks.shape[2:])
-    mixtures = jnp.repeat(mixture_BS, num_references, axis=0)
+    mixtures = jnp.repeat(mixture_BS, 2, axis=0)
     return Outputs(totals, masks), {"mixture": mixtures, "target": targets}
+
+
+def remixed(outputs: Outputs, batch: Batch) -> Batch:
+    """Make mixtures of two estimates, one of the target's and one of the rest's, as new batches.
+
+    They are what the mixture itself is not: two sounds alone (RemixIT, 2022). Their estimates are
+    compared with those that they are made of, which have no gradient. A mixture without a query for
+    the rest gives silence.
+    """
+    estimate_BKS = jax.lax.stop_gradient(outputs.estimate_BS)
+    which_B2 = jnp.stack([batch["member"].argmax(axis=1), batch["member"].argmin(axis=1)], axis=1)
+    pair_B2S, condition_B2E = (
+        jnp.take_along_axis(x, which_B2[..., None], axis=1)
+        for x in (estimate_BKS, batch["condition"])
+    )
+    pair_B2S *= (batch["member"].min(axis=1) < 0)[:, None, None]
+    mixture_BS = pair_B2S.sum(axis=1)
+    return {"mixture": mixture_BS, "target": pair_B2S[:, 0], "condition": condition_B2E}

@@ -14,7 +14,7 @@ from audiosep_jax.model import make_model
 from audiosep_jax.model.audiosep import AudioSep, with_slots
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.training.adapters import adapted, new_adapters
-from audiosep_jax.training.grouping import grouped, with_rest
+from audiosep_jax.training.grouping import grouped, remixed, summed, with_rest
 from audiosep_jax.training.losses import LossConfig, Outputs, loss_terms, total_loss
 from audiosep_jax.training.optim import OptimConfig, learning_rate, make_optimizer
 
@@ -87,7 +87,9 @@ def make_train_step(
 
         def loss_of(params: Any, batch_stats: Any, batch: Batch) -> tuple[jax.Array, Any]:
             params = params if train else adapted(state.base, params)
-            return separation_loss(network, loss, params, batch_stats, batch, train=train)
+            remix = loss.remix * (state.step >= loss.remix_from_step)
+            given = network, loss, params, batch_stats, batch
+            return separation_loss(*given, train=train, remix=remix)
 
         params = device_varying(state.params, axis_name)
         gradients, batch_stats, metrics = accumulated_gradients(
@@ -107,25 +109,42 @@ def separation_loss(
     batch: Batch,
     *,
     train: bool,
+    remix: jax.Array | float = 0.0,
 ) -> tuple[jax.Array, tuple[Any, Metrics]]:
     """Compute (loss, (new batch statistics, metrics)) of this device's rows.
+
+    `remix` is the weight of the loss of remixed estimates, which `loss.remix` turns on.
 
     The loss and the metrics are means over these rows. The batch statistics are the same on every
     device, because BatchNorm averages over `network.network.axis_name` before it updates them.
     """
-    estimate_BS, updated = network.apply(
-        {"params": params, "batch_stats": batch_stats},
-        *(batch["mixture"], with_slots(params, batch.get("condition"), len(batch["mixture"]))),
-        train=train,
-        mutable=["batch_stats", "intermediates"],
-    )
-    outputs = Outputs(estimate_BS, *updated.get("intermediates", {}).get("mask", (None,)))
-    outputs, rows = grouped(loss, network.network.config, outputs, batch)
-    terms = loss_terms(loss, network.network.config, outputs, rows)
+    config = network.network.config
+
+    def separated(batch_stats: Any, mixture_BS: Any, condition: Any) -> tuple[Outputs, Any]:
+        estimate_BS, updated = network.apply(
+            {"params": params, "batch_stats": batch_stats},
+            *(mixture_BS, condition),
+            train=train,
+            mutable=["batch_stats", "intermediates"],
+        )
+        mask = updated.get("intermediates", {}).get("mask", (None,))
+        return Outputs(estimate_BS, *mask), updated.get("batch_stats", {})
+
+    condition = with_slots(params, batch.get("condition"), len(batch["mixture"]))
+    outputs, batch_stats = separated(batch_stats, batch["mixture"], condition)
+    pairs, rows = grouped(loss, config, outputs, batch)
+    terms = loss_terms(loss, config, pairs, rows)
     value = total_loss(loss, terms)
-    sdri_B = sdr_improvement(rows["target"], outputs.estimate_BS, rows["mixture"])
-    metrics = {"loss": value, **terms, "sdri": sdri_B.mean()}
-    return value, (updated.get("batch_stats", {}), metrics)
+    sdri_B = sdr_improvement(rows["target"], pairs.estimate_BS, rows["mixture"])
+    metrics = {**terms, "sdri": sdri_B.mean()}
+    if loss.remix and "member" in batch:
+        new = remixed(outputs, batch)
+        outputs, batch_stats = separated(batch_stats, new["mixture"], new["condition"])
+        queries_B2K = jnp.tile(jnp.eye(2), (len(new["target"]), 1, 1))
+        pairs, rows = summed(outputs, new, queries_B2K)
+        metrics["remix"] = total_loss(loss, loss_terms(loss, config, pairs, rows))
+        value += remix * metrics["remix"]
+    return value, (batch_stats, metrics | {"loss": value})
 
 
 def accumulated_gradients(

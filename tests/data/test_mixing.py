@@ -255,3 +255,8 @@ def test_caption_key_ignores_case_and_spaces():
 def test_config_refuses_by_name(name, value):
     with pytest.raises(InputError, match=f"{name}=.* must|must .* {name}="):
         MixingConfig(**{name: value})
+
+
+def test_several_queries_need_mixtures_of_two_clips():
+    with pytest.raises(InputError, match="num_queries=2 needs max_mix_num=2"):
+        MixingConfig(num_queries=2, max_mix_num=3)

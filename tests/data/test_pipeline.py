@@ -363,7 +363,8 @@ def test_equalised_targets_differ_from_each_other():
 
 @pytest.mark.parametrize("num_queries", [1, 2])
 def test_an_absent_target_is_silence_and_its_query_describes_no_clip_heard(num_queries):
-    source, mixing = tones(6), MixingConfig(max_mix_num=4, num_queries=num_queries)
+    most = 4 if num_queries == 1 else 2
+    source, mixing = tones(6), MixingConfig(max_mix_num=most, num_queries=num_queries)
     stream = train_batches(
         *(source, conditions_of(source), mixing, SERIAL, AugmentConfig(absent_probability=0.5)),
         **{"seed": 0, "batch_size": 100, "first_step": 0},
@@ -372,8 +373,11 @@ def test_an_absent_target_is_silence_and_its_query_describes_no_clip_heard(num_q
     spectra = np.abs(np.fft.rfft(batch["mixture"], axis=-1))[:, 1:7]
     heard = spectra > 0.01 * spectra.max(axis=1, keepdims=True)
     absent = ~batch["target"].any(axis=1)
-    query = np.argmax(batch["condition"].reshape(100, num_queries, -1)[:, 0], axis=1)
-    assert (batch.get("member", np.eye(2)[:1]) == [1, 0]).all()
+    condition_BKE = batch["condition"].reshape(100, num_queries**2, -1)
+    query = np.argmax(condition_BKE[:, 0], axis=1)
+    if num_queries > 1:
+        assert (batch["member"][~absent] == [1, 0, -1, 0]).all()
+        assert (batch["member"][absent] == [1, 0, 0, 0]).all()
     assert 30 < absent.sum() < 70
     rows = np.arange(100)
     assert not heard[rows, query][absent].any()
@@ -435,25 +439,25 @@ def test_a_query_for_what_is_absent_needs_a_third_caption():
         augmented(tones(2), 1, AugmentConfig(absent_probability=1.0))
 
 
-def test_each_sound_of_a_target_is_asked_for():
+def test_each_sound_of_each_recording_is_asked_for():
     lists = [((f"low {k}", f"deep {k}"), (f"high {k}",)) for k in range(5)]
     source, mixing = Tones((*lists, ("single",))), dataclasses.replace(MIXING, num_queries=3)
-    plain = batches(source, 6)
+    plain, first = batches(source, 6), set()
     for batch, one in zip(batches(source, 6, mixing=mixing), plain, strict=True):
         number_BK = batch["condition"].argmax(-1)
         texts = np.array(sorted(source.captions.texts))[number_BK]
-        for target, own, member in zip(
-            tone_numbers(batch["target"]), texts, batch["member"], strict=True
-        ):
-            if target == 5:
-                np.testing.assert_array_equal(member, [1, 0, 0])
-                assert own[0] == "single"
-            else:
-                np.testing.assert_array_equal(member, [1, 1, 0])
-                assert own[0] in (f"low {target}", f"deep {target}")
-                assert own[1] == f"high {target}"
+        rest = batch["mixture"] - batch["target"]
+        for audio, side in ((batch["target"], 1), (rest, -1)):
+            own = [
+                sorted(x[member == side]) for x, member in zip(texts, batch["member"], strict=True)
+            ]
+            for tone, words in zip(tone_numbers(audio), own, strict=True):
+                expected = [[f"high {tone}", f"low {tone}"], [f"deep {tone}", f"high {tone}"]]
+                assert words in ([["single"]] if tone == 5 else expected)
+        first |= {x.split()[0] for x in texts[batch["member"][:, 1] == 1, 0]}
         assert one["condition"].ndim == 2
         assert "member" not in one
+    assert first == {"low", "deep", "high"}  # in random order
     three = Tones(((("a",), ("b",), ("c",)), ("d",)))
     with pytest.raises(InputError, match=r"tone/0 has 3 sounds; set mixing.num_queries=3 or more"):
         batches(three, 1, mixing=dataclasses.replace(MIXING, num_queries=2))

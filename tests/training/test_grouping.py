@@ -13,20 +13,24 @@ from separator_examples import TINY
 
 from audiosep_jax.errors import InputError
 from audiosep_jax.model.audiosep import activity_of
-from audiosep_jax.training.grouping import grouped, sums
+from audiosep_jax.training.grouping import grouped, remixed, sums
 from audiosep_jax.training.losses import LossConfig, Outputs, loss_terms, total_loss
 
 FRAMES = 3
 
 
 def case(rows, num_queries, num_slots, num_samples=60):
-    """Outputs and batch of random sounds and masks; in each row the last caption is unused."""
+    """Outputs and batch of random sounds and masks; in each row the last caption is unused.
+
+    If there are three, the second belongs to the rest of the mixture.
+    """
     count = num_queries + num_slots
     estimate_BKS = recipe.waveform(1, rows * count, num_samples).reshape(rows, count, -1)
     rng = np.random.Generator(np.random.PCG64(2))
     mask_BTFC = rng.standard_normal((rows * count, FRAMES, TINY.num_bins, 3), np.float32)
     member_BK = np.ones((rows, num_queries), np.float32)
     member_BK[:, 1:][:, -1:] = 0
+    member_BK[:, 1:-1] = -1
     batch = {
         "mixture": recipe.waveform(3, rows, num_samples),
         "target": recipe.waveform(4, rows, num_samples),
@@ -51,13 +55,36 @@ def test_allowed_sums():
         sums(0, 3, "one_each")
 
 
-def test_estimates_of_captions_are_added_up_to_the_target():
+def test_estimates_of_captions_are_added_up_to_the_target_and_to_the_rest():
+    outputs, batch = case(rows=2, num_queries=4, num_slots=0)
+    batch["member"] = np.array([[1, 1, -1, 0], [1, 0, -1, -1]], np.float32)
+    (pair, row), estimate_BKS = grouped(LossConfig(), TINY, outputs, batch), outputs.estimate_BS
+    masks = outputs.mask_BTFC.reshape(2, 4, FRAMES, TINY.num_bins, 3)
+    sums = [(0, [0, 1]), (0, [2]), (1, [0]), (1, [2, 3])]
+    for number, (mixture, own) in enumerate(sums):
+        expected_S = estimate_BKS[mixture, jnp.array(own)].sum(0)
+        np.testing.assert_allclose(pair.estimate_BS[number], expected_S, atol=1e-6)
+        mask_TFC = pair.mask_BTFC[number]
+        expected_T = activity_of(masks[mixture])[jnp.array(own)].max(0)
+        np.testing.assert_array_equal(activity_of(mask_TFC[None])[0], expected_T)
+    np.testing.assert_array_equal(row["target"][::2], batch["target"])
+    rest = batch["mixture"] - batch["target"]
+    np.testing.assert_array_equal(row["target"][1::2], rest)
+    np.testing.assert_array_equal(row["mixture"][1::2], batch["mixture"])
+
+
+def test_estimates_are_remixed_across_the_two_recordings():
     outputs, batch = case(rows=2, num_queries=3, num_slots=0)
-    pair, row = grouped(LossConfig(), TINY, outputs, batch)
-    np.testing.assert_allclose(pair.estimate_BS, outputs.estimate_BS[:, :2].sum(1), atol=1e-6)
-    np.testing.assert_array_equal(row["target"], batch["target"])
-    masks = outputs.mask_BTFC.reshape(2, 3, FRAMES, TINY.num_bins, 3)
-    np.testing.assert_array_equal(activity_of(pair.mask_BTFC), activity_of(masks)[:, :2].max(1))
+    batch["member"] = np.array([[1, 0, -1], [1, 1, 0]], np.float32)
+    batch["condition"] = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+    new = remixed(outputs, batch)
+    target_S, rest_S = outputs.estimate_BS[0, 0], outputs.estimate_BS[0, 2]
+    np.testing.assert_array_equal(new["target"][0], target_S)
+    np.testing.assert_allclose(new["mixture"][0], target_S + rest_S, atol=1e-6)
+    np.testing.assert_array_equal(new["condition"][0], batch["condition"][0, jnp.array([0, 2])])
+    assert not new["mixture"][1].any()  # nothing is asked for of the rest
+    slope = jax.grad(lambda x: remixed(outputs._replace(estimate_BS=x), batch)["mixture"].sum())
+    assert not slope(outputs.estimate_BS).any()
 
 
 def test_rows_of_one_estimate_stay_as_they_are():
@@ -74,7 +101,8 @@ def loss_of_sums(outputs, batch, row, choice):
     target = batch["target"][row]
     references = [target, batch["mixture"][row] - target]
     parts = [np.zeros_like(target), np.zeros_like(target)]
-    parts[0] = parts[0] + batch["member"][row] @ estimates[:named]
+    for part, side in enumerate((1, -1)):
+        parts[part] = parts[part] + (batch["member"][row] == side) @ estimates[:named]
     for estimate, reference in zip(estimates[named:], choice, strict=True):
         parts[reference] = parts[reference] + estimate
     return np.mean([np.abs(p - r).mean() for p, r in zip(parts, references, strict=True)])
@@ -104,7 +132,7 @@ def test_each_row_takes_the_assignment_of_least_loss(assign, num_queries, num_sl
     target = batch["target"][row]
     references = [target, batch["mixture"][row] - target]
     estimates = np.asarray(outputs.estimate_BS[row])
-    total = batch["member"][row] @ estimates[:num_queries] * (best[-1] == 0)
+    total = (batch["member"][row] == [1, -1][best[-1]]) @ estimates[:num_queries]
     total = total + sum(
         e for e, c in zip(estimates[num_queries:], best, strict=True) if c == best[-1]
     )
