@@ -93,6 +93,7 @@ def test_a_new_sound_is_taught_and_the_gain_is_told(tmp_path, capsys):
 def test_the_head_for_the_activity_is_trained_alone(tmp_path):
     config = tiny_config()
     config.model.activity, config.text.encoder = "gate", "hashed"
+    config.model.hop_samples = 32
     config.data.source, config.data.root = "folders", "clips"
     save_run(tmp_path / "base", config=config)
     Path("config.py").write_text(
@@ -103,11 +104,11 @@ def test_the_head_for_the_activity_is_trained_alone(tmp_path):
     for name in ("crying baby", "rooster", "rain"):
         clip_CS = rng.uniform(-0.3, 0.3, (1, RATE_HZ)).astype(np.float32)
         audio_files.write(Path("clips", name, "0.wav"), clip_CS, RATE_HZ)
-    words = ["--config=config.py", "--checkpoint=base", "--output=new", "--num_mixtures=32"]
-    load("activity_head").main([*words, "--steps=40", "--config.mixing.max_mix_num=2"])
+    words = ["--config=config.py", "--checkpoint=base", "--output=new", "--num_mixtures=16"]
+    load("activity_head").main([*words, "--steps=12", "--config.mixing.max_mix_num=2"])
     old, new = (jax.tree.leaves_with_path(trained.read(x).variables) for x in ("base", "new"))
     for (path, before), (_, after) in zip(old, new, strict=True):
-        changed = not np.allclose(before, after, atol=1e-3)
+        changed = not np.allclose(before, after, atol=3e-4)
         assert changed == ("activity" in jax.tree_util.keystr(path)), path
 
 
