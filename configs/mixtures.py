@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     """Differences from the demo."""
     config = runpy.run_path(str(Path(__file__).with_name("demo.py")))["get_config"]()
     config.name = "mixtures"
-    config.batch_size = 4  # of six estimates each
+    config.batch_size = 8  # of six estimates each
     config.num_steps = 600
     config.optim.decay_steps = 600
     config.data.source = "synthetic_mixtures"
@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     config.loss.waveform_l1 = 0.0
     config.loss.thresholded_snr = 1.0
     config.loss.remix = 0.3
-    config.loss.remix_from_step = 400
+    config.loss.remix_from_step = 250
     return config

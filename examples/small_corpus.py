@@ -1,7 +1,7 @@
 """Make the training set of the small model from real and from rendered recordings.
 
-    apt-get install fluidsynth fluid-soundfont-gm espeak-ng flite
-    python examples/small_corpus.py --data data --output small_corpus
+    apt-get install fluidsynth fluid-soundfont-gm musescore-general-soundfont espeak-ng flite
+    python examples/small_corpus.py --data data --sampled samples/node_modules --output corpus
 
 `docs/data.md` says what belongs in the folder `data`, and `small_corpus.toml` lists the classes.
 """
@@ -24,14 +24,16 @@ import numpy as np
 import soundfile
 
 from audiosep_jax.audio import files as audio_files
+from audiosep_jax.data.augment import reverberate, room_response
 from audiosep_jax.evaluation.mixtures import clips_of
 
 RATE_HZ = 16000
 QUALITY = 0.75  # of Vorbis, as libsndfile counts: 0 is the best; the band up to 8 kHz stays intact
-SOUND_FONT = "/usr/share/sounds/sf2/FluidR3_GM.sf2"
+FONTS = "/usr/share/sounds"
 ROOMS = ((0.0, 0.0), (0.2, 0.3), (0.5, 0.5), (0.8, 0.6))  # room size and level of the reverberation
 PHRASE_SECONDS, SLOT_SECONDS = 4.5, 7.0  # a phrase, and the time until the next one begins
-NUM_PHRASES = 15  # of each instrument, and one more for validation
+NUM_PHRASES = 15  # of each instrument and sound font, and one more for validation
+MAX_SHIFT = 3  # semitones between a note that is played and the recorded one
 NUM_PROMPTS, MAX_PROMPT_SECONDS = 120, 6.0  # of each voice that is trained with
 NUM_SYNTHETIC_SENTENCES = 180
 TRAINING_VOICES, HELD_OUT_VOICES = ("en", "es", "fr"), ("it", "ru")
@@ -90,6 +92,12 @@ class Clip(NamedTuple):
     captions: list[str]
     origin: Origin
     valid: bool
+
+
+SOUND_FONTS = {
+    "sf2/FluidR3_GM.sf2": Origin("fluid-soundfont-gm", "Frank Wen", "MIT"),
+    "sf3/MuseScore_General.sf3": Origin("musescore-general-soundfont", "S. C. Collins", "MIT"),
+}
 
 
 # ------------------------------------------------------------------------------ the table
@@ -272,31 +280,77 @@ def _variable_length(value: int) -> bytes:
     return bytes(reversed(groups))
 
 
-def rendered(phrases: Sequence[tuple[int, int, list[Note]]], size: float, level: float) -> Any:
+def rendered(
+    font: str, phrases: Sequence[tuple[int, int, list[Note]]], size: float, level: float
+) -> Any:
     """Audio of phrases in a room, one in each slot."""
     with tempfile.TemporaryDirectory() as folder:
         score, wav = Path(folder, "score.mid"), Path(folder, "score.wav")
         score.write_bytes(midi(phrases))
         room = ["-o", f"synth.reverb.room-size={size}", "-o", f"synth.reverb.level={level}"]
         command = ["fluidsynth", "-ni", "-q", "-g", "0.5", "-r", "44100", "-R", "1", "-C", "0"]
-        subprocess.run([*command, *room, "-F", str(wav), SOUND_FONT, str(score)], check=True)
+        subprocess.run([*command, *room, "-F", str(wav), f"{FONTS}/{font}", str(score)], check=True)
         return read(wav)
 
 
 def instrument_clips(output: Path) -> Iterator[Clip]:
-    """Render all phrases, each in one of the rooms."""
-    jobs = [(one, number) for one in instruments() for number in range(NUM_PHRASES + 1)]
-    jobs = [jobs[k] for k in generator("rooms").permutation(len(jobs))]
-    slot, longest = round(SLOT_SECONDS * RATE_HZ), round((PHRASE_SECONDS + 0.7) * RATE_HZ)
-    for room, (size, level) in enumerate(ROOMS):
-        own = jobs[room :: len(ROOMS)]
-        audio_S = rendered([phrase(*job) for job in own], size, level)
-        for place, (one, number) in enumerate(own):
-            part_S = trim(audio_S[place * slot : (place + 1) * slot])[:longest]
-            wav = f"instruments/{one.name.replace(' ', '_')}_{number:02}.ogg"
-            origin, valid = Origin("fluid-soundfont-gm", "Frank Wen", "MIT"), number == NUM_PHRASES
-            part_S = levelled(faded(part_S, 0.05))
-            yield make_clip(output, wav, part_S, one.name, origin, valid=valid)
+    """Render all phrases with each sound font, each in one of the rooms."""
+    slot = round(SLOT_SECONDS * RATE_HZ)
+    for first, (font, origin) in enumerate(SOUND_FONTS.items()):
+        numbers = range(first * (NUM_PHRASES + 1), (first + 1) * (NUM_PHRASES + 1))
+        jobs = [(one, number) for one in instruments() for number in numbers]
+        jobs = [jobs[k] for k in generator("rooms").permutation(len(jobs))]
+        for room, (size, level) in enumerate(ROOMS):
+            own = jobs[room :: len(ROOMS)]
+            audio_S = rendered(font, [phrase(*job) for job in own], size, level)
+            for place, (one, number) in enumerate(own):
+                part_S = audio_S[place * slot : (place + 1) * slot]
+                valid = number == numbers[-1]
+                yield phrase_clip(output, one, f"{number:02}", part_S, origin, valid=valid)
+
+
+def phrase_clip(
+    output: Path, one: Instrument, name: str, audio_S: np.ndarray, origin: Origin, *, valid: bool
+) -> Clip:
+    """Write a phrase of an instrument without silence."""
+    part_S = trim(audio_S)[: round((PHRASE_SECONDS + 0.7) * RATE_HZ)]
+    wav = f"instruments/{one.name.replace(' ', '_')}_{name}.ogg"
+    return make_clip(output, wav, levelled(faded(part_S, 0.05)), one.name, origin, valid=valid)
+
+
+def sampled_clips(folder: Path, output: Path) -> Iterator[Clip]:
+    """Phrases of single notes of real instruments."""
+    origin = Origin("tonejs-instruments, npm", "N. Brosowsky and others", "CC-BY")
+    for package, label in table()["sampled"].items():
+        notes = {key_of(path.stem): read(path) for path in folder.glob(f"{package}/*.mp3")}
+        one = next(one for one in instruments() if one.name == label)
+        keys = [key for key in one.keys if min(abs(key - near) for near in notes) <= MAX_SHIFT]
+        for number in range(NUM_PHRASES + 1):
+            rng = generator(package, number)
+            chords = float(rng.choice((0, 0.3, 1))) if one.style == "chords" else 0.0
+            room_S = room_response(rng.uniform(0.2, 1.2), rng.uniform(3, 25), RATE_HZ, rng)
+            audio_S = reverberate(played(melody(rng, keys, chords), notes), room_S)
+            name, valid = f"{package.replace('-', '_')}_{number:02}", number == NUM_PHRASES
+            yield phrase_clip(output, one, name, audio_S, origin, valid=valid)
+
+
+def key_of(name: str) -> int:
+    """MIDI key of a note such as "Ds2", which is D sharp."""
+    offset = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[name[0]]
+    return 12 * (int(name[-1]) + 1) + offset + name.count("s")
+
+
+def played(notes: Sequence[Note], recorded: dict[int, np.ndarray]) -> np.ndarray:
+    """Add up the nearest recorded notes, at the speed that gives them their pitch."""
+    out_S = np.zeros(round((PHRASE_SECONDS + 3) * RATE_HZ), np.float32)
+    for note in notes:
+        near = min(recorded, key=lambda key: abs(key - note.key))
+        samples = round((note.seconds + 0.1) * RATE_HZ)
+        time_S = np.arange(samples) * 2 ** ((note.key - near) / 12)
+        stroke_S = np.interp(time_S, np.arange(len(recorded[near])), recorded[near], right=0)
+        begin = round(note.start_seconds * RATE_HZ)
+        out_S[begin : begin + samples] += faded(stroke_S, 0.05) * note.velocity / 127
+    return out_S
 
 
 # -------------------------------------------------------------------- sounds, loops, speech
@@ -418,8 +472,8 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         out.writerows(rows)
 
 
-def main(data: Path, output: Path) -> None:
-    """Make the corpus from the folders `esc10` and `real` of `data`."""
+def main(data: Path, sampled: Path, output: Path) -> None:
+    """Make the corpus from the folders `esc10` and `real` of `data`, and from sampled notes."""
     clips: list[Clip] = []
     for name, some in (
         ("sounds", sound_clips(data / "esc10", output)),
@@ -427,6 +481,7 @@ def main(data: Path, output: Path) -> None:
         ("synthetic speech", synthetic_clips(output)),
         ("loops", loop_clips(data / "real" / "loops", output)),
         ("instruments", instrument_clips(output)),
+        ("sampled instruments", sampled_clips(sampled, output)),
     ):
         before = len(clips)
         clips += some
@@ -437,5 +492,6 @@ def main(data: Path, output: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with esc10 and real")
+    parser.add_argument("--sampled", type=Path, required=True, help="folder of the npm packages")
     parser.add_argument("--output", type=Path, required=True, help="folder of the corpus")
     main(**vars(parser.parse_args()))

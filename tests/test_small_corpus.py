@@ -101,6 +101,20 @@ def test_chords_sound_together_where_the_instrument_can(corpus):
     assert any(len(set(times)) < len(times) for times in starts("piano"))
 
 
+def test_notes_of_real_instruments_are_played_at_the_pitch_of_the_key(corpus):
+    assert [corpus.key_of(name) for name in ("A4", "C4", "Ds2", "As3")] == [69, 60, 39, 58]
+    recorded = {69: tone(2, hz=440), 60: tone(2, hz=261.63)}
+    notes = [corpus.Note(0.5, 0.9, 71, 127), corpus.Note(2.0, 0.9, 61, 64)]
+    audio_S = corpus.played(notes, recorded)
+    for begin, hz, gain in ((0.5, 493.88, 1.0), (2.0, 277.18, 64 / 127)):
+        second_S = audio_S[round(begin * RATE_HZ) :][:RATE_HZ]
+        spectrum_F = np.abs(np.fft.rfft(second_S * np.hanning(RATE_HZ)))
+        assert spectrum_F.argmax() == pytest.approx(hz, abs=1)
+        assert np.abs(second_S).max() == pytest.approx(0.5 * gain, rel=0.01)
+    assert not audio_S[: round(0.5 * RATE_HZ)].any()
+    assert not audio_S[round(3.1 * RATE_HZ) :].any()
+
+
 def read_midi(content):
     """Yield (seconds, message) of a file with one track and messages of two and three bytes."""
     assert content[:4] == b"MThd"
@@ -208,8 +222,10 @@ def put(path, audio_S):
 def test_corpus_holds_the_training_folds_and_voices_only(corpus, data, tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "synthetic_clips", lambda output: [])
     monkeypatch.setattr(corpus, "instrument_clips", lambda output: [])
+    monkeypatch.setitem(corpus.table(), "sampled", {"horns": "french horn"})
+    put(tmp_path / "npm" / "horns" / "A3.mp3", tone(2, hz=220))
     output = tmp_path / "corpus"
-    corpus.main(data, output)
+    corpus.main(data, tmp_path / "npm", output)
     train, valid = (manifest_clips(output / f"{name}.json") for name in ("train", "valid"))
     names = [clip.path.relative_to(output).as_posix() for clip in train]
     sounds = [f"sounds/{fold}-{k}00-A-{k}.ogg" for fold in (1, 2, 3) for k in (0, 1)]
@@ -219,10 +235,11 @@ def test_corpus_holds_the_training_folds_and_voices_only(corpus, data, tmp_path,
         "speech/es_",
         "speech/fr_",
         "loops/bd_8",
+        "instrument",
     }
     in_valid = {clip.path.name for clip in valid}
     assert {name for name in in_valid if name[0].isdigit()} == {"4-000-A-0.ogg", "4-100-A-1.ogg"}
-    assert {name[:3] for name in in_valid if name[0].isalpha()} == {"it_"}
+    assert {name[:3] for name in in_valid if name[0].isalpha()} == {"it_", "fre"}
     assert "a dog barking" in train[0].captions
     licences = list(csv.DictReader((output / "LICENCES.csv").open()))
     assert {row["wav"] for row in licences} == {
