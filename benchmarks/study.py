@@ -66,7 +66,7 @@ STUDIES = {
     "mixtures": PLAIN
     | {
         "each sound of mixtures": "data.roots={corpus}/mixed/mixed.json mixing.num_queries=2 "
-        "loss.remix=0.3 loss.remix_from_step=400",
+        "loss.remix=0.3",
         "whole mixtures": "data.roots={corpus}/mixed/mixed.json",
     },
 }

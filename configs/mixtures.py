@@ -25,5 +25,4 @@ def get_config() -> ConfigDict:
     config.loss.waveform_l1 = 0.0
     config.loss.thresholded_snr = 1.0
     config.loss.remix = 0.3
-    config.loss.remix_from_step = 250
     return config

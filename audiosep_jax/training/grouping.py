@@ -120,18 +120,25 @@ def summed(outputs: Outputs, batch: Batch, sums_B2K: jax.Array) -> tuple[Outputs
 
 
 def remixed(outputs: Outputs, batch: Batch) -> Batch:
-    """Make mixtures of two estimates, one of the target's and one of the rest's, as new batches.
+    """Make mixtures of two estimates of different mixtures, as new batches (RemixIT, 2022).
 
-    They are what the mixture itself is not: two sounds alone (RemixIT, 2022). Their estimates are
-    compared with those that they are made of, which have no gradient. A mixture without a query for
-    the rest gives silence.
+    The first is of the target's, the second of the rest's of the mixture before it in the batch,
+    at the level that the estimate of its own rest has. Both are single sounds. Their estimates are
+    compared with those that they are made of, which have no gradient. From one and the same mixture
+    they would teach nothing: two halves of it add up to it, and are halves of their sum again. A
+    mixture without a query for the rest gives silence.
     """
-    estimate_BKS = jax.lax.stop_gradient(outputs.estimate_BS)
-    which_B2 = jnp.stack([batch["member"].argmax(axis=1), batch["member"].argmin(axis=1)], axis=1)
-    pair_B2S, condition_B2E = (
-        jnp.take_along_axis(x, which_B2[..., None], axis=1)
-        for x in (estimate_BKS, batch["condition"])
-    )
-    pair_B2S *= (batch["member"].min(axis=1) < 0)[:, None, None]
-    mixture_BS = pair_B2S.sum(axis=1)
-    return {"mixture": mixture_BS, "target": pair_B2S[:, 0], "condition": condition_B2E}
+    estimate_BKS, member_BK = jax.lax.stop_gradient(outputs.estimate_BS), batch["member"]
+    which_B2 = jnp.stack([member_BK.argmax(axis=1), member_BK.argmin(axis=1)], axis=1)
+
+    def chosen(x_BKN: jax.Array) -> jax.Array:
+        x_B2N = jnp.take_along_axis(x_BKN, which_B2[..., None], axis=1)
+        return x_B2N.at[:, 1].set(jnp.roll(x_B2N[:, 1], 1, axis=0))
+
+    pair_B2S, has_rest_B = chosen(estimate_BKS), member_BK.min(axis=1) < 0
+    level_B = jnp.linalg.norm(pair_B2S[:, 1], axis=-1) + 1e-9
+    gain_B = jnp.roll(level_B, -1) / level_B
+    pair_B2S = pair_B2S.at[:, 1].multiply(gain_B[:, None])
+    pair_B2S *= (has_rest_B & jnp.roll(has_rest_B, 1))[:, None, None]
+    condition_B2E = chosen(batch["condition"])
+    return {"mixture": pair_B2S.sum(axis=1), "target": pair_B2S[:, 0], "condition": condition_B2E}

@@ -17,7 +17,7 @@ from audiosep_jax.metrics import si_sdr
 from audiosep_jax.model.audiosep import activity_of
 from audiosep_jax.model.network import ModelConfig
 from audiosep_jax.model.stft import stft
-from audiosep_jax.settings import CountOrZero, PositiveOrZero, section
+from audiosep_jax.settings import PositiveOrZero, section
 
 _FAINT_MAGNITUDE = 1e-3  # floor of the log magnitudes
 _SILENT_SHARE = 1e-6  # of the mixture's power: a weaker target counts as silent
@@ -42,7 +42,6 @@ class LossConfig:
     assign: Assign = "any"
     # Weight of the loss of mixtures of two estimates, with several queries (`grouping.remixed`).
     remix: PositiveOrZero = 0.0
-    remix_from_step: CountOrZero = 0  # before, no estimate is worth learning from
 
     def __post_init__(self) -> None:
         if not any(_weights(self).values()):

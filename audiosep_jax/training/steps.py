@@ -88,7 +88,7 @@ def make_train_step(
         def loss_of(params: Any, batch_stats: Any, batch: Batch) -> tuple[jax.Array, Any]:
             params = params if train else adapted(state.base, params)
             given = network, loss, params, batch_stats, batch
-            return separation_loss(*given, train=train, remix=remix_weight(loss, state.step))
+            return separation_loss(*given, train=train)
 
         params = device_varying(state.params, axis_name)
         gradients, batch_stats, metrics = accumulated_gradients(
@@ -100,13 +100,6 @@ def make_train_step(
     return train_step
 
 
-def remix_weight(loss: Any, step: jax.Array) -> jax.Array | None:
-    """Weight of the loss of remixed estimates at a step; None for a loss that has none."""
-    if not getattr(loss, "remix", 0):
-        return None
-    return jnp.where(step >= loss.remix_from_step, loss.remix, 0.0)
-
-
 def separation_loss(
     network: AudioSep,
     loss: LossConfig,
@@ -115,11 +108,8 @@ def separation_loss(
     batch: Batch,
     *,
     train: bool,
-    remix: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[Any, Metrics]]:
     """Compute (loss, (new batch statistics, metrics)) of this device's rows.
-
-    `remix` is the weight of the loss of remixed estimates, if there is one.
 
     The loss and the metrics are means over these rows. The batch statistics are the same on every
     device, because BatchNorm averages over `network.network.axis_name` before it updates them.
@@ -143,7 +133,8 @@ def separation_loss(
     value = total_loss(loss, terms)
     sdri_B = sdr_improvement(rows["target"], pairs.estimate_BS, rows["mixture"])
     metrics = {**terms, "sdri": sdri_B.mean()}
-    if remix is not None and "member" in batch:
+    remix = getattr(loss, "remix", 0.0)  # a loss of one's own may have none
+    if remix and "member" in batch:
         new = remixed(outputs, batch)
         outputs, batch_stats = separated(batch_stats, new["mixture"], new["condition"])
         queries_B2K = jnp.tile(jnp.eye(2), (len(new["target"]), 1, 1))

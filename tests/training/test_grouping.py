@@ -73,18 +73,32 @@ def test_estimates_of_captions_are_added_up_to_the_target_and_to_the_rest():
     np.testing.assert_array_equal(row["mixture"][1::2], batch["mixture"])
 
 
-def test_estimates_are_remixed_across_the_two_recordings():
-    outputs, batch = case(rows=2, num_queries=3, num_slots=0)
-    batch["member"] = np.array([[1, 0, -1], [1, 1, 0]], np.float32)
-    batch["condition"] = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+def test_estimates_of_different_mixtures_are_remixed():
+    outputs, batch = case(rows=4, num_queries=3, num_slots=0)
+    batch["member"] = np.array([[1, 0, -1], [1, -1, 0], [1, 1, 0], [1, 0, -1]], np.float32)
+    batch["condition"] = np.arange(36, dtype=np.float32).reshape(4, 3, 3)
     new = remixed(outputs, batch)
-    target_S, rest_S = outputs.estimate_BS[0, 0], outputs.estimate_BS[0, 2]
-    np.testing.assert_array_equal(new["target"][0], target_S)
-    np.testing.assert_allclose(new["mixture"][0], target_S + rest_S, atol=1e-6)
-    np.testing.assert_array_equal(new["condition"][0], batch["condition"][0, jnp.array([0, 2])])
-    assert not new["mixture"][1].any()  # nothing is asked for of the rest
+    estimate_BKS, conditions = np.asarray(outputs.estimate_BS), batch["condition"]
+    for row, rest, other, other_rest in ((0, 2, 3, 2), (1, 1, 0, 2)):
+        other_S, own_S = estimate_BKS[other, other_rest], estimate_BKS[row, rest]
+        other_S = other_S * np.linalg.norm(own_S) / np.linalg.norm(other_S)
+        np.testing.assert_array_equal(new["target"][row], estimate_BKS[row, 0])
+        np.testing.assert_allclose(new["mixture"][row], estimate_BKS[row, 0] + other_S, atol=1e-5)
+        asked = conditions[row, 0], conditions[other, other_rest]
+        np.testing.assert_array_equal(new["condition"][row], asked)
+    assert not new["mixture"][2:].any()  # nothing is asked for of a rest
     slope = jax.grad(lambda x: remixed(outputs._replace(estimate_BS=x), batch)["mixture"].sum())
     assert not slope(outputs.estimate_BS).any()
+
+
+def test_halves_of_mixtures_are_no_solution_of_the_remixing():
+    outputs, batch = case(rows=2, num_queries=2, num_slots=0)
+    batch["member"] = np.array([[1, -1], [1, -1]], np.float32)
+    batch["condition"] = np.zeros((2, 2, 3), np.float32)
+    halves = outputs._replace(estimate_BS=jnp.stack([batch["mixture"] / 2] * 2, axis=1))
+    new = remixed(halves, batch)
+    error_BS = new["mixture"] / 2 - new["target"]
+    assert (jnp.square(error_BS).mean(1) > 0.1 * jnp.square(new["target"]).mean(1)).all()
 
 
 def test_rows_of_one_estimate_stay_as_they_are():
