@@ -19,15 +19,15 @@ import optax
 KINDS, FRAMES, BINS, HIDDEN = 16, 8, 64, 192
 ROWS, STEPS, NUM_TEST = 8, 800, 200
 REMIX = 0.3
-# Name: sounds in a recording, share of mixtures of one recording alone, queries for the rest, first
-# step of the remixing.
-VARIANTS: dict[str, tuple[int, float, bool, int]] = {
-    "single sounds": (1, 0, False, STEPS),
-    "sums of the target": (2, 0, False, STEPS),
-    "half of the recordings alone": (2, 0.5, False, STEPS),
-    "sums of target and rest": (2, 0, True, STEPS),
-    "the same, remixed from step 160": (2, 0, True, STEPS // 5),
-    "the same, remixed from step 0": (2, 0, True, 0),
+# Name: sounds in a recording, share of mixtures of one recording alone, queries for the rest, and
+# the mixture before, 0 or 1, whose estimate is remixed with one of this mixture.
+VARIANTS: dict[str, tuple[int, float, bool, int | None]] = {
+    "single sounds": (1, 0, False, None),
+    "sums of the target": (2, 0, False, None),
+    "half of the recordings alone": (2, 0.5, False, None),
+    "sums of target and rest": (2, 0, True, None),
+    "the same, remixed": (2, 0, True, 1),
+    "the same, each mixture remixed by itself": (2, 0, True, 0),
 }
 
 
@@ -95,12 +95,12 @@ def snr_loss(estimate: jax.Array, target: jax.Array, mixture: jax.Array) -> jax.
     return 10 * jnp.log10(error).mean()
 
 
-def trained(variant: tuple[int, float, bool, int], seed: int) -> Any:
-    per_recording, alone, both, first_remix = variant
+def trained(variant: tuple[int, float, bool, int | None], seed: int) -> Any:
+    per_recording, alone, both, before = variant
     schedule = optax.warmup_cosine_decay_schedule(0, 3e-3, 100, STEPS)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
-    def loss(params: Any, weight: float, mixture: Any, target: Any, kinds: Any) -> jax.Array:
+    def loss(params: Any, mixture: Any, target: Any, kinds: Any) -> jax.Array:
         asked = kinds if both else kinds[:, :per_recording]
         estimates = masked(params, mixture, asked)
         value = snr_loss(estimates[:, :per_recording].sum(1), target, mixture)
@@ -108,21 +108,26 @@ def trained(variant: tuple[int, float, bool, int], seed: int) -> Any:
             return value
         rest = estimates[:, per_recording:].sum(1)
         value = (value + snr_loss(rest, mixture - target, mixture)) / 2
-        pair = jax.lax.stop_gradient(estimates[:, ::per_recording])
-        again = masked(params, pair.sum(1), kinds[:, ::per_recording])
-        return value + weight * snr_loss(again, pair, pair.sum(1)[:, None])
+        if before is None:
+            return value
+        first, own = jnp.moveaxis(jax.lax.stop_gradient(estimates[:, ::per_recording]), 1, 0)
+        other = jnp.roll(own, before, axis=0)
+        other *= jnp.sqrt(power(own) / (power(other) + 1e-9))[:, None, None]
+        pair = jnp.stack([first, other], axis=1)
+        asked = jnp.stack([kinds[:, 0], jnp.roll(kinds[:, per_recording], before)], axis=1)
+        again = masked(params, pair.sum(1), asked)
+        return value + REMIX * snr_loss(again, pair, pair.sum(1)[:, None])
 
     @jax.jit
-    def step(params: Any, moments: Any, weight: float, *rows: Any) -> tuple[Any, Any]:
-        updates, moments = optimizer.update(jax.grad(loss)(params, weight, *rows), moments)
+    def step(params: Any, moments: Any, *rows: Any) -> tuple[Any, Any]:
+        updates, moments = optimizer.update(jax.grad(loss)(params, *rows), moments)
         return optax.apply_updates(params, updates), moments
 
     rng, pool = np.random.default_rng(seed), sounds(np.random.default_rng(1), 60)
     params = init(jax.random.key(seed))
     moments = optimizer.init(params)
-    for number in range(STEPS):
-        rows = batch(rng, pool, ROWS, per_recording, alone)
-        params, moments = step(params, moments, REMIX * (number >= first_remix), *rows)
+    for _ in range(STEPS):
+        params, moments = step(params, moments, *batch(rng, pool, ROWS, per_recording, alone))
     return params
 
 

@@ -127,7 +127,12 @@ def remixed(outputs: Outputs, batch: Batch) -> Batch:
     compared with those that they are made of, which have no gradient. From one and the same mixture
     they would teach nothing: two halves of it add up to it, and are halves of their sum again. A
     mixture without a query for the rest gives silence.
+
+    Raises:
+        InputError: there is only one mixture.
     """
+    if len(batch["mixture"]) < 2:
+        raise InputError("loss.remix needs two mixtures or more on each device: raise batch_size")
     estimate_BKS, member_BK = jax.lax.stop_gradient(outputs.estimate_BS), batch["member"]
     which_B2 = jnp.stack([member_BK.argmax(axis=1), member_BK.argmin(axis=1)], axis=1)
 
