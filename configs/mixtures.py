@@ -2,8 +2,8 @@
 
 Command:   python train.py --config configs/mixtures.py
 Hardware:  two CPU cores
-Time:      about 15 minutes of one busy core
-Expect:    not measured yet; SI-SDRi 2.8 dB without queries for the rest and without remixing
+Time:      about 20 minutes of one busy core
+Expect:    validation SI-SDRi 6.2 dB, SDRi 7.1 dB; one sound at a time teaches 6.4 and 7.0 dB
 """
 
 import runpy
