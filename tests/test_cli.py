@@ -44,7 +44,9 @@ def test_the_code_of_a_command_is_passed_on():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_unwinds_the_command(number, code, capsys):
+def test_a_signal_unwinds_the_command(number, code, capsys, request):
+    before = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP
+    request.addfinalizer(lambda: signal.signal(number, before))
     cleaned = []
 
     def command():
