@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 import queue
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,7 @@ from audiosep_jax.separation.batch import devices_to_use
 from audiosep_jax.separation.separator import Separator
 
 _SENT_TOGETHER = 4  # mixtures of a task of a cluster
+_MAKING = threading.Lock()  # since Python 3.12, threads may compute a cached property twice
 
 
 class Estimate(NamedTuple):
@@ -82,13 +84,15 @@ class Estimator:
     def _separated(
         self, mixture_S: np.ndarray, condition_KE: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        mine = self._free.get()
+        with _MAKING:
+            free = self._free
+        mine = free.get()
         try:
             stream = mine.stream(self.scoring_hz, condition_KE, above_nyquist="drop", live=False)
             first_KCS, first_KT = stream.feed(mixture_S[None]), stream.activity_NT
             rest_KCS, rest_KT = stream.finish(), stream.activity_NT
         finally:
-            self._free.put(mine)
+            free.put(mine)
         estimate_KCS = np.concatenate([first_KCS, rest_KCS], axis=-1)
         return estimate_KCS[:, 0], np.concatenate([first_KT, rest_KT], axis=-1)
 

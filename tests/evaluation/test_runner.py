@@ -1,13 +1,19 @@
 """The runner: rows of mixtures, whatever makes the estimates."""
 
 import functools
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 from evaluation_examples import RATE_HZ, write_clips
 
+from audiosep_jax.evaluation import runner
 from audiosep_jax.evaluation.lists import Item
+from audiosep_jax.evaluation.mixtures import Mixture
 from audiosep_jax.evaluation.results import RowLog
-from audiosep_jax.evaluation.runner import make_estimator, score_items, scored_row
+from audiosep_jax.evaluation.runner import Estimator, make_estimator, score_items, scored_row
+from audiosep_jax.model.resunet import ResUNetConfig
 
 
 def test_an_estimate_that_is_not_finite_counts_as_one_that_is_missing(tmp_path, monkeypatch):
@@ -28,3 +34,25 @@ def test_an_estimate_that_is_not_finite_counts_as_one_that_is_missing(tmp_path, 
     rows = log.read()
     assert rows[0]["sdr"] > 60
     assert rows[1]["reason"] == "m1: its estimate is not finite"
+
+
+def test_threads_that_begin_together_share_the_separators_of_the_devices(tmp_path, monkeypatch):
+    stream = SimpleNamespace(feed=lambda x_CS: x_CS[None], activity_NT=np.ones((1, 1)))
+    stream.finish = lambda: np.zeros((1, 1, 0))
+    separator = SimpleNamespace(on_device=lambda device: separator, stream=lambda *_, **__: stream)
+    found = []
+
+    def slowly():  # so that all threads ask before the first has an answer
+        found.append(1)
+        time.sleep(0.2)
+        return [None]
+
+    monkeypatch.setattr(runner, "devices_to_use", slowly)
+    item = Item(0, "m", "q", "q", tmp_path / "a.wav", None, ())
+    estimator = Estimator(RATE_HZ, "", ResUNetConfig(), separator, {"q": np.zeros(3)})
+    made = Mixture(np.zeros(8), np.ones(8), "")
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(estimator, item, made) for _ in range(8)]
+        for answer in answers:
+            assert answer.result(timeout=60)[0].shape == (1, 8)
+    assert len(found) == 1
