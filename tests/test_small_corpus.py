@@ -115,6 +115,11 @@ def test_notes_of_real_instruments_are_played_at_the_pitch_of_the_key(corpus):
     assert not audio_S[round(3.1 * RATE_HZ) :].any()
 
 
+def test_a_package_without_notes_is_named(corpus, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"tonejs-instrument-bass-electric-mp3: no notes"):
+        next(corpus.sampled_clips(tmp_path, tmp_path / "out"))
+
+
 def read_midi(content):
     """Yield (seconds, message) of a file with one track and messages of two and three bytes."""
     assert content[:4] == b"MThd"

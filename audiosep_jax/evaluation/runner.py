@@ -33,7 +33,7 @@ from audiosep_jax.separation.batch import devices_to_use
 from audiosep_jax.separation.separator import Separator
 
 _SENT_TOGETHER = 4  # mixtures of a task of a cluster
-_MAKING = threading.Lock()  # since Python 3.12, threads may compute a cached property twice
+_QUEUE_LOCK = threading.Lock()  # since Python 3.12, threads may compute a cached property twice
 
 
 class Estimate(NamedTuple):
@@ -84,7 +84,7 @@ class Estimator:
     def _separated(
         self, mixture_S: np.ndarray, condition_KE: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        with _MAKING:
+        with _QUEUE_LOCK:
             free = self._free
         mine = free.get()
         try:

@@ -120,30 +120,32 @@ def summed(outputs: Outputs, batch: Batch, sums_B2K: jax.Array) -> tuple[Outputs
 
 
 def remixed(outputs: Outputs, batch: Batch) -> Batch:
-    """Make mixtures of two estimates of different mixtures, as new batches (RemixIT, 2022).
+    """Make a new batch of mixtures, each of estimates from two mixtures (RemixIT, 2022).
 
-    The first is of the target's, the second of the rest's of the mixture before it in the batch,
-    at the level that the estimate of its own rest has. Both are single sounds. Their estimates are
-    compared with those that they are made of, which have no gradient. From one and the same mixture
-    they would teach nothing: two halves of it add up to it, and are halves of their sum again. A
-    mixture without a query for the rest gives silence.
+    Mixture i of the new batch is the sum of an estimate that belongs to the target of mixture i,
+    and of one that belongs to the rest of mixture i - 1, scaled to the level of the rest of mixture
+    i. The first is the new target. Both have no gradient. Two estimates of one mixture would teach
+    nothing: if each is half of the mixture, so is each of their sum. A mixture without a query for
+    the rest gives silence.
 
     Raises:
-        InputError: there is only one mixture.
+        InputError: the batch has only one mixture.
     """
     if len(batch["mixture"]) < 2:
-        raise InputError("loss.remix needs two mixtures or more on each device: raise batch_size")
+        raise InputError("loss.remix needs at least two mixtures on each device; raise batch_size")
     estimate_BKS, member_BK = jax.lax.stop_gradient(outputs.estimate_BS), batch["member"]
     which_B2 = jnp.stack([member_BK.argmax(axis=1), member_BK.argmin(axis=1)], axis=1)
-
-    def chosen(x_BKN: jax.Array) -> jax.Array:
-        x_B2N = jnp.take_along_axis(x_BKN, which_B2[..., None], axis=1)
-        return x_B2N.at[:, 1].set(jnp.roll(x_B2N[:, 1], 1, axis=0))
-
-    pair_B2S, has_rest_B = chosen(estimate_BKS), member_BK.min(axis=1) < 0
-    level_B = jnp.linalg.norm(pair_B2S[:, 1], axis=-1) + 1e-9
-    gain_B = jnp.roll(level_B, -1) / level_B
-    pair_B2S = pair_B2S.at[:, 1].multiply(gain_B[:, None])
-    pair_B2S *= (has_rest_B & jnp.roll(has_rest_B, 1))[:, None, None]
-    condition_B2E = chosen(batch["condition"])
-    return {"mixture": pair_B2S.sum(axis=1), "target": pair_B2S[:, 0], "condition": condition_B2E}
+    pair_B2S, condition_B2E = (
+        jnp.take_along_axis(x, which_B2[..., None], axis=1)
+        for x in (estimate_BKS, batch["condition"])
+    )
+    target_BS, rest_BS = pair_B2S[:, 0], pair_B2S[:, 1]
+    level_B1 = jnp.linalg.norm(rest_BS, axis=1, keepdims=True) + 1e-9
+    other_BS = level_B1 * jnp.roll(rest_BS / level_B1, 1, axis=0)
+    has_rest_B = member_BK.min(axis=1) < 0
+    audible_B1 = (has_rest_B & jnp.roll(has_rest_B, 1))[:, None]
+    return {
+        "mixture": audible_B1 * (target_BS + other_BS),
+        "target": audible_B1 * target_BS,
+        "condition": condition_B2E.at[:, 1].set(jnp.roll(condition_B2E[:, 1], 1, axis=0)),
+    }
